@@ -1,0 +1,2 @@
+//! Pierglass.
+fn main() {}
