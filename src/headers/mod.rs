@@ -1,0 +1,21 @@
+//! HTTP header values that need more than a string comparison, as types: one header to a file, each
+//! after its RFC.
+//!
+//! Nothing here does I/O, and nothing here may know of registries, digests, the store, upstreams or
+//! policy: a header's meaning is the same whoever sends it.
+
+pub mod cache_status;
+pub mod challenge;
+pub mod etag;
+pub mod range;
+
+use http::HeaderValue;
+
+/// A header value from text made of constants, digits and checked characters.
+fn visible(text: &str) -> HeaderValue {
+    #[expect(
+        clippy::expect_used,
+        reason = "the callers print only visible ASCII, which a property test holds them to"
+    )]
+    HeaderValue::from_str(text).expect("visible ASCII is a valid header value")
+}
