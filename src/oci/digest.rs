@@ -1,0 +1,221 @@
+//! Content digests: the name, and the proof, of every blob and manifest.
+//!
+//! OCI image-spec, descriptor.md "Digests": `algorithm:encoded`. Two algorithms are registered, and
+//! only those are accepted, because a digest that cannot be computed cannot be verified.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest as _, Sha256, Sha512};
+
+/// A digest of a registered algorithm, held as raw bytes.
+///
+/// A store remembers a million of these: hence bytes and not hex, and hence a box around the rare
+/// long one, which keeps the common one at 40 bytes.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Digest {
+    /// SHA-256, what all the world uses.
+    Sha256([u8; 32]),
+    /// SHA-512, which the specification also registers.
+    Sha512(Box<[u8; 64]>),
+}
+
+/// A digest algorithm registered by the OCI image-spec.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Algorithm {
+    /// `sha256`, RFC 6234.
+    Sha256,
+    /// `sha512`, RFC 6234.
+    Sha512,
+}
+
+/// Why a text is not a digest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DigestError {
+    /// It looks like a digest, but of an algorithm that cannot be computed here.
+    UnknownAlgorithm,
+    /// There is no `algorithm:` in front, or what follows is not that algorithm's lower-case hex.
+    Malformed,
+}
+
+impl Digest {
+    /// The SHA-256 of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::Sha256(Sha256::digest(bytes).into())
+    }
+
+    /// The algorithm that made this digest.
+    pub fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::Sha256(_) => Algorithm::Sha256,
+            Self::Sha512(_) => Algorithm::Sha512,
+        }
+    }
+
+    /// The encoded part, lower-case, without the algorithm.
+    pub fn hex(&self) -> String {
+        self.bytes()
+            .iter()
+            .flat_map(|byte| [hex_digit(byte >> 4), hex_digit(byte & 15)])
+            .collect()
+    }
+
+    /// A fresh hasher of this digest's own algorithm: feed it the content, then compare.
+    pub fn hasher(&self) -> Hasher {
+        Hasher::new(self.algorithm())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Sha256(bytes) => bytes,
+            Self::Sha512(bytes) => bytes.as_slice(),
+        }
+    }
+}
+
+impl Algorithm {
+    /// The algorithm's name as it stands before the colon.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha512 => "sha512",
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Digest {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        let (algorithm, hex) = text.split_once(':').ok_or(DigestError::Malformed)?;
+        match algorithm {
+            "sha256" => from_hex(hex).map(Self::Sha256),
+            "sha512" => from_hex(hex).map(|bytes| Self::Sha512(Box::new(bytes))),
+            _ if is_algorithm(algorithm) => return Err(DigestError::UnknownAlgorithm),
+            _ => None,
+        }
+        .ok_or(DigestError::Malformed)
+    }
+}
+
+/// The grammar of `algorithm`, so that `http://x` is called malformed and `blake3:...` unknown.
+fn is_algorithm(text: &str) -> bool {
+    let component = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    };
+    text.split(['+', '.', '_', '-']).all(component)
+}
+
+fn from_hex<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
+    if pairs.len() != N || !rest.is_empty() {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = (hex_value(*high)? << 4) | hex_value(*low)?;
+    }
+    Some(bytes)
+}
+
+/// Upper-case is refused: the specification says `[a-f0-9]`, and one content must not have two
+/// names.
+fn hex_value(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+fn hex_digit(value: u8) -> char {
+    char::from(if value < 10 {
+        b'0' + value
+    } else {
+        b'a' + value - 10
+    })
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.algorithm(), self.hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+impl fmt::Display for DigestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UnknownAlgorithm => "unknown digest algorithm: only sha256 and sha512 can be verified",
+            Self::Malformed => "malformed digest: expected sha256: and 64, or sha512: and 128, lower-case hexadecimal digits",
+        })
+    }
+}
+
+impl std::error::Error for DigestError {}
+
+/// Computes a [`Digest`] from content that arrives in pieces. A clone carries on from the same
+/// point on its own.
+#[derive(Clone, Debug)]
+pub struct Hasher(State);
+
+#[derive(Clone, Debug)]
+enum State {
+    Sha256(Sha256),
+    Sha512(Sha512),
+}
+
+impl Hasher {
+    /// A hasher that has seen nothing yet.
+    pub fn new(algorithm: Algorithm) -> Self {
+        Self(match algorithm {
+            Algorithm::Sha256 => State::Sha256(Sha256::new()),
+            Algorithm::Sha512 => State::Sha512(Sha512::new()),
+        })
+    }
+
+    /// Takes in the next piece of the content.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match &mut self.0 {
+            State::Sha256(state) => state.update(bytes),
+            State::Sha512(state) => state.update(bytes),
+        }
+    }
+
+    /// The digest of everything taken in.
+    pub fn finish(self) -> Digest {
+        match self.0 {
+            State::Sha256(state) => Digest::Sha256(state.finalize().into()),
+            State::Sha512(state) => Digest::Sha512(Box::new(state.finalize().into())),
+        }
+    }
+}

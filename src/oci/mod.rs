@@ -1,0 +1,13 @@
+//! The words of the OCI distribution-spec as types: what a registry API path, a name, a digest, a
+//! manifest and an error are.
+//!
+//! Text from the network is parsed here once, and what comes out cannot be wrong: a
+//! [`name::Repository`] has a valid name, a [`digest::Digest`] has all of its bytes. Nothing here
+//! does I/O, and nothing here may know of sockets, HTTP headers, disks, clocks, configuration or
+//! any particular registry.
+
+pub mod digest;
+pub mod endpoint;
+pub mod error;
+pub mod manifest;
+pub mod name;
