@@ -219,3 +219,105 @@ impl Hasher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn known_contents_have_known_digests() {
+        assert_eq!(Digest::of(b"").to_string(), EMPTY);
+        let long = Hasher::new(Algorithm::Sha512).finish();
+        assert!(
+            long.to_string()
+                .starts_with("sha512:cf83e1357eefb8bdf1542850d66d8007")
+        );
+        assert_eq!(long.to_string().parse(), Ok(long.clone()));
+        assert_eq!(long.hasher().finish(), long);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_apart() {
+        for unknown in [
+            "blake3:00",
+            "sha384:ab",
+            "md5:",
+            "multihash+base58:Qm",
+            "sha:x",
+        ] {
+            assert_eq!(
+                unknown.parse::<Digest>(),
+                Err(DigestError::UnknownAlgorithm),
+                "{unknown}"
+            );
+        }
+        let hex = &EMPTY[7..];
+        let wrong = [
+            hex.to_owned(),
+            EMPTY.to_uppercase(),
+            format!("sha512:{hex}"),
+            format!("{EMPTY}0"),
+        ];
+        for malformed in
+            wrong
+                .iter()
+                .map(String::as_str)
+                .chain(["", ":", "sha256:", "SHA256:00", "a/b:c"])
+        {
+            assert_eq!(
+                malformed.parse::<Digest>(),
+                Err(DigestError::Malformed),
+                "{malformed}"
+            );
+        }
+        assert_eq!(
+            format!("sha256:{}", hex.to_uppercase()).parse::<Digest>(),
+            Err(DigestError::Malformed)
+        );
+    }
+
+    #[test]
+    fn a_million_of_them_fit_in_forty_megabytes() {
+        assert_eq!(size_of::<Digest>(), 40);
+    }
+
+    #[test]
+    fn in_json_it_is_a_string() {
+        let digest: Digest = serde_json::from_str(&format!("\"{EMPTY}\"")).unwrap();
+        assert_eq!(
+            serde_json::to_string(&digest).unwrap(),
+            format!("\"{EMPTY}\"")
+        );
+        assert!(serde_json::from_str::<Digest>("\"sha256:\"").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_parses_back(bytes: Vec<u8>, cut: prop::sample::Index, long: bool) {
+            let algorithm = if long { Algorithm::Sha512 } else { Algorithm::Sha256 };
+            let (head, tail) = bytes.split_at(cut.index(bytes.len() + 1));
+            let mut hasher = Hasher::new(algorithm);
+            hasher.update(head);
+            let mut copy = hasher.clone();
+            copy.update(tail);
+            hasher.update(tail);
+            let digest = hasher.finish();
+            prop_assert_eq!(&copy.finish(), &digest);
+            prop_assert!(long || digest == Digest::of(&bytes));
+            prop_assert_eq!(digest.to_string().parse(), Ok(digest));
+        }
+
+        #[test]
+        fn only_the_canonical_spelling_parses(text in "\\PC*|sha(256|512):[0-9a-fA-F]{64}") {
+            if let Ok(digest) = text.parse::<Digest>() {
+                prop_assert_eq!(digest.to_string(), text);
+            }
+        }
+    }
+}
