@@ -1,5 +1,31 @@
-//! Pierglass, a caching pull-through mirror for container registries.
+//! Pierglass: a caching pull-through mirror for container registries.
+//!
+//! Between container clients and the registries they pull from: it asks upstream once, keeps what it
+//! verified, and answers everybody else from local disk. This file is the map; it defines nothing. In
+//! reading order, from what a user sees down to what everything stands on:
+//!
+//! - [`cli`]: the commands and what each does that is more than a call into `app`.
+//! - [`config`]: from a file, the environment and flags to settings, every mistake reported at once.
+//! - [`app`]: builds all of the below from a configuration, binds, spawns, drains.
+//! - [`server`]: connections and requests; the only place that knows HTTP towards clients.
+//! - [`mirror`]: policy; decides from where to answer. The only place that knows both of these:
+//!   - [`store`]: verified blobs and records on disk. Knows no network.
+//!   - [`upstream`]: registries, tokens, redirects. Knows no disk.
+//! - Leaves that import nothing of ours: [`oci`] (the words of the distribution API), [`headers`] (of
+//!   HTTP), [`flight`] (many ask, one works), [`metrics`], [`logging`], [`secret`].
+//!
+//! Imports point down this list and never up; `tests/it/layers.rs` holds it.
 
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod flight;
 pub mod headers;
+pub mod logging;
+pub mod metrics;
+pub mod mirror;
 pub mod oci;
 pub mod secret;
+pub mod server;
+pub mod store;
+pub mod upstream;

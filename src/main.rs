@@ -1,2 +1,95 @@
-//! Pierglass.
-fn main() {}
+//! The process: arguments, configuration, runtime, signals, exit codes.
+//!
+//! 0 done, 1 failed, 64 bad usage or configuration.
+
+use std::process::ExitCode;
+
+use pierglass::app::App;
+use pierglass::cli::{self, Cli, Command, check};
+use pierglass::config::{Config, Environment};
+use pierglass::logging;
+use tokio::signal::unix::{SignalKind, signal};
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let cli = match cli::parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing can be done about a terminal that is gone.
+            let _ = error.print();
+            return ExitCode::from(cli::exit_code(&error));
+        }
+    };
+    let config = Config::load(
+        cli.source().config.as_deref(),
+        &cli.overrides(),
+        &Environment::of_process(),
+    );
+    match (&cli.command, config) {
+        (Command::Check(arguments), config) => check::run(arguments, config),
+        (Command::Serve(_), Ok(config)) => serve(&cli, config),
+        (Command::Serve(_), Err(mistakes)) => {
+            complain(&mistakes.to_string());
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn serve(_cli: &Cli, config: Config) -> ExitCode {
+    if let Err(error) = logging::init(&config.log) {
+        complain(&error);
+        return ExitCode::from(USAGE);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start: {error}"));
+            return ExitCode::from(FAILED);
+        }
+    };
+    let code = runtime.block_on(run(config));
+    // Fills that nobody waits for may be cut off; their ingests are removed at the next start.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(config: Config) -> ExitCode {
+    let signals = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    );
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+        complain("cannot listen for signals");
+        return ExitCode::from(FAILED);
+    };
+    let app = match App::start(config).await {
+        Ok(app) => app,
+        Err(error) => {
+            complain(&error.to_string());
+            return ExitCode::from(FAILED);
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    // A second signal means now.
+    tokio::select! {
+        () = app.stop() => ExitCode::SUCCESS,
+        _ = terminate.recv() => ExitCode::from(FAILED),
+        _ = interrupt.recv() => ExitCode::from(FAILED),
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "what keeps the program from starting is said before or without a log"
+)]
+fn complain(words: &str) {
+    eprintln!("pierglass: {words}");
+}

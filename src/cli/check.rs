@@ -1,0 +1,198 @@
+//! `pierglass check`: is the configuration right, and do the upstreams take it?
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::config::units::{format_duration, format_size};
+use crate::config::{Config, Mistakes};
+use crate::metrics::Metrics;
+use crate::oci::name::Reference;
+use crate::upstream::{Error, RateLimit, Upstream, Upstreams};
+
+use super::Check;
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 64;
+
+/// What Docker Hub offers for this very purpose: a repository whose HEAD shows the quota and costs none.
+const QUOTA_PROBE: (&str, &str) = ("ratelimitpreview/test", "latest");
+
+/// Runs the command on what loading the configuration brought.
+pub fn run(arguments: &Check, config: Result<Config, Mistakes>) -> ExitCode {
+    let config = match config {
+        Ok(config) => config,
+        Err(mistakes) => {
+            if arguments.json {
+                print(&json(
+                    &serde_json::json!({ "valid": false, "mistakes": mistakes }),
+                ));
+            } else {
+                complain(&mistakes.to_string());
+            }
+            return ExitCode::from(USAGE);
+        }
+    };
+    if !arguments.online {
+        let summary = if arguments.json {
+            json(&serde_json::json!({ "valid": true }))
+        } else {
+            summary(&config)
+        };
+        print(&summary);
+        return ExitCode::SUCCESS;
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start: {error}"));
+            return ExitCode::from(FAILED);
+        }
+    };
+    let reports = match runtime.block_on(ask_all(&config)) {
+        Ok(reports) => reports,
+        Err(words) => {
+            complain(&words);
+            return ExitCode::from(USAGE);
+        }
+    };
+    if arguments.json {
+        print(&json(
+            &serde_json::json!({ "valid": true, "upstreams": reports }),
+        ));
+    } else {
+        print(&summary(&config));
+        print(&table(&reports));
+    }
+    if reports.iter().all(|report| report.error.is_none()) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FAILED)
+    }
+}
+
+/// One upstream as it answered.
+#[derive(Serialize)]
+struct Report {
+    upstream: String,
+    identity: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remaining: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+async fn ask_all(config: &Config) -> Result<Vec<Report>, String> {
+    let metrics = Arc::new(Metrics::new().map_err(|error| error.to_string())?);
+    let settings = config
+        .upstreams
+        .iter()
+        .map(|upstream| upstream.settings.clone())
+        .collect();
+    let upstreams = Upstreams::new(settings, &metrics).map_err(|error| error.to_string())?;
+    // All at once: a silent one must not make the others wait.
+    let asked = upstreams.iter().map(|upstream| ask(Arc::clone(upstream)));
+    Ok(futures_util::future::join_all(asked).await)
+}
+
+async fn ask(upstream: Arc<Upstream>) -> Report {
+    let answer = probe(&upstream).await;
+    let limit = answer.as_ref().ok().copied().flatten();
+    Report {
+        upstream: upstream.namespace().to_string(),
+        identity: upstream.settings().identity().to_owned(),
+        limit: limit.and_then(|limit| limit.limit),
+        remaining: limit.and_then(|limit| limit.remaining),
+        window_seconds: limit.and_then(|limit| limit.window),
+        error: answer.err().map(|error| error.to_string()),
+    }
+}
+
+/// A token first, then the quota, which only Docker Hub states.
+async fn probe(upstream: &Upstream) -> Result<Option<RateLimit>, Error> {
+    upstream.ping().await?;
+    if !upstream.settings().is_docker_hub() {
+        return Ok(None);
+    }
+    let (Ok(repository), Ok(reference)) =
+        (QUOTA_PROBE.0.parse(), QUOTA_PROBE.1.parse::<Reference>())
+    else {
+        return Ok(None);
+    };
+    match upstream.probe(&repository, &reference).await {
+        // Something that only plays Docker Hub need not have this repository.
+        Err(Error::NotFound) => Ok(None),
+        answer => answer,
+    }
+}
+
+fn summary(config: &Config) -> String {
+    let mut lines = vec![
+        "the configuration is valid".to_owned(),
+        format!("  registry   {}", config.server.listen),
+        format!("  admin      {}", config.server.admin_listen),
+        format!(
+            "  store      {}, at most {}",
+            config.store.path.display(),
+            format_size(config.store.max_size)
+        ),
+    ];
+    for upstream in &config.upstreams {
+        let settings = &upstream.settings;
+        let default = if settings.default { ", default" } else { "" };
+        lines.push(format!(
+            "  upstream   {} as {}{default}",
+            settings.namespace,
+            settings.identity()
+        ));
+    }
+    lines.join("\n")
+}
+
+fn table(reports: &[Report]) -> String {
+    let rows = reports.iter().map(|report| {
+        let state = match (&report.error, report.remaining, report.limit) {
+            (Some(error), ..) => format!("FAILED  {error}"),
+            (None, Some(remaining), limit) => {
+                let limit = limit.map_or("?".to_owned(), |limit| limit.to_string());
+                let window = report
+                    .window_seconds
+                    .map(std::time::Duration::from_secs)
+                    .map(format_duration);
+                format!(
+                    "ok      {remaining} of {limit} pulls left per {}",
+                    window.unwrap_or("window".to_owned())
+                )
+            }
+            (None, None, _) => "ok      no quota stated".to_owned(),
+        };
+        format!("  {:<20} {:<16} {state}", report.upstream, report.identity)
+    });
+    let header = format!("\n  {:<20} {:<16} answer", "upstream", "as");
+    std::iter::once(header)
+        .chain(rows)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn json(value: &serde_json::Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+fn print(text: &str) {
+    // A closed pipe is the reader's decision.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "pierglass: {text}");
+}

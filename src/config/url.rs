@@ -1,0 +1,203 @@
+//! URLs and hosts of upstreams and proxies.
+//!
+//! A URL is repeated in a message only when nothing in it can be a secret: no `@`, no query.
+
+use http::Uri;
+use http::uri::Authority;
+
+use super::mistake::Fault;
+use super::value::{Value, mistyped, quoted, text};
+use crate::upstream::Proxy;
+
+/// The URL of a registry: a host, perhaps a path before `/v2/`. Without a scheme it is `https`.
+pub(super) fn registry(value: &Value) -> Result<Uri, Fault> {
+    const RIGHT: &str = "write a URL such as \"https://registry.example.com\"";
+    let written = text(value)?;
+    let full = if written.contains("://") {
+        written.clone()
+    } else {
+        format!("https://{written}")
+    };
+    if authority(&full).contains('@') {
+        return Err(Fault::new(
+            "has credentials in it",
+            "move them to username and password_file",
+        ));
+    }
+    let uri = parse(&full, &written, RIGHT)?;
+    if matches!(uri.path(), "/v2" | "/v2/") {
+        return Err(Fault::new(
+            format!("{} ends in /v2/", quoted(&written)),
+            "leave that out: every request has it anyway",
+        ));
+    }
+    Ok(uri)
+}
+
+/// A proxy: `none`, or its URL with the scheme spelt out, because `https` is rarely what a proxy speaks.
+pub(super) fn proxy(value: &Value) -> Result<Proxy, Fault> {
+    const RIGHT: &str = "write a URL such as \"http://proxy.example.com:3128\", or \"none\"";
+    let written = text(value)?;
+    if written == "none" {
+        return Ok(Proxy::Direct);
+    }
+    if authority(&written).contains('@') {
+        return Err(Fault::new(
+            "has credentials in it",
+            "leave the key out and set HTTPS_PROXY in the environment, which is not logged",
+        ));
+    }
+    let uri = parse(&written, &written, RIGHT)?;
+    if uri.path() != "/" {
+        return Err(Fault::new(
+            format!("{} has a path, which no proxy has", quoted(&written)),
+            RIGHT,
+        ));
+    }
+    Ok(Proxy::Url(uri))
+}
+
+/// Hosts, each with a port or without, in lower case.
+pub(super) fn hosts(value: &Value) -> Result<Vec<String>, Fault> {
+    const RIGHT: &str = "write a list of hosts, such as [\"auth.example.com\"]";
+    match value {
+        Value::List(hosts) => hosts.iter().map(host).collect(),
+        // The default, as the table of keys has it.
+        Value::Untyped(text) if text == "[]" => Ok(Vec::new()),
+        other => Err(mistyped(other, "a list", RIGHT)),
+    }
+}
+
+fn host(value: &Value) -> Result<String, Fault> {
+    const RIGHT: &str =
+        "write a host alone, such as \"auth.example.com\" or \"auth.example.com:8443\"";
+    let written = text(value)?;
+    if written.contains('@') {
+        return Err(Fault::new("has a host with credentials in it", RIGHT));
+    }
+    match written.parse::<Authority>() {
+        Ok(authority) if port_is_good(&authority) => Ok(written.to_ascii_lowercase()),
+        _ => Err(Fault::new(
+            format!("{} is not a host", quoted(&written)),
+            RIGHT,
+        )),
+    }
+}
+
+/// Whether the port, if there is one, is a number that a port can be. [`Authority`] takes any digits.
+fn port_is_good(authority: &Authority) -> bool {
+    let after_host = authority
+        .as_str()
+        .strip_prefix(authority.host())
+        .unwrap_or_default();
+    after_host.is_empty() || authority.port_u16().is_some_and(|port| port > 0)
+}
+
+fn parse(full: &str, written: &str, right: &str) -> Result<Uri, Fault> {
+    // Looked for in the text, because `Uri` drops fragments silently.
+    if full.contains(['?', '#']) {
+        return Err(Fault::new("has a query or a fragment", right));
+    }
+    // An "@" that is no user name is still too close to a secret to repeat.
+    let shown = if written.contains('@') {
+        "this".to_owned()
+    } else {
+        quoted(written)
+    };
+    let good = |uri: &Uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri
+                .authority()
+                .is_some_and(|it| !it.host().is_empty() && port_is_good(it))
+    };
+    full.parse()
+        .ok()
+        .filter(good)
+        .ok_or_else(|| Fault::new(format!("{shown} is not an http or https URL"), right))
+}
+
+/// What stands between the scheme and the path, read loosely: a broken URL can hold a password too.
+fn authority(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split(['/', '?', '#']).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry_of(url: &str) -> Result<String, Fault> {
+        registry(&Value::Text(url.to_owned())).map(|uri| uri.to_string())
+    }
+
+    #[test]
+    fn https_is_meant_unless_http_is_written() {
+        assert_eq!(
+            registry_of("registry.example.com").unwrap(),
+            "https://registry.example.com/"
+        );
+        assert_eq!(
+            registry_of("localhost:5000").unwrap(),
+            "https://localhost:5000/"
+        );
+        assert_eq!(
+            registry_of("http://localhost:5000").unwrap(),
+            "http://localhost:5000/"
+        );
+        assert_eq!(
+            registry_of("https://[::1]:5000/prefix").unwrap(),
+            "https://[::1]:5000/prefix"
+        );
+    }
+
+    #[test]
+    fn what_is_no_registry_is_refused() {
+        for url in [
+            "",
+            "ftp://host",
+            "https://",
+            "https://host:port",
+            "https://host:99999",
+            "https://host:0",
+            "a b",
+            "/path",
+            "https://host/v2/",
+        ] {
+            assert!(registry_of(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_not_repeated() {
+        let urls = [
+            "https://me:hunter2@host",
+            "me:hunter2@host",
+            "https://host/?token=hunter2",
+            "https://host/a#hunter2",
+            "ftp://host/x@hunter2",
+            "https://me:hunter2@ho st",
+        ];
+        for url in urls {
+            let fault = registry_of(url).unwrap_err();
+            assert!(!format!("{fault:?}").contains("hunter2"), "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_says_its_scheme() {
+        let proxy_of = |text: &str| proxy(&Value::Text(text.to_owned()));
+        assert!(matches!(proxy_of("none"), Ok(Proxy::Direct)));
+        assert!(matches!(proxy_of("http://proxy:3128"), Ok(Proxy::Url(_))));
+        for wrong in [
+            "proxy:3128",
+            "socks5://proxy",
+            "http://proxy:3128/path",
+            "http://me:hunter2@proxy:3128",
+        ] {
+            assert!(
+                !format!("{:?}", proxy_of(wrong).unwrap_err()).contains("hunter2"),
+                "{wrong}"
+            );
+        }
+    }
+}

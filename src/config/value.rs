@@ -1,0 +1,272 @@
+//! Values: what stands behind a key, and what it can be read as.
+//!
+//! Each reading is a function from a written value to a typed one, or to what is wrong with it. None knows which key it
+//! reads or where that stands. A reading that may meet a secret never repeats what it was given.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::mistake::Fault;
+use super::units::{self, UnitError};
+use crate::logging::{self, Format};
+use crate::secret::Secret;
+
+/// A value as written. It has no `Debug`: it may be a password.
+pub(super) enum Value {
+    /// From the environment, the command line or the table of defaults, where nothing has a type.
+    Untyped(String),
+    /// A TOML string.
+    Text(String),
+    /// A TOML integer, in decimal.
+    Integer(String),
+    /// A TOML boolean.
+    Boolean(bool),
+    /// A TOML array.
+    List(Vec<Value>),
+    /// Any other TOML type, which no key has.
+    Other(&'static str),
+}
+
+/// More connections than a process can have files open on Linux by default (`fs.nr_open`).
+const MAX_CONNECTIONS: usize = 1 << 20;
+
+/// A text that is not empty.
+pub(super) fn text(value: &Value) -> Result<String, Fault> {
+    match value {
+        Value::Untyped(text) | Value::Text(text) if text.trim().is_empty() => {
+            Err(Fault::new("is empty", "write a value, or leave it out"))
+        }
+        Value::Untyped(text) | Value::Text(text) => Ok(text.clone()),
+        other => Err(mistyped(other, "a text", "write it in quotes")),
+    }
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(value: &Value) -> Result<bool, Fault> {
+    match value {
+        Value::Boolean(value) => Ok(*value),
+        Value::Untyped(text) if text == "true" => Ok(true),
+        Value::Untyped(text) if text == "false" => Ok(false),
+        other => Err(mistyped(
+            other,
+            "true or false",
+            "write true or false, without quotes",
+        )),
+    }
+}
+
+/// A number of connections, at least one.
+pub(super) fn connections(value: &Value) -> Result<usize, Fault> {
+    let right = format!("write a number from 1 to {MAX_CONNECTIONS}, without quotes");
+    match value {
+        Value::Untyped(number) | Value::Integer(number) => match number.parse() {
+            Ok(number @ 1..=MAX_CONNECTIONS) => Ok(number),
+            _ => Err(Fault::new(
+                format!("{} is not a number of connections", quoted(number)),
+                right,
+            )),
+        },
+        other => Err(mistyped(other, "a number", right)),
+    }
+}
+
+/// A size in bytes from `least` to `most`.
+pub(super) fn size(least: u64, most: u64) -> impl Fn(&Value) -> Result<u64, Fault> {
+    const RIGHT: &str = "write a number with a unit, such as \"50GiB\" or \"500MB\"";
+    move |value| {
+        let written = match value {
+            Value::Integer(number) => number.clone(),
+            other => text(other).map_err(|fault| Fault {
+                right: RIGHT.to_owned(),
+                ..fault
+            })?,
+        };
+        let limit = |side, bytes| {
+            Fault::new(
+                format!("{} is too {side}", quoted(&written)),
+                bound(side, bytes),
+            )
+        };
+        match units::parse_size(&written) {
+            Ok(bytes) if bytes < least => Err(limit("small", least)),
+            Ok(bytes) if bytes > most => Err(limit("large", most)),
+            Ok(bytes) => Ok(bytes),
+            Err(UnitError::TooLarge) => Err(limit("large", most)),
+            Err(_) => Err(Fault::new(
+                format!("{} is not a size", quoted(&written)),
+                RIGHT,
+            )),
+        }
+    }
+}
+
+/// A duration, zero included.
+pub(super) fn duration(value: &Value) -> Result<Duration, Fault> {
+    const RIGHT: &str = "write a number with a unit, such as \"60s\", \"1h30m\" or \"30d\"";
+    let written = match value {
+        Value::Integer(number) => number.clone(),
+        other => text(other).map_err(|fault| Fault {
+            right: RIGHT.to_owned(),
+            ..fault
+        })?,
+    };
+    units::parse_duration(&written).map_err(|error| match error {
+        UnitError::NoUnit => Fault::new(
+            format!("{} is a duration without its unit", quoted(&written)),
+            format!(
+                "write \"{0}s\" for seconds, \"{0}ms\" for milliseconds, \"{0}m\" for minutes",
+                written.trim()
+            ),
+        ),
+        UnitError::TooLarge => Fault::new(
+            format!("{} is too long", quoted(&written)),
+            "write at most \"36500d\"",
+        ),
+        UnitError::Unreadable => {
+            Fault::new(format!("{} is not a duration", quoted(&written)), RIGHT)
+        }
+    })
+}
+
+/// A duration in which something has to happen.
+pub(super) fn timeout(value: &Value) -> Result<Duration, Fault> {
+    match duration(value)? {
+        Duration::ZERO => Err(Fault::new(
+            "leaves no time at all",
+            "write a duration longer than zero, such as \"10s\"",
+        )),
+        duration => Ok(duration),
+    }
+}
+
+/// An address to listen on.
+pub(super) fn address(value: &Value) -> Result<SocketAddr, Fault> {
+    const RIGHT: &str = "write an IP address with a port, such as \"127.0.0.1:5000\", or \"[::]:5000\" for every interface";
+    let written = text(value).map_err(|fault| Fault {
+        right: RIGHT.to_owned(),
+        ..fault
+    })?;
+    written
+        .parse()
+        .map_err(|_| Fault::new(format!("{} is not an address", quoted(&written)), RIGHT))
+}
+
+/// A path. It stays relative to the working directory if it is written so.
+pub(super) fn path(value: &Value) -> Result<PathBuf, Fault> {
+    let written = text(value)?;
+    // Only a shell expands this; here it would become a directory called "~".
+    if written == "~" || written.starts_with("~/") {
+        return Err(Fault::new(
+            format!(
+                "{} begins with \"~\", which is not expanded here",
+                quoted(&written)
+            ),
+            "write the whole path",
+        ));
+    }
+    Ok(PathBuf::from(written))
+}
+
+/// A path to a file that can be opened.
+pub(super) fn file(value: &Value) -> Result<PathBuf, Fault> {
+    let path = path(value)?;
+    match unreadable(&path) {
+        Some(why) => Err(Fault::new(
+            format!("{} cannot be read: {why}", quoted(&path.to_string_lossy())),
+            "name a file that exists",
+        )),
+        None => Ok(path),
+    }
+}
+
+/// A path to a file that holds a secret. Nothing of it is repeated: people paste the secret itself here.
+pub(super) fn secret_file(value: &Value) -> Result<PathBuf, Fault> {
+    let path = PathBuf::from(text(value)?);
+    match unreadable(&path) {
+        Some(why) => Err(Fault::new(
+            format!("names a file that cannot be read: {why}"),
+            "name a file that holds the password",
+        )),
+        None => Ok(path),
+    }
+}
+
+/// A secret.
+pub(super) fn secret(value: &Value) -> Result<Secret, Fault> {
+    text(value).map(Secret::new)
+}
+
+/// A name for HTTP's basic authentication. It is not repeated: people write `name:password` here.
+pub(super) fn username(value: &Value) -> Result<String, Fault> {
+    let written = text(value)?;
+    if written.contains(':') {
+        // RFC 7617 2: the first colon ends the user-id.
+        return Err(Fault::new(
+            "contains a colon, which no user name can",
+            "write the name alone, and the password as password_file",
+        ));
+    }
+    Ok(written)
+}
+
+/// What a log line looks like.
+pub(super) fn format(value: &Value) -> Result<Format, Fault> {
+    const RIGHT: &str = "write \"auto\", \"text\" or \"json\"";
+    let written = text(value)?;
+    match written.as_str() {
+        "auto" => Ok(Format::Auto),
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err(Fault::new(
+            format!("{} is not a log format", quoted(&written)),
+            RIGHT,
+        )),
+    }
+}
+
+/// What is logged.
+pub(super) fn level(value: &Value) -> Result<String, Fault> {
+    const RIGHT: &str =
+        "write error, warn, info, debug or trace, or by module: \"info,pierglass::upstream=debug\"";
+    let written = text(value)?;
+    match logging::filter(&written) {
+        Ok(_) => Ok(written),
+        Err(why) => Err(Fault::new(format!("{} {why}", quoted(&written)), RIGHT)),
+    }
+}
+
+/// A written text as it is repeated in a message: escaped, so that it cannot pretend to be more than one line, and short.
+pub(super) fn quoted(text: &str) -> String {
+    const LONGEST: usize = 60;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+/// What is wrong with a value of the wrong type. Says the types and not the value, which may be a secret in the wrong form.
+pub(super) fn mistyped(value: &Value, expected: &str, right: impl Into<String>) -> Fault {
+    let found = match value {
+        Value::Untyped(_) | Value::Text(_) => "a text",
+        Value::Integer(_) => "a number",
+        Value::Boolean(_) => "true or false",
+        Value::List(_) => "a list",
+        Value::Other(name) => name,
+    };
+    Fault::new(format!("is {found} where {expected} is expected"), right)
+}
+
+fn bound(side: &str, bytes: u64) -> String {
+    let direction = if side == "small" { "least" } else { "most" };
+    format!("write at {direction} \"{}\"", units::format_size(bytes))
+}
+
+/// Why a file cannot be opened. Anything but a directory will do: passwords also come through pipes.
+fn unreadable(path: &std::path::Path) -> Option<String> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Some("it is a directory".to_owned()),
+        Ok(_) => None,
+        Err(error) => Some(error.kind().to_string()),
+    }
+}

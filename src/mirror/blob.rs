@@ -1,0 +1,265 @@
+//! Blobs: from the store, from a transfer under way, from upstream; and whether the repository may have them.
+//!
+//! A blob is answered under a repository only when that repository vouches for it: one of its stored
+//! manifests names it, or upstream confirms it there. Otherwise anybody who knows a digest could read a
+//! private repository's bytes through the name of a public one.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::flight::Role;
+use crate::oci::digest::Digest;
+use crate::oci::name::{QualifiedName, Repository};
+use crate::store::reader::Reader;
+use crate::upstream;
+
+use super::bypass::Bypass;
+use super::fill::{self, Fill, Filling};
+use super::{Error, Mirror, Outcome, Site, Want};
+
+/// How often a request tries to get into a transfer that fails under it before it gives up.
+const ATTEMPTS: usize = 3;
+
+/// A blob, or what a HEAD of it says.
+pub struct BlobAnswer {
+    /// Length in bytes of the whole blob; `None` when upstream did not say and it is not complete yet.
+    pub size: Option<u64>,
+    /// Where its bytes come from, when they were wanted.
+    pub content: Option<Content>,
+    /// How this came about.
+    pub outcome: Outcome,
+}
+
+/// Where a blob's bytes come from.
+pub enum Content {
+    /// The store: a stored blob, or one that is growing.
+    Reader(Reader),
+    /// Upstream, past the store; one client alone.
+    Bypass(Bypass),
+}
+
+impl Mirror {
+    /// Answers for a blob of `repository`.
+    pub async fn blob(
+        self: &Arc<Self>,
+        site: &Site,
+        repository: &Repository,
+        digest: &Digest,
+        want: Want,
+    ) -> Result<BlobAnswer, Error> {
+        let name = site.upstream.qualify(repository);
+        if let Some(reader) = self.store.blob(digest) {
+            let outcome = self.check_belongs(site, &name, digest).await?;
+            return Ok(stored(reader, want, outcome));
+        }
+        if want == Want::Header {
+            return self.head(site, &name, digest).await;
+        }
+        for _ in 0..ATTEMPTS {
+            if let Some(answer) = self.follow_fill(site, &name, digest).await? {
+                return Ok(answer);
+            }
+            // The fill we found ended before we got hold of it: it is stored now, or a new one is due.
+            if let Some(reader) = self.store.blob(digest) {
+                let outcome = self.check_belongs(site, &name, digest).await?;
+                return Ok(stored(reader, want, outcome));
+            }
+        }
+        Err(Error::Upstream(upstream::Error::Unavailable(
+            "the transfer failed again and again".into(),
+        )))
+    }
+
+    /// Fetches one part of a blob that cannot be stored, for one client.
+    pub async fn blob_part(
+        &self,
+        site: &Site,
+        repository: &Repository,
+        digest: &Digest,
+        part: Range<u64>,
+    ) -> Result<Bypass, Error> {
+        let fetched = site
+            .upstream
+            .get_blob(repository, digest, Some(part.clone()))
+            .await
+            .map_err(blob_error)?;
+        Ok(Bypass::part(fetched, part))
+    }
+
+    /// Joins or starts the transfer of a blob; `None` when the one found is over and it is worth another look.
+    async fn follow_fill(
+        self: &Arc<Self>,
+        site: &Site,
+        name: &QualifiedName,
+        digest: &Digest,
+    ) -> Result<Option<BlobAnswer>, Error> {
+        if let Some(error) = self.negatives.get(name, digest) {
+            return Err(blob_error(error));
+        }
+        let key = (name.namespace.clone(), digest.clone());
+        let start = fill::start(Arc::clone(self), site.clone(), name.clone(), digest.clone());
+        let (landing, role) = self.fills.join(key, start);
+        let Ok(Fill {
+            name: filled_as,
+            filling,
+        }) = landing.value().await
+        else {
+            return Ok(None);
+        };
+        let growing = match filling {
+            Ok(Filling::Growing(growing)) => growing,
+            Ok(Filling::NoRoom(spare)) => {
+                return self.bypass(site, name, digest, &spare).await.map(Some);
+            }
+            Err(error) if filled_as == *name => return Err(blob_error(error)),
+            // It failed for another repository, which says nothing about this one.
+            Err(_) => return Ok(None),
+        };
+        if filled_as != *name {
+            self.check_belongs(site, name, digest).await?;
+        }
+        if growing.has_failed() {
+            return Ok(None);
+        }
+        let outcome = if role == Role::Leader {
+            Outcome::Miss
+        } else {
+            Outcome::Joined
+        };
+        let (size, content) = (growing.size(), Some(Content::Reader(growing.reader())));
+        Ok(Some(BlobAnswer {
+            size,
+            content,
+            outcome,
+        }))
+    }
+
+    /// Passes upstream's body through to one client: the one already under way if nobody took it yet.
+    async fn bypass(
+        &self,
+        site: &Site,
+        name: &QualifiedName,
+        digest: &Digest,
+        spare: &fill::Spare,
+    ) -> Result<BlobAnswer, Error> {
+        let fetched = match spare.take() {
+            Some(fetched) => fetched,
+            None => site
+                .upstream
+                .get_blob(&name.repository, digest, None)
+                .await
+                .map_err(blob_error)?,
+        };
+        let size = fetched.size;
+        let content = Some(Content::Bypass(Bypass::whole(fetched, digest.clone())));
+        Ok(BlobAnswer {
+            size,
+            content,
+            outcome: Outcome::Bypass,
+        })
+    }
+
+    /// A HEAD for a blob that is not stored: from the transfer under way, else from upstream.
+    async fn head(
+        self: &Arc<Self>,
+        site: &Site,
+        name: &QualifiedName,
+        digest: &Digest,
+    ) -> Result<BlobAnswer, Error> {
+        if let Some(landing) = self.fills.find(&(name.namespace.clone(), digest.clone()))
+            && self.store.vouches(name, digest).await
+            && let Ok(Fill {
+                filling: Ok(Filling::Growing(growing)),
+                ..
+            }) = landing.value().await
+            && growing.size().is_some()
+        {
+            return Ok(BlobAnswer {
+                size: growing.size(),
+                content: None,
+                outcome: Outcome::Joined,
+            });
+        }
+        let (size, role) = self.ask_about_blob(site, name, digest).await?;
+        let outcome = if role == Role::Leader {
+            Outcome::Miss
+        } else {
+            Outcome::Joined
+        };
+        Ok(BlobAnswer {
+            size,
+            content: None,
+            outcome,
+        })
+    }
+
+    /// Makes sure that the repository has the blob, asking upstream if nothing stored says so.
+    async fn check_belongs(
+        self: &Arc<Self>,
+        site: &Site,
+        name: &QualifiedName,
+        digest: &Digest,
+    ) -> Result<Outcome, Error> {
+        if self.store.vouches(name, digest).await {
+            return Ok(Outcome::Hit);
+        }
+        self.ask_about_blob(site, name, digest).await?;
+        Ok(Outcome::Revalidated)
+    }
+
+    /// One HEAD upstream for all who ask; a yes is remembered for good, a no for a moment.
+    async fn ask_about_blob(
+        self: &Arc<Self>,
+        site: &Site,
+        name: &QualifiedName,
+        digest: &Digest,
+    ) -> Result<(Option<u64>, Role), Error> {
+        if let Some(error) = self.negatives.get(name, digest) {
+            return Err(blob_error(error));
+        }
+        let (mirror, site, key) = (
+            Arc::clone(self),
+            site.clone(),
+            (name.clone(), digest.clone()),
+        );
+        let id = key.clone();
+        let (landing, role) = self.blob_checks.join(key, |slot| async move {
+            let (name, digest) = &id;
+            let size = site.upstream.head_blob(&name.repository, digest).await;
+            match &size {
+                Ok(_) => mirror.store.vouch(name, vec![digest.clone()]).await,
+                Err(error) => mirror
+                    .negatives
+                    .note(name, digest, error, site.policy.negative_ttl),
+            }
+            slot.publish(size);
+        });
+        let called_off = |_| {
+            Err(upstream::Error::Unavailable(
+                "the request was called off".into(),
+            ))
+        };
+        let size = landing
+            .value()
+            .await
+            .unwrap_or_else(called_off)
+            .map_err(blob_error)?;
+        Ok((size, role))
+    }
+}
+
+fn stored(reader: Reader, want: Want, outcome: Outcome) -> BlobAnswer {
+    let size = reader.length();
+    BlobAnswer {
+        size,
+        content: (want == Want::Content).then_some(Content::Reader(reader)),
+        outcome,
+    }
+}
+
+fn blob_error(error: upstream::Error) -> Error {
+    match error {
+        upstream::Error::NotFound => Error::BlobUnknown,
+        error => Error::Upstream(error),
+    }
+}

@@ -1,0 +1,175 @@
+//! The mirror: what to answer, from the store or from upstream.
+//!
+//! The only place that knows both. It decides; [`crate::store`] and [`crate::upstream`] do. It knows
+//! nothing of HTTP towards clients: answers and errors are values, and turning them into responses is the
+//! server's work.
+//!
+//! Reading order: this file (the values), [`manifest`] and [`blob`] (the two decisions), [`freshness`]
+//! (pure), `fill` (a blob on its way into the store), [`bypass`] (one that has no room there).
+
+pub mod blob;
+pub mod bypass;
+mod fill;
+pub mod freshness;
+pub mod manifest;
+mod negative;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::flight::Flights;
+use crate::metrics::Metrics;
+use crate::oci::digest::Digest;
+use crate::oci::endpoint::{Endpoint, Route};
+use crate::oci::name::{Namespace, QualifiedName, Tag};
+use crate::store::Store;
+use crate::store::records::{StoredManifest, TagRecord};
+use crate::upstream::{self, ManifestHead, SelectError, Upstream, Upstreams};
+
+use fill::Fill;
+use freshness::Policy;
+use negative::Negatives;
+
+/// How an answer came about; the same word in the log, in the metrics and in `Cache-Status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// From the store, upstream was not asked.
+    Hit,
+    /// From a transfer that another request had started.
+    Joined,
+    /// From upstream, and into the store.
+    Miss,
+    /// From the store, after upstream confirmed it.
+    Revalidated,
+    /// From the store, because upstream did not answer.
+    Stale,
+    /// From upstream, past the store, which had no room.
+    Bypass,
+    /// There was no answer to give.
+    Error,
+}
+
+impl Outcome {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Joined => "joined",
+            Self::Miss => "miss",
+            Self::Revalidated => "revalidated",
+            Self::Stale => "stale",
+            Self::Bypass => "bypass",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// How much of a thing a client wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// What a HEAD answers with.
+    Header,
+    /// The bytes too.
+    Content,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone)]
+pub enum Error {
+    /// The repository has no such manifest.
+    ManifestUnknown,
+    /// The repository has no such blob.
+    BlobUnknown,
+    /// Upstream was asked and gave nothing that can be passed on.
+    Upstream(upstream::Error),
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ManifestUnknown => f.write_str("upstream has no such manifest"),
+            Self::BlobUnknown => f.write_str("upstream has no such blob in this repository"),
+            Self::Upstream(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// An upstream and what applies to what comes from it.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Whom to ask.
+    pub upstream: Arc<Upstream>,
+    /// How long its answers last.
+    pub policy: Policy,
+}
+
+type Answered<T> = Result<T, upstream::Error>;
+
+/// The mirror. Shared by all requests.
+pub struct Mirror {
+    store: Arc<Store>,
+    upstreams: Upstreams,
+    policies: HashMap<Namespace, Policy>,
+    metrics: Arc<Metrics>,
+    negatives: Negatives,
+    /// Blobs coming in, one transfer an upstream and digest.
+    fills: Arc<Flights<(Namespace, Digest), Fill>>,
+    /// Questions whether a repository has a blob, with the blob's size.
+    blob_checks: Arc<Flights<(QualifiedName, Digest), Answered<Option<u64>>>>,
+    /// Manifests coming in by digest.
+    manifest_fetches: Arc<Flights<(QualifiedName, Digest), Answered<Arc<StoredManifest>>>>,
+    /// Questions about a manifest by digest.
+    manifest_checks: Arc<Flights<(QualifiedName, Digest), Answered<ManifestHead>>>,
+    /// Questions what a tag points to.
+    tag_checks: Arc<Flights<(QualifiedName, Tag), Answered<manifest::Resolved>>>,
+}
+
+impl Mirror {
+    /// A mirror of `upstreams` in front of `store`. Every upstream has a policy.
+    pub fn new(
+        store: Arc<Store>,
+        upstreams: Upstreams,
+        policies: HashMap<Namespace, Policy>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            upstreams,
+            policies,
+            metrics,
+            negatives: Negatives::default(),
+            fills: Arc::default(),
+            blob_checks: Arc::default(),
+            manifest_fetches: Arc::default(),
+            manifest_checks: Arc::default(),
+            tag_checks: Arc::default(),
+        })
+    }
+
+    /// Chooses the upstream of a request, and says how the endpoint is called there.
+    pub fn select(&self, route: Route) -> Result<(Site, Endpoint), SelectError> {
+        let (upstream, endpoint) = self.upstreams.select(route)?;
+        let policy = self.policies.get(upstream.namespace()).cloned();
+        let policy =
+            policy.ok_or_else(|| SelectError::UnknownNamespace(upstream.namespace().clone()))?;
+        Ok((Site { upstream, policy }, endpoint))
+    }
+
+    /// The store, for figures.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+}
+
+/// What a tag is remembered as; see [`TagRecord`].
+fn record_of(digest: Digest, media_type: String, size: u64, held: Option<Digest>) -> TagRecord {
+    TagRecord {
+        held: held.filter(|held| *held != digest),
+        digest,
+        media_type,
+        size,
+        checked_at: std::time::SystemTime::now(),
+    }
+}

@@ -1,0 +1,88 @@
+//! What operators and their tools ask: metrics and health.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use crate::metrics::Metrics;
+use crate::mirror::Mirror;
+
+use super::body::Body;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const INDEX: &str = "pierglass\n\n/metrics  for Prometheus\n/livez    is the process alive\n/readyz   should it get requests\n";
+
+/// Answers requests to the admin address.
+pub struct Admin {
+    mirror: Arc<Mirror>,
+    metrics: Arc<Metrics>,
+    draining: AtomicBool,
+}
+
+impl Admin {
+    /// The admin side of `mirror`.
+    pub fn new(mirror: Arc<Mirror>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            mirror,
+            metrics,
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on `/readyz` says no: the process finishes what it has and ends.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Answers one request.
+    pub fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+            response
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match request.uri().path() {
+            "/" => text(StatusCode::OK, INDEX),
+            "/livez" => text(StatusCode::OK, "alive\n"),
+            "/readyz" if self.draining.load(Ordering::Relaxed) => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+            }
+            "/readyz" => text(StatusCode::OK, "ready\n"),
+            "/metrics" => self.render_metrics(),
+            _ => text(StatusCode::NOT_FOUND, "no such page\n"),
+        }
+    }
+
+    fn render_metrics(&self) -> Response<Body> {
+        self.mirror.store().export();
+        match self.metrics.render() {
+            Ok((bytes, media_type)) => respond(StatusCode::OK, bytes.into(), media_type),
+            Err(error) => {
+                tracing::error!(%error, "cannot render the metrics");
+                text(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "cannot render the metrics\n",
+                )
+            }
+        }
+    }
+}
+
+fn text(status: StatusCode, words: &'static str) -> Response<Body> {
+    respond(status, Bytes::from_static(words.as_bytes()), TEXT)
+}
+
+fn respond(status: StatusCode, bytes: Bytes, media_type: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::whole(bytes));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}

@@ -1,0 +1,253 @@
+//! Where everything is: the only file that spells a path.
+//!
+//! ```text
+//! ROOT/version                                       what wrote this layout
+//! ROOT/lock                                          held by the process that uses the store
+//! ROOT/blobs/sha256/ab/abcd...                       verified blobs, by digest
+//! ROOT/ingest/17                                     blobs and records being written
+//! ROOT/trash/18                                      what is about to be unlinked
+//! ROOT/records/docker.io/library/nginx/_tags/1.27
+//! ROOT/records/docker.io/library/nginx/_manifests/sha256-abcd...
+//! ROOT/records/docker.io/library/nginx/_blobs        digests this repository vouches for
+//! ```
+//!
+//! No component of a repository begins with an underscore (OCI distribution-spec, "Pull"), so `_tags` and
+//! its siblings can never be taken for one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::oci::digest::{Algorithm, Digest};
+use crate::oci::name::{Namespace, QualifiedName, Repository, Tag};
+
+/// The content of the version file.
+pub(super) const VERSION: &str = "pierglass store 1\n";
+
+const MANIFESTS: &str = "_manifests";
+const TAGS: &str = "_tags";
+const VOUCHED: &str = "_blobs";
+
+/// What is stored under one file name and evicted as one piece.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    /// A blob, shared by all repositories that have it.
+    Blob(Digest),
+    /// A manifest of one repository, with its bytes.
+    Manifest(Arc<(QualifiedName, Digest)>),
+    /// What a tag of one repository pointed to.
+    Tag(Arc<(QualifiedName, Tag)>),
+}
+
+impl Key {
+    pub(super) fn manifest(name: &QualifiedName, digest: &Digest) -> Self {
+        Self::Manifest(Arc::new((name.clone(), digest.clone())))
+    }
+
+    pub(super) fn tag(name: &QualifiedName, tag: &Tag) -> Self {
+        Self::Tag(Arc::new((name.clone(), tag.clone())))
+    }
+}
+
+/// What a path below `records/` or `blobs/` turned out to be when the store was scanned.
+pub(super) enum Found {
+    /// Something that can be evicted.
+    Entry(Key),
+    /// The list of digests a repository vouches for.
+    Vouched,
+    /// Nothing of ours.
+    Foreign,
+}
+
+/// Spells and reads paths.
+pub(super) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub(super) fn version(&self) -> PathBuf {
+        self.root.join("version")
+    }
+
+    pub(super) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    pub(super) fn records(&self) -> PathBuf {
+        self.root.join("records")
+    }
+
+    pub(super) fn ingests(&self) -> PathBuf {
+        self.root.join("ingest")
+    }
+
+    pub(super) fn all_trash(&self) -> PathBuf {
+        self.root.join("trash")
+    }
+
+    /// The directories that exist from the start.
+    pub(super) fn top_directories(&self) -> [PathBuf; 5] {
+        [
+            self.root.clone(),
+            self.blobs(),
+            self.records(),
+            self.ingests(),
+            self.all_trash(),
+        ]
+    }
+
+    pub(super) fn ingest(&self, serial: u64) -> PathBuf {
+        self.ingests().join(serial.to_string())
+    }
+
+    pub(super) fn trash(&self, serial: u64) -> PathBuf {
+        self.all_trash().join(serial.to_string())
+    }
+
+    /// The final path of an entry.
+    pub(super) fn path(&self, key: &Key) -> PathBuf {
+        match key {
+            Key::Blob(digest) => {
+                let hex = digest.hex();
+                let shard = hex.get(..2).unwrap_or_default();
+                self.blobs()
+                    .join(digest.algorithm().as_str())
+                    .join(shard)
+                    .join(&hex)
+            }
+            Key::Manifest(id) => {
+                let (name, digest) = id.as_ref();
+                let file = format!("{}-{}", digest.algorithm().as_str(), digest.hex());
+                self.repository(name).join(MANIFESTS).join(file)
+            }
+            Key::Tag(id) => self.repository(&id.0).join(TAGS).join(id.1.as_str()),
+        }
+    }
+
+    pub(super) fn vouched(&self, name: &QualifiedName) -> PathBuf {
+        self.repository(name).join(VOUCHED)
+    }
+
+    fn repository(&self, name: &QualifiedName) -> PathBuf {
+        self.records()
+            .join(name.namespace.as_str())
+            .join(name.repository.as_str())
+    }
+
+    /// Reads back a path below the root; the inverse of [`Layout::path`].
+    pub(super) fn read(&self, path: &Path) -> Found {
+        let Some(parts) = path.strip_prefix(&self.root).ok().and_then(text_components) else {
+            return Found::Foreign;
+        };
+        let found = match parts.as_slice() {
+            ["blobs", algorithm, shard, hex] => blob(algorithm, shard, hex),
+            ["records", namespace, repository @ .., MANIFESTS, file] => {
+                manifest(namespace, repository, file)
+            }
+            ["records", namespace, repository @ .., TAGS, file] => tag(namespace, repository, file),
+            ["records", namespace, repository @ .., VOUCHED] => {
+                qualified(namespace, repository).map(|_| Found::Vouched)
+            }
+            _ => None,
+        };
+        found.unwrap_or(Found::Foreign)
+    }
+}
+
+fn text_components(path: &Path) -> Option<Vec<&str>> {
+    path.components()
+        .map(|component| component.as_os_str().to_str())
+        .collect()
+}
+
+fn blob(algorithm: &str, shard: &str, hex: &str) -> Option<Found> {
+    let digest = format!("{algorithm}:{hex}").parse::<Digest>().ok()?;
+    hex.starts_with(shard)
+        .then_some(Found::Entry(Key::Blob(digest)))
+}
+
+fn manifest(namespace: &str, repository: &[&str], file: &str) -> Option<Found> {
+    let (algorithm, hex) = file.split_once('-')?;
+    if algorithm != Algorithm::Sha256.as_str() && algorithm != Algorithm::Sha512.as_str() {
+        return None;
+    }
+    let digest = format!("{algorithm}:{hex}").parse::<Digest>().ok()?;
+    Some(Found::Entry(Key::manifest(
+        &qualified(namespace, repository)?,
+        &digest,
+    )))
+}
+
+fn tag(namespace: &str, repository: &[&str], file: &str) -> Option<Found> {
+    Some(Found::Entry(Key::tag(
+        &qualified(namespace, repository)?,
+        &file.parse::<Tag>().ok()?,
+    )))
+}
+
+fn qualified(namespace: &str, repository: &[&str]) -> Option<QualifiedName> {
+    let namespace = namespace.parse::<Namespace>().ok()?;
+    let repository = repository.join("/").parse::<Repository>().ok()?;
+    Some(QualifiedName::new(namespace, repository))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(repository: &str) -> QualifiedName {
+        QualifiedName::new(
+            "localhost:5000".parse().unwrap(),
+            repository.parse().unwrap(),
+        )
+    }
+
+    #[test]
+    fn every_path_reads_back_as_what_it_was_made_from() {
+        let layout = Layout::new("/store".into());
+        let digest = Digest::of(b"x");
+        for key in [
+            Key::Blob(digest.clone()),
+            Key::manifest(&name("a/b/c"), &digest),
+            Key::tag(&name("blobs/records"), &"v1.0-rc_2".parse().unwrap()),
+        ] {
+            match layout.read(&layout.path(&key)) {
+                Found::Entry(read) => assert_eq!(read, key),
+                Found::Vouched | Found::Foreign => panic!("{key:?} did not read back"),
+            }
+        }
+        assert!(matches!(
+            layout.read(&layout.vouched(&name("a/b"))),
+            Found::Vouched
+        ));
+    }
+
+    #[test]
+    fn what_others_left_in_the_directory_is_foreign() {
+        let layout = Layout::new("/store".into());
+        for path in [
+            "/store/blobs/sha256/ab/notes.txt",
+            "/store/lost+found/x",
+            "/elsewhere/blobs",
+            "/store/records/x/_tags/.hidden~",
+        ] {
+            assert!(
+                matches!(layout.read(Path::new(path)), Found::Foreign),
+                "{path}"
+            );
+        }
+        let misplaced = format!("/store/blobs/sha256/zz/{}", Digest::of(b"x").hex());
+        assert!(matches!(layout.read(Path::new(&misplaced)), Found::Foreign));
+    }
+}

@@ -1,0 +1,329 @@
+//! The store: verified blobs and the records of manifests and tags, as plain files under one directory.
+//!
+//! It knows no HTTP and no registry; it is told digests, names and bytes. The file system is the
+//! database: a file that opens under its final name is stored, whatever memory thinks. What is in memory
+//! ([`index`]) only serves to keep the used bytes under the limit and to choose what goes first.
+//!
+//! Reading order: [`layout`] (where things are), [`index`] (how much there is), [`ingest`] (how a blob
+//! gets in), [`reader`] (how it gets out), [`records`] (manifests and tags), `evict` and `scan` (housekeeping).
+
+mod evict;
+mod index;
+pub mod ingest;
+mod layout;
+pub mod reader;
+pub mod records;
+mod scan;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crate::metrics::Metrics;
+use crate::oci::digest::Digest;
+
+use evict::Trash;
+use index::Index;
+pub use index::{NoRoom, Usage};
+use ingest::{Growing, Ingest, IngestError};
+use layout::{Key, Layout};
+use reader::Reader;
+use records::Records;
+
+/// Where the store is and how much it may hold.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The directory; created when missing.
+    pub path: PathBuf,
+    /// Bytes on disk that are never exceeded, ingests in progress included.
+    pub max_size: u64,
+    /// Bytes of the file system that are always left free.
+    pub min_free: u64,
+}
+
+/// Why a store could not be opened; the message names the path and what to do.
+#[derive(Debug)]
+pub enum OpenError {
+    /// A directory or file of the store cannot be created, read or written.
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process holds the store.
+    Locked {
+        /// The store.
+        path: PathBuf,
+    },
+    /// The directory was written by a version of this program that lays files out differently.
+    Version {
+        /// The store.
+        path: PathBuf,
+        /// What its version file says.
+        found: String,
+    },
+}
+
+impl std::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io { path, source } => write!(
+                f,
+                "store {}: {source}; the directory must be writable, or choose another with store.path",
+                path.display()
+            ),
+            Self::Locked { path } => write!(
+                f,
+                "store {} is in use by another pierglass; stop it, or give this one its own store.path",
+                path.display()
+            ),
+            Self::Version { path, found } => write!(
+                f,
+                "store {} has layout {found:?}, this program writes {:?}; choose an empty store.path",
+                path.display(),
+                layout::VERSION.trim()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            Self::Locked { .. } | Self::Version { .. } => None,
+        }
+    }
+}
+
+/// How long a reservation waits for the start-up scan before it gives up.
+///
+/// Until the scan has counted what is there, nobody can say whether there is room. It takes about a
+/// second for a million files, and hits do not wait for it at all.
+const SCAN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The store. Cheap to share; all methods take `&self`.
+pub struct Store {
+    layout: Layout,
+    settings: Settings,
+    index: Index,
+    trash: Trash,
+    records: Records,
+    metrics: Arc<Metrics>,
+    /// Names ingests and pieces of trash; starts at 0 with each process, whose leftovers are gone by then.
+    serial: AtomicU64,
+    /// Held for every rename into or out of `blobs/` and `records/` together with its entry in the index,
+    /// so that an eviction can never carry away what was committed under the same name a moment before.
+    /// Only commits and evictions take it, in blocking threads; the index's own lock is taken inside.
+    moves: Mutex<()>,
+    /// Keeps the lock on the directory for the life of the store.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens or creates the store and starts counting what is in it, in a thread of its own.
+    ///
+    /// Hits are served at once; what needs room waits for the scan, for a moment.
+    pub fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Arc<Self>, OpenError> {
+        let layout = Layout::new(settings.path.clone());
+        let io = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| OpenError::Io { path, source }
+        };
+        for dir in layout.top_directories() {
+            fs::create_dir_all(&dir).map_err(io(&dir))?;
+        }
+        let lock = lock(&layout)?;
+        check_version(&layout)?;
+        metrics.store_capacity.set(settings.max_size as f64);
+        let store = Arc::new(Self {
+            index: Index::new(settings.max_size, layout.top_directories().len() as u64),
+            trash: Trash::start(),
+            records: Records::default(),
+            layout,
+            settings,
+            metrics,
+            serial: AtomicU64::new(0),
+            moves: Mutex::new(()),
+            _lock: lock,
+        });
+        scan::start(&store).map_err(|source| OpenError::Io {
+            path: store.settings.path.clone(),
+            source,
+        })?;
+        Ok(store)
+    }
+
+    /// Opens a stored blob for reading; `None` when it is not stored.
+    ///
+    /// Two system calls. A file whose length is not the one it was committed with is damaged: it is
+    /// dropped and reported as not stored, so that the caller fetches it again.
+    pub fn blob(&self, digest: &Digest) -> Option<Reader> {
+        let key = Key::Blob(digest.clone());
+        let path = self.layout.path(&key);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) => {
+                if error.kind() == io::ErrorKind::NotFound {
+                    self.index.remove(&key);
+                } else {
+                    tracing::warn!(digest = %digest, %error, "a stored blob cannot be opened");
+                }
+                return None;
+            }
+        };
+        let metadata = file.metadata().ok()?;
+        match self.index.touch(&key, metadata.len()) {
+            index::Touched::Known { freshen } => {
+                if freshen {
+                    set_modified_now(&file);
+                }
+            }
+            index::Touched::WrongLength { expected } => {
+                tracing::error!(digest = %digest, expected, found = metadata.len(),
+                    "a stored blob changed its length on disk; it is dropped and fetched again");
+                self.discard(&key);
+                return None;
+            }
+        }
+        Some(Reader::stored(Arc::new(file), metadata.len()))
+    }
+
+    /// Whether a blob is stored, without opening it.
+    pub fn has_blob(&self, digest: &Digest) -> bool {
+        let key = Key::Blob(digest.clone());
+        self.index.contains(&key) || (!self.index.is_scanned() && self.layout.path(&key).exists())
+    }
+
+    /// Begins to write a blob of `size` bytes, or of a size not known yet.
+    ///
+    /// Room is reserved before the first byte is written, by evicting what was used longest ago.
+    pub async fn ingest(
+        self: &Arc<Self>,
+        digest: Digest,
+        size: Option<u64>,
+    ) -> Result<(Ingest, Growing), IngestError> {
+        Ingest::begin(Arc::clone(self), digest, size).await
+    }
+
+    /// How much is stored and reserved at this moment.
+    pub fn usage(&self) -> Usage {
+        self.index.usage()
+    }
+
+    /// Whether the start-up scan has counted everything.
+    pub fn is_scanned(&self) -> bool {
+        self.index.is_scanned()
+    }
+
+    /// Writes the figures of the store into the metrics; called before they are rendered.
+    pub fn export(&self) {
+        let usage = self.usage();
+        self.metrics.store_bytes.set(usage.total() as f64);
+        self.metrics
+            .store_blobs
+            .set(i64::try_from(usage.blobs).unwrap_or(i64::MAX));
+    }
+
+    /// Moves what `key` names out of sight and forgets it.
+    fn discard(&self, key: &Key) {
+        let _moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
+        self.index.remove(key);
+        self.trash_file(&self.layout.path(key));
+    }
+
+    /// Gives a finished file its final name and counts it, replacing what had that name before.
+    ///
+    /// Returns the directory, whose fsync makes the new name survive a crash of the machine.
+    fn publish(&self, finished: &Path, key: Key, length: u64) -> io::Result<File> {
+        let path = self.layout.path(&key);
+        let parent = path.parent().unwrap_or(self.layout.root());
+        self.create_directories(parent)?;
+        let moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
+        fs::rename(finished, &path)?;
+        self.index.insert(key, length);
+        drop(moves);
+        File::open(parent)
+    }
+
+    /// Creates a directory below the root and its parents, and counts what was created.
+    fn create_directories(&self, path: &Path) -> io::Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        if let Some(parent) = path.parent() {
+            self.create_directories(parent)?;
+        }
+        match fs::create_dir(path) {
+            Ok(()) => self.index.add_overhead(index::DIRECTORY),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn next_serial(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.settings.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Takes the lock that keeps a second process out; the kernel frees it when this one ends, however it ends.
+fn lock(layout: &Layout) -> Result<File, OpenError> {
+    let path = layout.lock();
+    let io = |source| OpenError::Io {
+        path: path.clone(),
+        source,
+    };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(io)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked {
+            path: layout.root().to_path_buf(),
+        }),
+        Err(errno) => Err(io(errno.into())),
+    }
+}
+
+fn check_version(layout: &Layout) -> Result<(), OpenError> {
+    let path = layout.version();
+    let io = |source| OpenError::Io {
+        path: path.clone(),
+        source,
+    };
+    match fs::read_to_string(&path) {
+        Ok(found) if found == layout::VERSION => Ok(()),
+        // An empty file is what a crash between creating and writing it leaves.
+        Ok(found) if !found.is_empty() => Err(OpenError::Version {
+            path: layout.root().to_path_buf(),
+            found,
+        }),
+        Ok(_) => fs::write(&path, layout::VERSION).map_err(io),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::write(&path, layout::VERSION).map_err(io)
+        }
+        Err(error) => Err(io(error)),
+    }
+}
+
+/// Recency survives restarts as the file's modification time, written at most once an hour (`index::Touched`).
+fn set_modified_now(file: &File) {
+    // Not worth an error: the only cost is that the blob looks older after a restart than it is.
+    let _ = file.set_modified(SystemTime::now());
+}

@@ -1,0 +1,89 @@
+//! What can go wrong with an upstream, by whose fault it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// Why upstream did not give what was asked for. Cheap to clone: all who wait for one flight get it.
+///
+/// The text names the cause and never holds a secret, a token or a signed URL.
+#[derive(Debug, Clone)]
+pub enum Error {
+    /// Upstream says it has no such thing (404).
+    NotFound,
+    /// Upstream refuses us (401 or 403): unknown repository, or credentials that are missing or wrong.
+    Denied {
+        /// 401 or 403.
+        status: StatusCode,
+        /// Upstream's words.
+        detail: Arc<str>,
+    },
+    /// Upstream asks for fewer requests (429).
+    RateLimited {
+        /// When to ask again, if upstream said so.
+        retry_after: Option<Duration>,
+        /// Upstream's words.
+        detail: Arc<str>,
+    },
+    /// Upstream cannot be reached, or answers with an error of its own (5xx).
+    Unavailable(Arc<str>),
+    /// Upstream did not answer in time.
+    Silent(Arc<str>),
+    /// Upstream answered with what cannot be right: wrong digest, wrong length, no manifest, a redirect loop.
+    Wrong(Arc<str>),
+    /// We cannot ask: credentials cannot be read, or may not be sent to where upstream wants them.
+    Credentials(Arc<str>),
+}
+
+impl Error {
+    pub(super) fn wrong(detail: String) -> Self {
+        Self::Wrong(detail.into())
+    }
+
+    pub(super) fn unavailable(detail: impl Into<Arc<str>>) -> Self {
+        Self::Unavailable(detail.into())
+    }
+
+    /// Whether upstream's word is missing, so that what is remembered may stand in for it.
+    ///
+    /// A clear "not there" is an answer; everything else is the absence of one.
+    pub fn is_no_answer(&self) -> bool {
+        !matches!(self, Self::NotFound)
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotFound => f.write_str("upstream has no such thing"),
+            Self::Denied { status, detail } => {
+                write!(f, "upstream refuses access ({}): {detail}", status.as_u16())
+            }
+            Self::RateLimited { detail, .. } => {
+                write!(f, "upstream limits the rate of requests: {detail}")
+            }
+            Self::Unavailable(detail) => write!(f, "upstream is unavailable: {detail}"),
+            Self::Silent(detail) => write!(f, "upstream does not answer: {detail}"),
+            Self::Wrong(detail) => write!(f, "upstream's answer is wrong: {detail}"),
+            Self::Credentials(detail) => write!(f, "cannot authenticate: {detail}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Why a client for an upstream cannot be built: a certificate file, always.
+#[derive(Debug)]
+pub struct StartError {
+    pub(super) namespace: String,
+    pub(super) detail: String,
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "upstream {}: {}", self.namespace, self.detail)
+    }
+}
+
+impl std::error::Error for StartError {}

@@ -1,0 +1,557 @@
+//! Upstreams: the registries this mirror pulls from, as configured.
+//!
+//! This folder knows how to ask a registry for something and how to prove who asks. It knows no disk, no
+//! cache and no client: what it is asked for comes back as a stream, a value or an [`Error`] that says
+//! whose fault it is.
+//!
+//! Reading order: this file (which upstream, and the questions one can ask it), [`client`] (one request
+//! with its token, redirects and time limits), [`auth`] (tokens), [`credentials`] (where secrets come
+//! from), `connect` (sockets, TLS, proxies).
+
+pub mod auth;
+pub mod client;
+mod connect;
+pub mod credentials;
+mod error;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, StatusCode, header};
+
+use crate::headers::range::parse_content_range;
+use crate::metrics::Metrics;
+use crate::oci::digest::Digest;
+use crate::oci::endpoint::{Endpoint, EndpointError, Prefix, Route};
+use crate::oci::manifest;
+use crate::oci::name::{Namespace, QualifiedName, Reference, Repository};
+
+pub use client::Body;
+use client::{Ask, Client, Reply};
+use credentials::Credentials;
+pub use error::{Error, StartError};
+
+/// The largest manifest that is passed on. Clients take no more than 4 MiB (containerd, containers/image).
+const MAX_MANIFEST: usize = 8 * 1024 * 1024;
+
+/// The canonical name of Docker Hub.
+const DOCKER_HUB: &str = "docker.io";
+
+/// One upstream as configured.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The name clients choose it by.
+    pub namespace: Namespace,
+    /// Whether requests without a namespace go here.
+    pub default: bool,
+    /// Scheme and authority, and a path that is put before `/v2/` if the registry lives under one.
+    pub url: http::Uri,
+    /// As whom to pull; anonymously without.
+    pub credentials: Option<Credentials>,
+    /// Certificate authorities (PEM) trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Hosts outside the upstream's own domain that may receive its credentials as a token realm.
+    pub realms: Vec<String>,
+    /// How to get there.
+    pub proxy: Proxy,
+    /// How long to wait for it.
+    pub timeouts: Timeouts,
+}
+
+impl Settings {
+    /// Whether this is Docker Hub, with its aliases and its `library/`.
+    pub fn is_docker_hub(&self) -> bool {
+        self.namespace.as_str() == DOCKER_HUB
+    }
+
+    /// Who we are there, for logs: the user name, or `anonymous`.
+    pub fn identity(&self) -> &str {
+        self.credentials
+            .as_ref()
+            .map_or("anonymous", |credentials| &credentials.username)
+    }
+}
+
+/// Limits on silence; none of them bounds a whole transfer.
+#[derive(Debug, Clone)]
+pub struct Timeouts {
+    /// Until a connection stands.
+    pub connect: Duration,
+    /// Until the response header is in, connecting included.
+    pub headers: Duration,
+    /// Between two pieces of a body.
+    pub idle: Duration,
+}
+
+/// The HTTP proxy on the way to an upstream.
+#[derive(Debug, Clone)]
+pub enum Proxy {
+    /// What `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
+    Environment,
+    /// None.
+    Direct,
+    /// This one.
+    Url(http::Uri),
+}
+
+/// All upstreams, and the choice among them.
+pub struct Upstreams {
+    by_namespace: HashMap<Namespace, Arc<Upstream>>,
+    default: Option<Arc<Upstream>>,
+}
+
+/// Why a request names no upstream.
+#[derive(Debug)]
+pub enum SelectError {
+    /// The namespace is not configured here; it is never dialled.
+    UnknownNamespace(Namespace),
+    /// No namespace was given and there is no default.
+    NoDefault,
+    /// The repository's name is not valid on that upstream.
+    Endpoint(EndpointError),
+}
+
+impl Upstreams {
+    /// Builds a client for each of `settings`; reads certificate files, opens no connection.
+    pub fn new(settings: Vec<Settings>, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
+        let mut by_namespace = HashMap::new();
+        let mut default = None;
+        for settings in settings {
+            let is_default = settings.default;
+            let upstream = Arc::new(Upstream::new(settings, Arc::clone(metrics))?);
+            if is_default {
+                default = Some(Arc::clone(&upstream));
+            }
+            by_namespace.insert(upstream.settings.namespace.clone(), upstream);
+        }
+        Ok(Self {
+            by_namespace,
+            default,
+        })
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        let mut all: Vec<_> = self.by_namespace.values().collect();
+        all.sort_by(|a, b| a.settings.namespace.cmp(&b.settings.namespace));
+        all.into_iter()
+    }
+
+    /// Chooses the upstream of a request: `ns`, else the path's prefix, else the default (the public contract).
+    ///
+    /// The endpoint comes back with the repository as that upstream calls it: without the prefix, and on
+    /// Docker Hub with `library/` before a single component.
+    pub fn select(&self, route: Route) -> Result<(Arc<Upstream>, Endpoint), SelectError> {
+        let (upstream, route) = match (&route.ns, &route.prefix) {
+            (Some(ns), prefix) => {
+                let upstream = self.named(ns)?;
+                // BuildKit sends the mirror's path and `ns`. A prefix that names another registry is not a
+                // prefix: it is a repository whose first component has a dot.
+                let same = match prefix {
+                    Prefix::InRepository(prefix) => {
+                        canonical(prefix) == upstream.settings.namespace
+                    }
+                    Prefix::None | Prefix::BeforeV2(_) => true,
+                };
+                let route = if same {
+                    route
+                } else {
+                    route.keep_prefix().map_err(SelectError::Endpoint)?
+                };
+                (upstream, route)
+            }
+            (None, Prefix::BeforeV2(prefix) | Prefix::InRepository(prefix)) => {
+                (self.named(prefix)?, route)
+            }
+            (None, Prefix::None) => (self.default.as_ref().ok_or(SelectError::NoDefault)?, route),
+        };
+        let endpoint = upstream
+            .own_name_for(route.endpoint)
+            .map_err(SelectError::Endpoint)?;
+        Ok((Arc::clone(upstream), endpoint))
+    }
+
+    fn named(&self, namespace: &Namespace) -> Result<&Arc<Upstream>, SelectError> {
+        let namespace = canonical(namespace);
+        self.by_namespace
+            .get(&namespace)
+            .ok_or(SelectError::UnknownNamespace(namespace))
+    }
+}
+
+/// Docker Hub goes by several names; all others by one.
+pub fn canonical(namespace: &Namespace) -> Namespace {
+    let hub = matches!(
+        namespace.as_str(),
+        "index.docker.io" | "registry-1.docker.io" | "registry.hub.docker.com"
+    );
+    let canonical = if hub { DOCKER_HUB.parse().ok() } else { None };
+    canonical.unwrap_or_else(|| namespace.clone())
+}
+
+/// One registry to pull from.
+pub struct Upstream {
+    settings: Settings,
+    client: Client,
+}
+
+/// What a HEAD of a manifest said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ManifestHead {
+    /// It is the one that was asked about (304).
+    NotModified,
+    /// Upstream has it.
+    Found {
+        /// Its digest, in upstream's words.
+        digest: Digest,
+        /// Its media type.
+        media_type: String,
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// Upstream has it but did not say which: only a GET can tell.
+    Unspecific,
+}
+
+/// A manifest as upstream sent it, its digest verified.
+#[derive(Debug, Clone)]
+pub struct FetchedManifest {
+    /// The digest of `bytes`.
+    pub digest: Digest,
+    /// From Content-Type, or from the manifest itself.
+    pub media_type: String,
+    /// Untouched.
+    pub bytes: Bytes,
+}
+
+/// The body of a blob, as it comes from upstream.
+#[derive(Debug)]
+pub struct FetchedBlob {
+    /// Length of the whole blob if upstream said so.
+    pub size: Option<u64>,
+    /// What part of it `body` is; `None` for all of it.
+    pub part: Option<Range<u64>>,
+    /// The bytes, unverified.
+    pub body: Body,
+}
+
+impl Upstream {
+    fn new(settings: Settings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        let client = Client::new(&settings, metrics)?;
+        Ok(Self { settings, client })
+    }
+
+    /// As configured.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The name clients choose it by.
+    pub fn namespace(&self) -> &Namespace {
+        &self.settings.namespace
+    }
+
+    /// The full name of one of its repositories.
+    pub fn qualify(&self, repository: &Repository) -> QualifiedName {
+        QualifiedName::new(self.settings.namespace.clone(), repository.clone())
+    }
+
+    fn own_name_for(&self, endpoint: Endpoint) -> Result<Endpoint, EndpointError> {
+        match endpoint.repository() {
+            Some(repository) if self.settings.is_docker_hub() && repository.single_component() => {
+                let official = repository
+                    .with_prefix("library")
+                    .map_err(EndpointError::Name)?;
+                Ok(endpoint.with_repository(official))
+            }
+            _ => Ok(endpoint),
+        }
+    }
+
+    /// Asks which manifest a reference is, without fetching it: free of quota on Docker Hub.
+    ///
+    /// With `known`, upstream may answer that it is still that one.
+    pub async fn head_manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        known: Option<&Digest>,
+    ) -> Result<ManifestHead, Error> {
+        let ask = Ask {
+            accept: Some(manifest::ACCEPT),
+            if_none_match: known.map(|digest| format!("\"{digest}\"")),
+            ..Ask::new(Method::HEAD, manifest_endpoint(repository, reference))
+        };
+        let reply = self.client.send(ask).await?;
+        if reply.status == StatusCode::NOT_MODIFIED {
+            return Ok(ManifestHead::NotModified);
+        }
+        let digest = stated_digest(&reply.headers)?;
+        if let (Reference::Digest(asked), Some(stated)) = (reference, &digest)
+            && asked != stated
+        {
+            return Err(Error::wrong(format!(
+                "asked for manifest {asked}, upstream calls it {stated}"
+            )));
+        }
+        match (
+            digest,
+            content_length(&reply.headers),
+            content_type(&reply.headers),
+        ) {
+            (Some(digest), Some(size), Some(content_type)) => {
+                let media_type = manifest::media_type_of(Some(content_type), b"");
+                Ok(ManifestHead::Found {
+                    digest,
+                    media_type,
+                    size,
+                })
+            }
+            _ => Ok(ManifestHead::Unspecific),
+        }
+    }
+
+    /// Fetches a manifest. What does not have the digest that was asked for, or that upstream states, is refused.
+    pub async fn get_manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<FetchedManifest, Error> {
+        let ask = Ask {
+            accept: Some(manifest::ACCEPT),
+            ..Ask::new(Method::GET, manifest_endpoint(repository, reference))
+        };
+        let Reply { headers, body, .. } = self.client.send(ask).await?;
+        let stated = stated_digest(&headers)?;
+        let expected_length = content_length(&headers);
+        let bytes = body.collect_up_to(MAX_MANIFEST).await?;
+        if expected_length.is_some_and(|length| length != bytes.len() as u64) {
+            return Err(Error::wrong(format!(
+                "the manifest is {} bytes long, not as announced",
+                bytes.len()
+            )));
+        }
+        let asked = match reference {
+            Reference::Digest(digest) => Some(digest),
+            Reference::Tag(_) => None,
+        };
+        let digest = verified_digest(&bytes, asked, stated.as_ref())?;
+        if manifest::Manifest::parse(&bytes).is_err() {
+            return Err(Error::wrong(format!(
+                "what upstream sent for {reference} is not a manifest"
+            )));
+        }
+        let media_type = manifest::media_type_of(content_type(&headers), &bytes);
+        Ok(FetchedManifest {
+            digest,
+            media_type,
+            bytes,
+        })
+    }
+
+    /// Asks whether the repository has a blob, and how long it is.
+    pub async fn head_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<u64>, Error> {
+        let reply = self
+            .client
+            .send(Ask::new(Method::HEAD, blob_endpoint(repository, digest)))
+            .await?;
+        Ok(content_length(&reply.headers))
+    }
+
+    /// Fetches a blob, or a part of it. The bytes are not verified here: they are still to come.
+    pub async fn get_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        part: Option<Range<u64>>,
+    ) -> Result<FetchedBlob, Error> {
+        let ask = Ask {
+            range: part
+                .as_ref()
+                .map(|part| format!("bytes={}-{}", part.start, part.end.saturating_sub(1))),
+            ..Ask::new(Method::GET, blob_endpoint(repository, digest))
+        };
+        let Reply {
+            status,
+            headers,
+            body,
+        } = self.client.send(ask).await?;
+        if status != StatusCode::PARTIAL_CONTENT {
+            return Ok(FetchedBlob {
+                size: content_length(&headers),
+                part: None,
+                body,
+            });
+        }
+        let stated = headers
+            .get(header::CONTENT_RANGE)
+            .and_then(parse_content_range);
+        match (stated, part) {
+            (Some((got, size)), Some(asked)) if got.start == asked.start => Ok(FetchedBlob {
+                size,
+                part: Some(got),
+                body,
+            }),
+            _ => Err(Error::wrong(
+                "upstream sent another part of the blob than was asked for".to_owned(),
+            )),
+        }
+    }
+
+    /// Asks for a token and for one manifest's header: who we are there, and what quota is left.
+    pub async fn probe(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<Option<RateLimit>, Error> {
+        let ask = Ask {
+            accept: Some(manifest::ACCEPT),
+            ..Ask::new(Method::HEAD, manifest_endpoint(repository, reference))
+        };
+        let reply = self.client.send(ask).await?;
+        Ok(RateLimit::read(&reply.headers))
+    }
+
+    /// Asks for `/v2/`, with a token if upstream wants one.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.client
+            .send(Ask::new(Method::GET, Endpoint::Base))
+            .await
+            .map(drop)
+    }
+}
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upstream")
+            .field("namespace", &self.settings.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A pull quota as Docker Hub states it: `ratelimit-limit: 100;w=21600`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Pulls per window.
+    pub limit: Option<u64>,
+    /// Pulls left.
+    pub remaining: Option<u64>,
+    /// Length of the window in seconds.
+    pub window: Option<u64>,
+}
+
+impl RateLimit {
+    /// Reads the headers; `None` when there are none, which on Docker Hub means: not limited.
+    pub fn read(headers: &HeaderMap) -> Option<Self> {
+        let (limit, window) = quota(headers, "ratelimit-limit");
+        let (remaining, _) = quota(headers, "ratelimit-remaining");
+        (limit.is_some() || remaining.is_some()).then_some(Self {
+            limit,
+            remaining,
+            window,
+        })
+    }
+}
+
+fn quota(headers: &HeaderMap, name: &str) -> (Option<u64>, Option<u64>) {
+    let Some(text) = headers.get(name).and_then(|value| value.to_str().ok()) else {
+        return (None, None);
+    };
+    let mut parts = text.split(';').map(str::trim);
+    let count = parts.next().and_then(|number| number.parse().ok());
+    let window = parts
+        .find_map(|part| part.strip_prefix("w="))
+        .and_then(|seconds| seconds.parse().ok());
+    (count, window)
+}
+
+fn manifest_endpoint(repository: &Repository, reference: &Reference) -> Endpoint {
+    Endpoint::Manifest {
+        repository: repository.clone(),
+        reference: reference.clone(),
+    }
+}
+
+fn blob_endpoint(repository: &Repository, digest: &Digest) -> Endpoint {
+    Endpoint::Blob {
+        repository: repository.clone(),
+        digest: digest.clone(),
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+fn content_type(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::CONTENT_TYPE)?.to_str().ok()
+}
+
+/// `Docker-Content-Digest` (distribution-spec, "Pulling manifests"). One that cannot be read is a lie.
+fn stated_digest(headers: &HeaderMap) -> Result<Option<Digest>, Error> {
+    let Some(value) = headers.get("docker-content-digest") else {
+        return Ok(None);
+    };
+    let digest = value.to_str().ok().and_then(|text| text.parse().ok());
+    digest
+        .map(Some)
+        .ok_or_else(|| Error::wrong("upstream's Docker-Content-Digest is not a digest".to_owned()))
+}
+
+/// The digest of `bytes`, in the algorithm that was asked for; refuses what contradicts it.
+fn verified_digest(
+    bytes: &[u8],
+    asked: Option<&Digest>,
+    stated: Option<&Digest>,
+) -> Result<Digest, Error> {
+    let in_algorithm_of = |digest: &Digest| {
+        let mut hasher = digest.hasher();
+        hasher.update(bytes);
+        hasher.finish()
+    };
+    let found = asked
+        .or(stated)
+        .map_or_else(|| Digest::of(bytes), in_algorithm_of);
+    if let Some(asked) = asked
+        && *asked != found
+    {
+        return Err(Error::wrong(format!(
+            "asked for manifest {asked}, upstream sent {found}"
+        )));
+    }
+    if let Some(stated) = stated
+        && in_algorithm_of(stated) != *stated
+    {
+        return Err(Error::wrong(format!(
+            "upstream calls the manifest {stated}, its bytes are {found}"
+        )));
+    }
+    Ok(found)
+}
+
+/// Reads a body to its end into one piece, refusing more than `limit` bytes.
+async fn collect(body: &mut Body, limit: usize) -> Result<Bytes, Error> {
+    let mut all = BytesMut::new();
+    while let Some(chunk) = body.chunk().await? {
+        if all.len() + chunk.len() > limit {
+            return Err(Error::wrong(format!(
+                "upstream sent more than {limit} bytes where that is the most allowed"
+            )));
+        }
+        all.extend_from_slice(&chunk);
+    }
+    Ok(all.freeze())
+}
