@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -54,14 +54,24 @@ pub async fn head(url: &str, headers: Headers<'_>) -> Result<Response, String> {
 
 /// Any method on a connection of its own, without a body.
 pub async fn request(method: Method, url: &str, headers: Headers<'_>) -> Result<Response, String> {
-    let answer = send_fresh(method, url, headers).await?;
+    send(method, url, headers, Bytes::new()).await
+}
+
+/// Any method on a connection of its own, with a body.
+pub async fn send(
+    method: Method,
+    url: &str,
+    headers: Headers<'_>,
+    body: Bytes,
+) -> Result<Response, String> {
+    let answer = send_fresh(method, url, headers, body).await?;
     collect(answer).await
 }
 
 /// A client that keeps its connections, as real ones do.
 #[derive(Debug, Clone)]
 pub struct Client {
-    pooled: hyper_util::client::legacy::Client<HttpConnector, Empty<Bytes>>,
+    pooled: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
 }
 
 impl Default for Client {
@@ -86,7 +96,7 @@ impl Client {
         url: &str,
         headers: Headers<'_>,
     ) -> Result<Response, String> {
-        let request = build(method, url, headers)?;
+        let request = build(method, url, headers, Bytes::new())?;
         let answer = patiently(self.pooled.request(request))
             .await?
             .map_err(|error| deep(&error))?;
@@ -110,11 +120,12 @@ async fn send_fresh(
     method: Method,
     url: &str,
     headers: Headers<'_>,
+    body: Bytes,
 ) -> Result<http::Response<Incoming>, String> {
     let uri: Uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
     let authority = uri.authority().ok_or("a URL without a host")?.to_string();
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let mut request = build(method, path, headers)?;
+    let mut request = build(method, path, headers, body)?;
     if !request.headers().contains_key("host") {
         request
             .headers_mut()
@@ -133,13 +144,18 @@ async fn send_fresh(
         .map_err(|error| deep(&error))
 }
 
-fn build(method: Method, url: &str, headers: Headers<'_>) -> Result<Request<Empty<Bytes>>, String> {
+fn build(
+    method: Method,
+    url: &str,
+    headers: Headers<'_>,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, String> {
     let mut request = Request::builder().method(method).uri(url);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
     request
-        .body(Empty::new())
+        .body(Full::new(body))
         .map_err(|error| error.to_string())
 }
 
@@ -209,7 +225,7 @@ impl Downloading {
     /// `Err` when no answer came at all; a body that breaks off is in [`Download::error`].
     pub async fn run(&self, url: &str, headers: Headers<'_>) -> Result<Download, String> {
         let start = Instant::now();
-        let answer = send_fresh(Method::GET, url, headers).await?;
+        let answer = send_fresh(Method::GET, url, headers, Bytes::new()).await?;
         let headers_after = start.elapsed();
         let (parts, mut body) = answer.into_parts();
         let mut hasher = Sha256::new();

@@ -9,6 +9,7 @@ pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+pub const OCI_GZIP_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
@@ -40,6 +41,27 @@ impl Image {
     /// An image whose layers are these uncompressed tar files.
     pub fn of_layers(architecture: &str, layers: Vec<Bytes>, command: &[&str]) -> Image {
         let diff_ids: Vec<_> = layers.iter().map(|layer| digest_of(layer)).collect();
+        Image::build(architecture, OCI_LAYER, layers, &diff_ids, command)
+    }
+
+    /// An image whose layers are these tar files, compressed; each comes as (tar, compressed tar).
+    pub fn of_gzip_layers(
+        architecture: &str,
+        layers: Vec<(Bytes, Bytes)>,
+        command: &[&str],
+    ) -> Image {
+        let (tars, compressed): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
+        let diff_ids: Vec<_> = tars.iter().map(|tar| digest_of(tar)).collect();
+        Image::build(architecture, OCI_GZIP_LAYER, compressed, &diff_ids, command)
+    }
+
+    fn build(
+        architecture: &str,
+        layer_type: &str,
+        layers: Vec<Bytes>,
+        diff_ids: &[String],
+        command: &[&str],
+    ) -> Image {
         let config = Bytes::from(
             json!({
                 "architecture": architecture,
@@ -52,7 +74,7 @@ impl Image {
         );
         let descriptors: Vec<_> = layers
             .iter()
-            .map(|layer| descriptor(OCI_LAYER, layer))
+            .map(|layer| descriptor(layer_type, layer))
             .collect();
         let manifest = Bytes::from(
             json!({
