@@ -1,0 +1,42 @@
+# `make test` is everything; the other targets are its parts, the quick ones first.
+
+CARGO ?= cargo
+
+# A C compiler for the cryptography, and what the tests in tests/e2e run.
+BUILD_PACKAGES = gcc libc6-dev ca-certificates
+E2E_PACKAGES = docker.io docker-registry prometheus busybox-static systemd gzip mount
+PACKAGES = $(BUILD_PACKAGES) $(E2E_PACKAGES)
+
+.NOTPARALLEL:
+.PHONY: help test deps fmt lint unit it e2e docs fuzz-check
+
+help: ## What can be made
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+test: deps fmt lint unit it e2e docs fuzz-check ## Everything that must pass
+
+deps: ## Install the Debian packages that are missing
+	@.ci/install $(PACKAGES)
+
+fmt: ## Formatting, checked
+	$(CARGO) fmt --check
+
+lint: ## Lints of everything, tests included
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+
+unit: ## Tests inside the sources
+	$(CARGO) test --locked --lib --bins
+
+it: ## The program between a client and registries that misbehave
+	$(CARGO) test --locked --test it
+
+e2e: ## The program as shipped, between real clients and real servers; wants root
+	$(CARGO) test --locked --release --test e2e
+
+docs: ## Documentation of the sources, without a broken link
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+fuzz-check: ## The fuzz targets compile
+	@if [ -d fuzz ]; then \
+		set -x; $(CARGO) check --manifest-path fuzz/Cargo.toml --all-targets; \
+	fi

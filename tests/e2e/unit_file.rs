@@ -1,0 +1,41 @@
+//! The systemd unit must never carry a line that systemd does not understand.
+
+use crate::programs::{self, text};
+
+#[test]
+fn systemd_understands_the_unit() {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/pierglass.service");
+    let unit = std::fs::read_to_string(source).unwrap_or_else(|error| panic!("{source}: {error}"));
+    // systemd looks whether the program is there; in a source tree it is where cargo put it.
+    let here = |line: &str| match line.strip_prefix("ExecStart=") {
+        Some(command) => {
+            let arguments = command
+                .split_once(' ')
+                .map_or("", |(_, arguments)| arguments);
+            format!(
+                "ExecStart={} {arguments}\n",
+                env!("CARGO_BIN_EXE_pierglass")
+            )
+        }
+        None => format!("{line}\n"),
+    };
+    let unit: String = unit.lines().map(here).collect();
+    assert!(
+        unit.contains(env!("CARGO_BIN_EXE_pierglass")),
+        "no ExecStart in {unit}"
+    );
+    let directory = tempfile::TempDir::with_prefix("pg-").unwrap();
+    let file = directory.path().join("pierglass.service");
+    std::fs::write(&file, unit).unwrap();
+    let output = programs::run("systemd-analyze", "systemd", |command| {
+        command
+            .args(["verify", "--man=no", "--recursive-errors=no"])
+            .arg(&file);
+    });
+    // Unknown keys are warnings that leave the exit status 0.
+    assert!(
+        output.status.success() && !text(&output).contains("pierglass.service"),
+        "{}",
+        text(&output)
+    );
+}

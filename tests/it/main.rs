@@ -1,0 +1,17 @@
+//! Integration tests: the program is run, and spoken to over HTTP, between a client and registries that misbehave.
+//!
+//! Contents, in reading order:
+//! - `support`: the fake registry, the program, the client
+//! - `fake_registry`: the fake registry does what its faults say
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test that panics has failed, which is what it is for"
+)]
+
+mod support;
+
+mod fake_registry;

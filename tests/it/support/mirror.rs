@@ -1,0 +1,515 @@
+//! The program under test: started from its binary, watched through its log, its metrics and `/proc`.
+//!
+//! It is agreed that the program writes one JSON line with `"message": "listening"` on standard error once it accepts
+//! connections, and that `listen` and `admin` in it are the addresses it got.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::client;
+use super::registry::FakeRegistry;
+
+const START: Duration = Duration::from_secs(20);
+const STOP: Duration = Duration::from_secs(60);
+
+/// A configuration file in the making.
+#[derive(Debug, Clone, Default)]
+pub struct MirrorConfig {
+    top: String,
+    store: String,
+    freshness: String,
+    rest: String,
+    environment: Vec<(String, String)>,
+    store_path: Option<PathBuf>,
+    keep_ports: bool,
+}
+
+impl MirrorConfig {
+    /// Nothing but a place to listen and a place to store: no upstream is named.
+    pub fn bare() -> MirrorConfig {
+        MirrorConfig::default()
+    }
+
+    /// The fake registry is Docker Hub, the default upstream, as the only one.
+    pub fn for_upstream(registry: &FakeRegistry) -> MirrorConfig {
+        MirrorConfig::for_url(&registry.url())
+    }
+
+    /// Docker Hub at that URL.
+    pub fn for_url(url: &str) -> MirrorConfig {
+        MirrorConfig::bare().toml(&format!(
+            "[upstream.\"docker.io\"]\nurl = \"{url}\"\ndefault = true\n"
+        ))
+    }
+
+    /// A further upstream, or more keys of the last one named: TOML lines.
+    #[must_use]
+    pub fn upstream(self, name: &str, registry: &FakeRegistry) -> MirrorConfig {
+        self.toml(&format!(
+            "[upstream.\"{name}\"]\nurl = \"{}\"\n",
+            registry.url()
+        ))
+    }
+
+    /// Appends TOML. Straight after [`MirrorConfig::for_upstream`] plain keys belong to that upstream.
+    #[must_use]
+    pub fn toml(mut self, text: &str) -> MirrorConfig {
+        self.rest.push_str(text);
+        self.rest.push('\n');
+        self
+    }
+
+    /// A key of the top of the file, its value as TOML.
+    #[must_use]
+    pub fn top(mut self, key: &str, value: &str) -> MirrorConfig {
+        let _ = writeln!(self.top, "{key} = {value}");
+        self
+    }
+
+    #[must_use]
+    pub fn max_size(self, size: &str) -> MirrorConfig {
+        self.store("max_size", &format!("\"{size}\""))
+    }
+
+    /// A key of `[store]`, its value as TOML.
+    #[must_use]
+    pub fn store(mut self, key: &str, value: &str) -> MirrorConfig {
+        let _ = writeln!(self.store, "{key} = {value}");
+        self
+    }
+
+    #[must_use]
+    pub fn tag_ttl(self, span: &str) -> MirrorConfig {
+        self.freshness("tag_ttl", span)
+    }
+
+    #[must_use]
+    pub fn max_stale(self, span: &str) -> MirrorConfig {
+        self.freshness("max_stale", span)
+    }
+
+    #[must_use]
+    pub fn negative_ttl(self, span: &str) -> MirrorConfig {
+        self.freshness("negative_ttl", span)
+    }
+
+    fn freshness(mut self, key: &str, span: &str) -> MirrorConfig {
+        let _ = writeln!(self.freshness, "{key} = \"{span}\"");
+        self
+    }
+
+    /// A store elsewhere than in the mirror's temporary directory: it outlives the mirror.
+    #[must_use]
+    pub fn store_path(self, path: &Path) -> MirrorConfig {
+        MirrorConfig {
+            store_path: Some(path.to_owned()),
+            ..self
+        }
+    }
+
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> MirrorConfig {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// After a restart the mirror listens where it did before.
+    #[must_use]
+    pub fn keep_ports(self) -> MirrorConfig {
+        MirrorConfig {
+            keep_ports: true,
+            ..self
+        }
+    }
+
+    fn text(&self, store: &Path, listen: &str, admin: &str) -> String {
+        let MirrorConfig {
+            top,
+            store: keys,
+            freshness,
+            rest,
+            ..
+        } = self;
+        let store = store.display();
+        format!(
+            "listen = \"{listen}\"\nadmin_listen = \"{admin}\"\n{top}\n[log]\nformat = \"json\"\n\n\
+             [store]\npath = \"{store}\"\n{keys}\n[freshness]\n{freshness}\n{rest}"
+        )
+    }
+}
+
+/// What the program wrote, and what it said about itself.
+#[derive(Debug, Default)]
+struct Output {
+    lines: Mutex<Vec<String>>,
+    changed: Condvar,
+}
+
+impl Output {
+    fn follow(self: &Arc<Self>, stream: impl Read + Send + 'static) {
+        let output = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                output.lines.lock().unwrap().push(line);
+                output.changed.notify_all();
+            }
+        });
+    }
+
+    fn text(&self) -> String {
+        self.lines.lock().unwrap().join("\n")
+    }
+}
+
+/// A running mirror; killed when dropped, its store deleted.
+#[derive(Debug)]
+pub struct Mirror {
+    config: MirrorConfig,
+    directory: TempDir,
+    child: Child,
+    output: Arc<Output>,
+    listen: String,
+    admin: String,
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Mirror {
+    /// Runs the program and waits until it listens.
+    #[track_caller]
+    pub fn start(config: MirrorConfig) -> Mirror {
+        let directory = TempDir::with_prefix("pierglass-test-").unwrap();
+        let any = "127.0.0.1:0";
+        let (child, output, listen, admin) = launch(&config, directory.path(), any, any)
+            .unwrap_or_else(|failure| panic!("{failure}"));
+        Mirror {
+            config,
+            directory,
+            child,
+            output,
+            listen,
+            admin,
+        }
+    }
+
+    /// For configurations that must be refused: the exit status and everything written.
+    #[track_caller]
+    pub fn fail_to_start(config: &MirrorConfig) -> (ExitStatus, String) {
+        let directory = TempDir::with_prefix("pierglass-test-").unwrap();
+        let mut child = spawn(config, directory.path(), "127.0.0.1:0", "127.0.0.1:0");
+        let output = Arc::new(Output::default());
+        output.follow(child.stdout.take().unwrap());
+        output.follow(child.stderr.take().unwrap());
+        let status = wait(&mut child, START);
+        // The readers need a moment to drain the pipes of an ended program.
+        std::thread::sleep(Duration::from_millis(100));
+        (status, output.text())
+    }
+
+    /// `http://127.0.0.1:PORT` of the registry API.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.listen)
+    }
+
+    pub fn authority(&self) -> &str {
+        &self.listen
+    }
+
+    /// `http://127.0.0.1:PORT` of metrics, health and the admin API.
+    pub fn admin_url(&self) -> String {
+        format!("http://{}", self.admin)
+    }
+
+    pub fn manifest_url(&self, repo: &str, reference: &str) -> String {
+        format!("{}/v2/{repo}/manifests/{reference}", self.url())
+    }
+
+    pub fn blob_url(&self, repo: &str, digest: &str) -> String {
+        format!("{}/v2/{repo}/blobs/{digest}", self.url())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.directory.path().join("config.toml")
+    }
+
+    pub fn store_path(&self) -> PathBuf {
+        store_of(&self.config, self.directory.path())
+    }
+
+    pub fn kill9(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.pid())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+            .unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// SIGTERM, and its patience with running pulls.
+    #[track_caller]
+    pub fn term_and_wait(&mut self) -> ExitStatus {
+        self.signal(rustix::process::Signal::TERM);
+        wait(&mut self.child, STOP)
+    }
+
+    /// Runs the program again over the same configuration and store, ending it with SIGKILL if it still runs. The log
+    /// starts anew.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().unwrap();
+        let any = "127.0.0.1:0".to_owned();
+        let (listen, admin) = if self.config.keep_ports {
+            (self.listen.clone(), self.admin.clone())
+        } else {
+            (any.clone(), any)
+        };
+        let started = launch(&self.config, self.directory.path(), &listen, &admin);
+        (self.child, self.output, self.listen, self.admin) =
+            started.unwrap_or_else(|failure| panic!("{failure}"));
+    }
+
+    /// Writes another configuration over the file; a restart or SIGHUP makes it count.
+    pub fn reconfigure(&mut self, config: MirrorConfig) {
+        let text = config.text(&self.store_path(), &self.listen, &self.admin);
+        std::fs::write(self.config_path(), text).unwrap();
+        self.config = config;
+    }
+
+    /// Everything logged as JSON since the last start.
+    pub fn logs(&self) -> Vec<Value> {
+        let lines = self.output.lines.lock().unwrap();
+        lines
+            .iter()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    /// Everything written since the last start.
+    pub fn output(&self) -> String {
+        self.output.text()
+    }
+
+    /// Waits until a log line satisfies the test.
+    #[track_caller]
+    pub fn wait_for_log(&self, patience: Duration, test: impl Fn(&Value) -> bool) -> Value {
+        let found = self.output.wait_for(patience, |line| {
+            let value: Value = serde_json::from_str(line).ok()?;
+            test(&value).then_some(value)
+        });
+        found.unwrap_or_else(|| panic!("no such line in the log:\n{}", self.output()))
+    }
+
+    /// The peak of resident memory, in bytes.
+    pub fn rss_peak(&self) -> u64 {
+        self.process_status("VmHWM:") * 1024
+    }
+
+    /// Starts the measurement of [`Mirror::rss_peak`] anew (proc(5), `clear_refs`).
+    pub fn reset_rss_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").unwrap();
+    }
+
+    fn process_status(&self, key: &str) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+            .unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// Open file descriptors of the program.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .unwrap()
+            .count()
+    }
+
+    /// What the store occupies on disk, directories included, as `du -s` counts it.
+    pub fn du(&self) -> u64 {
+        disk_usage(&self.store_path())
+    }
+
+    /// The sum of a metric's series that carry these labels; `None` without any.
+    pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let text = client::get(&format!("{}/metrics", self.admin_url()), &[])
+            .await
+            .unwrap()
+            .text();
+        sum_of(&text, name, labels)
+    }
+}
+
+impl Output {
+    fn wait_for<T>(&self, patience: Duration, find: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + patience;
+        let mut lines = self.lines.lock().unwrap();
+        let mut looked_at = 0;
+        loop {
+            if let Some(found) = lines[looked_at..].iter().find_map(|line| find(line)) {
+                return Some(found);
+            }
+            looked_at = lines.len();
+            let left = deadline.checked_duration_since(Instant::now())?;
+            lines = self
+                .changed
+                .wait_timeout(lines, left.min(Duration::from_millis(100)))
+                .unwrap()
+                .0;
+        }
+    }
+}
+
+fn store_of(config: &MirrorConfig, directory: &Path) -> PathBuf {
+    config
+        .store_path
+        .clone()
+        .unwrap_or_else(|| directory.join("store"))
+}
+
+fn spawn(config: &MirrorConfig, directory: &Path, listen: &str, admin: &str) -> Child {
+    let file = directory.join("config.toml");
+    std::fs::write(
+        &file,
+        config.text(&store_of(config, directory), listen, admin),
+    )
+    .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pierglass"));
+    for (name, _) in std::env::vars() {
+        let lower = name.to_ascii_lowercase();
+        if lower.ends_with("_proxy")
+            || lower.starts_with("pierglass_")
+            || lower.starts_with("docker")
+        {
+            command.env_remove(name);
+        }
+    }
+    command
+        .args(["serve", "--config"])
+        .arg(&file)
+        .env("HOME", directory)
+        .envs(config.environment.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+type Started = (Child, Arc<Output>, String, String);
+
+fn launch(
+    config: &MirrorConfig,
+    directory: &Path,
+    listen: &str,
+    admin: &str,
+) -> Result<Started, String> {
+    let mut child = spawn(config, directory, listen, admin);
+    let output = Arc::new(Output::default());
+    output.follow(child.stdout.take().unwrap());
+    output.follow(child.stderr.take().unwrap());
+    let deadline = Instant::now() + START;
+    loop {
+        if let Some((listen, admin)) = output.wait_for(Duration::from_millis(50), listening) {
+            return Ok((child, output, listen, admin));
+        }
+        let ended = child.try_wait().unwrap();
+        if ended.is_some() || Instant::now() > deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            let why = ended.map_or("does not say that it listens".to_owned(), |status| {
+                format!("ended: {status}")
+            });
+            return Err(format!("the mirror {why}\n{}", output.text()));
+        }
+    }
+}
+
+/// The addresses in the line that says so.
+fn listening(line: &str) -> Option<(String, String)> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    let field = |name: &str| {
+        log_field(&value, name)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
+    (field("message")? == "listening").then_some(())?;
+    Some((field("listen")?, field("admin")?))
+}
+
+/// A field of a log line, nested under `fields` or not.
+pub fn log_field<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
+    line.get("fields")
+        .and_then(|fields| fields.get(name))
+        .or_else(|| line.get(name))
+}
+
+#[track_caller]
+fn wait(child: &mut Child, patience: Duration) -> ExitStatus {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "the program did not end within {patience:?}"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Blocks of all files and directories under a path; what vanishes meanwhile counts nothing.
+pub fn disk_usage(path: &Path) -> u64 {
+    let Ok(metadata) = path.symlink_metadata() else {
+        return 0;
+    };
+    let below = if metadata.is_dir() {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| disk_usage(&entry.path())).sum()
+    } else {
+        0
+    };
+    metadata.blocks() * 512 + below
+}
+
+/// Prometheus' text format, as far as sums need it.
+pub fn sum_of(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let wanted: Vec<_> = labels
+        .iter()
+        .map(|(label, value)| format!("{label}=\"{value}\""))
+        .collect();
+    let series = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let (own, value) = match rest.strip_prefix('{') {
+            Some(rest) => rest.rsplit_once('}')?,
+            None => ("", rest.strip_prefix(' ')?),
+        };
+        let has = |label: &String| format!(",{own}").contains(&format!(",{label}"));
+        wanted.iter().all(has).then_some(())?;
+        value.split_whitespace().next()?.parse::<f64>().ok()
+    });
+    series.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
+}

@@ -1,0 +1,43 @@
+//! What tests stand on: a registry that misbehaves on order, the real program, and a client that notices everything.
+//!
+//! Nothing here knows the inside of pierglass. The fake registry runs on a runtime and threads of its own, so that a test
+//! may block (wait for a program, sleep) without stopping it, and so that it works from tests without `async`.
+//! `tests/e2e` includes this folder by path.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "two test binaries share this folder and neither uses all of it"
+)]
+
+/// Bearer tokens and Basic passwords, as the fake registry checks them.
+pub mod auth;
+/// A small HTTP client that reports times, digests and incomplete bodies.
+pub mod client;
+/// Repositories, blobs (large ones computed on the fly) and manifests.
+pub mod content;
+/// What can go wrong, and which requests it goes wrong for.
+pub mod fault;
+/// Valid images, indexes and tar files.
+pub mod image;
+/// What was asked of the fake registry.
+pub mod ledger;
+/// The throttle that all blob connections share.
+pub mod link;
+/// The program under test.
+pub mod mirror;
+/// A listener that can go away and come back on its port.
+pub mod origin;
+/// The fake registry: builder and handle.
+pub mod registry;
+/// How the fake registry answers.
+pub mod routes;
+/// HTTP/1.1 by hand, for answers no well-behaved server gives.
+pub mod wire;
+
+pub use client::{Client, Download, Downloading, Response};
+pub use content::{digest_of, generated_digest};
+pub use fault::{Fault, On};
+pub use image::{Image, Index};
+pub use mirror::{Mirror, MirrorConfig};
+pub use registry::{FakeRegistry, Redirect};
