@@ -114,7 +114,7 @@ impl App {
             async move { service.answer(request, peer).await }
         };
         let secure = tls.is_some();
-        let stopping = wait_for(stopped.clone());
+        let stopping = wait_for(stopped);
         let registry = tokio::spawn(server::run(
             listener,
             tls,

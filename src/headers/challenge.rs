@@ -76,7 +76,6 @@ fn parameter(parsed: &ChallengeRef<'_>, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use proptest::prelude::*;
 

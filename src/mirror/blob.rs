@@ -35,7 +35,7 @@ pub enum Content {
     /// The store: a stored blob, or one that is growing.
     Reader(Reader),
     /// Upstream, past the store; one client alone.
-    Bypass(Bypass),
+    Bypass(Box<Bypass>),
 }
 
 impl Mirror {
@@ -77,13 +77,13 @@ impl Mirror {
         repository: &Repository,
         digest: &Digest,
         part: Range<u64>,
-    ) -> Result<Bypass, Error> {
+    ) -> Result<Box<Bypass>, Error> {
         let fetched = site
             .upstream
             .get_blob(repository, digest, Some(part.clone()))
             .await
             .map_err(blob_error)?;
-        Ok(Bypass::part(fetched, part))
+        Ok(Box::new(Bypass::part(fetched, part)))
     }
 
     /// Joins or starts the transfer of a blob; `None` when the one found is over and it is worth another look.
@@ -151,7 +151,10 @@ impl Mirror {
                 .map_err(blob_error)?,
         };
         let size = fetched.size;
-        let content = Some(Content::Bypass(Bypass::whole(fetched, digest.clone())));
+        let content = Some(Content::Bypass(Box::new(Bypass::whole(
+            fetched,
+            digest.clone(),
+        ))));
         Ok(BlobAnswer {
             size,
             content,

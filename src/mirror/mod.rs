@@ -106,6 +106,8 @@ pub struct Site {
 }
 
 type Answered<T> = Result<T, upstream::Error>;
+type Shared<K, V> = Arc<Flights<K, V>>;
+type ByDigest = (QualifiedName, Digest);
 
 /// The mirror. Shared by all requests.
 pub struct Mirror {
@@ -115,15 +117,15 @@ pub struct Mirror {
     metrics: Arc<Metrics>,
     negatives: Negatives,
     /// Blobs coming in, one transfer an upstream and digest.
-    fills: Arc<Flights<(Namespace, Digest), Fill>>,
+    fills: Shared<(Namespace, Digest), Fill>,
     /// Questions whether a repository has a blob, with the blob's size.
-    blob_checks: Arc<Flights<(QualifiedName, Digest), Answered<Option<u64>>>>,
+    blob_checks: Shared<ByDigest, Answered<Option<u64>>>,
     /// Manifests coming in by digest.
-    manifest_fetches: Arc<Flights<(QualifiedName, Digest), Answered<Arc<StoredManifest>>>>,
+    manifest_fetches: Shared<ByDigest, Answered<Arc<StoredManifest>>>,
     /// Questions about a manifest by digest.
-    manifest_checks: Arc<Flights<(QualifiedName, Digest), Answered<ManifestHead>>>,
+    manifest_checks: Shared<ByDigest, Answered<ManifestHead>>,
     /// Questions what a tag points to.
-    tag_checks: Arc<Flights<(QualifiedName, Tag), Answered<manifest::Resolved>>>,
+    tag_checks: Shared<(QualifiedName, Tag), Answered<manifest::Resolved>>,
 }
 
 impl Mirror {

@@ -135,7 +135,6 @@ impl std::error::Error for ManifestError {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use proptest::prelude::*;
     use serde_json::json;

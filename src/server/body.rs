@@ -91,9 +91,9 @@ impl Body {
     }
 
     /// A blob that passes through; `length` if it is known.
-    pub fn bypass(bypass: Bypass, length: Option<u64>) -> Self {
+    pub fn bypass(bypass: Box<Bypass>, length: Option<u64>) -> Self {
         Self {
-            state: State::Bypass(Box::new(bypass)),
+            state: State::Bypass(bypass),
             left: length,
             account: None,
         }

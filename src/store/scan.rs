@@ -23,7 +23,7 @@ pub(super) fn start(store: &Arc<Store>) -> io::Result<()> {
     let leftovers = leftovers(store)?;
     thread::Builder::new()
         .name("pierglass-scan".into())
-        .spawn(move || run(&weak, leftovers))?;
+        .spawn(move || run(&weak, &leftovers))?;
     Ok(())
 }
 
@@ -47,7 +47,7 @@ fn leftovers(store: &Store) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn run(store: &Weak<Store>, leftovers: Vec<PathBuf>) {
+fn run(store: &Weak<Store>, leftovers: &[PathBuf]) {
     let started = Instant::now();
     let mut walk = Walk::default();
     for dir in store
@@ -67,7 +67,7 @@ fn run(store: &Weak<Store>, leftovers: Vec<PathBuf>) {
         let Some(store) = store.upgrade() else { return };
         store.index.insert_scanned(found.by_ref().take(BATCH));
     }
-    for path in &leftovers {
+    for path in leftovers {
         if let Err(error) = fs::remove_file(path) {
             tracing::warn!(path = %path.display(), %error, "cannot remove what a crash left");
         }
