@@ -62,8 +62,9 @@ async fn run(config: Config) -> ExitCode {
     let signals = (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
     );
-    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
         complain("cannot listen for signals");
         return ExitCode::from(FAILED);
     };
@@ -74,9 +75,13 @@ async fn run(config: Config) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            // Without a handler it would end the process and all pulls with it.
+            _ = hangup.recv() => tracing::warn!("SIGHUP: reloading is not supported yet; restart to read the configuration"),
+        }
     }
     // A second signal means now.
     tokio::select! {

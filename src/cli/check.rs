@@ -9,8 +9,7 @@ use serde::Serialize;
 use crate::config::units::{format_duration, format_size};
 use crate::config::{Config, Mistakes};
 use crate::metrics::Metrics;
-use crate::oci::name::Reference;
-use crate::upstream::{Error, RateLimit, Upstream, Upstreams};
+use crate::upstream::{Error, Upstream, Upstreams};
 
 use super::Check;
 
@@ -105,33 +104,31 @@ async fn ask_all(config: &Config) -> Result<Vec<Report>, String> {
 }
 
 async fn ask(upstream: Arc<Upstream>) -> Report {
-    let answer = probe(&upstream).await;
-    let limit = answer.as_ref().ok().copied().flatten();
+    let error = probe(&upstream).await.err();
+    let quota = upstream.quota();
     Report {
         upstream: upstream.namespace().to_string(),
         identity: upstream.settings().identity().to_owned(),
-        limit: limit.and_then(|limit| limit.limit),
-        remaining: limit.and_then(|limit| limit.remaining),
-        window_seconds: limit.and_then(|limit| limit.window),
-        error: answer.err().map(|error| error.to_string()),
+        limit: quota.and_then(|quota| quota.limit),
+        remaining: quota.and_then(|quota| quota.remaining),
+        window_seconds: quota.and_then(|quota| quota.window),
+        error: error.map(|error| error.to_string()),
     }
 }
 
-/// A token first, then the quota, which only Docker Hub states.
-async fn probe(upstream: &Upstream) -> Result<Option<RateLimit>, Error> {
+/// A token first, then a HEAD that shows the quota, which only Docker Hub states.
+async fn probe(upstream: &Upstream) -> Result<(), Error> {
     upstream.ping().await?;
     if !upstream.settings().is_docker_hub() {
-        return Ok(None);
+        return Ok(());
     }
-    let (Ok(repository), Ok(reference)) =
-        (QUOTA_PROBE.0.parse(), QUOTA_PROBE.1.parse::<Reference>())
-    else {
-        return Ok(None);
+    let (Ok(repository), Ok(reference)) = (QUOTA_PROBE.0.parse(), QUOTA_PROBE.1.parse()) else {
+        return Ok(());
     };
-    match upstream.probe(&repository, &reference).await {
+    match upstream.head_manifest(&repository, &reference, None).await {
         // Something that only plays Docker Hub need not have this repository.
-        Err(Error::NotFound) => Ok(None),
-        answer => answer,
+        Ok(_) | Err(Error::NotFound) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -1,7 +1,7 @@
 //! One request to an upstream: with its token, through redirects, within time limits.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -36,6 +36,8 @@ pub(super) struct Client {
     http: Http,
     auth: Auth,
     base: String,
+    /// What upstream last said of our quota. Guards one small value.
+    quota: Mutex<Option<RateLimit>>,
 }
 
 /// The connections to one upstream and to where it sends us, without any authentication.
@@ -95,7 +97,12 @@ impl Client {
         };
         let auth = Auth::new(settings, http.clone());
         let base = settings.url.to_string().trim_end_matches('/').to_owned();
-        Ok(Self { http, auth, base })
+        Ok(Self {
+            http,
+            auth,
+            base,
+            quota: Mutex::new(None),
+        })
     }
 
     /// Asks, authenticating as upstream demands: with the token at hand, and once more with a new one.
@@ -230,13 +237,18 @@ impl Client {
         }
     }
 
+    pub(super) fn quota(&self) -> Option<RateLimit> {
+        *self.quota.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn note_quota(&self, headers: &HeaderMap) {
-        let Some(RateLimit {
-            limit, remaining, ..
-        }) = RateLimit::read(headers)
-        else {
+        let Some(quota) = RateLimit::read(headers) else {
             return;
         };
+        *self.quota.lock().unwrap_or_else(PoisonError::into_inner) = Some(quota);
+        let RateLimit {
+            limit, remaining, ..
+        } = quota;
         let labels = [&*self.http.namespace];
         if let Some(limit) = limit {
             self.http

@@ -406,18 +406,9 @@ impl Upstream {
         }
     }
 
-    /// Asks for a token and for one manifest's header: who we are there, and what quota is left.
-    pub async fn probe(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-    ) -> Result<Option<RateLimit>, Error> {
-        let ask = Ask {
-            accept: Some(manifest::ACCEPT),
-            ..Ask::new(Method::HEAD, manifest_endpoint(repository, reference))
-        };
-        let reply = self.client.send(ask).await?;
-        Ok(RateLimit::read(&reply.headers))
+    /// What upstream last said of our pull quota; `None` if it never stated one.
+    pub fn quota(&self) -> Option<RateLimit> {
+        self.client.quota()
     }
 
     /// Asks for `/v2/`, with a token if upstream wants one.
