@@ -22,7 +22,9 @@ fmt: ## Formatting, checked
 	$(CARGO) fmt --check
 
 lint: ## Lints of everything, tests included
-	$(CARGO) clippy --all-targets --locked -- -D warnings
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	@# Not among all targets, because Cargo.toml keeps it out of a plain `cargo test`.
+	$(CARGO) clippy --locked --test e2e -- -D warnings
 
 unit: ## Tests inside the sources
 	$(CARGO) test --locked --lib --bins
