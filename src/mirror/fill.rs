@@ -7,7 +7,8 @@ use bytes::Bytes;
 use crate::flight::Slot;
 use crate::oci::digest::Digest;
 use crate::oci::name::{Namespace, QualifiedName};
-use crate::store::ingest::{Failure, Growing, Ingest};
+use crate::store::ingest::{Growing, Ingest};
+use crate::store::progress::Failure;
 use crate::upstream::{self, Body, FetchedBlob};
 
 use super::{Mirror, Site};

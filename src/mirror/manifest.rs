@@ -1,23 +1,19 @@
-//! Manifests: by digest they never change, by tag they are asked about again and again.
-//!
-//! A pull begins with the question what a tag points to. Upstreams count GETs of manifests against a
-//! quota and let HEADs pass, so a HEAD is asked wherever it answers the question.
+//! Manifests by digest: they never change, so what is stored is served. By tag: see [`super::tag`].
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use crate::flight::{Landing, Role, Slot};
+use crate::flight::{Landing, Role};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
-use crate::oci::name::{QualifiedName, Reference, Repository, Tag};
+use crate::oci::name::{QualifiedName, Reference, Repository};
 use crate::store::Store;
-use crate::store::records::{StoredManifest, TagRecord};
+use crate::store::records::StoredManifest;
 use crate::upstream::{self, FetchedManifest, ManifestHead};
 
-use super::freshness::{Freshness, decide};
-use super::{Answered, Error, Mirror, Outcome, Site, Want, record_of};
+use super::{Answered, Error, Mirror, Outcome, Site, Want};
 
 /// A manifest, or what a HEAD of it says.
 #[derive(Debug, Clone)]
@@ -36,14 +32,6 @@ pub struct ManifestAnswer {
     pub age: Duration,
     /// How long it will be served without asking upstream, if it is by tag.
     pub fresh_for: Option<Duration>,
-}
-
-/// What a question about a tag brought.
-#[derive(Clone)]
-pub(super) struct Resolved {
-    record: Arc<TagRecord>,
-    /// Whether it is what was remembered.
-    confirmed: bool,
 }
 
 impl Mirror {
@@ -128,248 +116,8 @@ impl Mirror {
         }
     }
 
-    async fn by_tag(
-        self: &Arc<Self>,
-        site: &Site,
-        name: &QualifiedName,
-        tag: &Tag,
-        want: Want,
-    ) -> Result<ManifestAnswer, Error> {
-        let Some(record) = self.store.tag(name, tag).await else {
-            self.believed(name, tag)?;
-            let (landing, role) = self.resolve(site, name, tag, want, None);
-            let resolved = landed(landing).await.map_err(manifest_error)?;
-            return self
-                .answer_record(site, name, tag, &resolved.record, want, outcome_of(role))
-                .await;
-        };
-        let freshness = decide(elapsed(record.checked_at), &site.policy);
-        if let Freshness::Fresh(_) = freshness {
-            return self
-                .answer_record(site, name, tag, &record, want, Outcome::Hit)
-                .await;
-        }
-        let (landing, role) = self.resolve(site, name, tag, want, Some(Arc::clone(&record)));
-        let stand_in = match freshness {
-            Freshness::Expired => None,
-            Freshness::Fresh(_) | Freshness::Stale => self.stale_answer(name, &record, want).await,
-        };
-        let landing = landed(landing);
-        let resolved = match stand_in {
-            None => landing.await,
-            Some(stale) => match tokio::time::timeout(site.policy.stale_after, landing).await {
-                Ok(Err(error)) if error.is_no_answer() => {
-                    tracing::warn!(repository = %name, %tag, %error, "upstream has no answer; serving a stale tag");
-                    return Ok(stale);
-                }
-                Ok(resolved) => resolved,
-                // The question goes on behind this answer.
-                Err(_) => return Ok(stale),
-            },
-        };
-        let Resolved { record, confirmed } = resolved.map_err(manifest_error)?;
-        let outcome = if confirmed {
-            Outcome::Revalidated
-        } else {
-            outcome_of(role)
-        };
-        self.answer_record(site, name, tag, &record, want, outcome)
-            .await
-    }
-
-    /// Starts or joins the question what `tag` points to, given what is remembered of it.
-    fn resolve(
-        self: &Arc<Self>,
-        site: &Site,
-        name: &QualifiedName,
-        tag: &Tag,
-        want: Want,
-        known: Option<Arc<TagRecord>>,
-    ) -> (Landing<Answered<Resolved>>, Role) {
-        let (mirror, site, key) = (Arc::clone(self), site.clone(), (name.clone(), tag.clone()));
-        let id = key.clone();
-        self.tag_checks
-            .join(key, move |slot: Slot<_, _>| async move {
-                let (name, tag) = &id;
-                let resolved = mirror.ask_about_tag(&site, name, tag, want, known).await;
-                mirror.remember_refusal(&site, name, tag, &resolved);
-                if let Err(upstream::Error::NotFound) = resolved {
-                    mirror.store.drop_tag(name, tag).await;
-                }
-                slot.publish(resolved);
-            })
-    }
-
-    async fn ask_about_tag(
-        self: &Arc<Self>,
-        site: &Site,
-        name: &QualifiedName,
-        tag: &Tag,
-        want: Want,
-        known: Option<Arc<TagRecord>>,
-    ) -> Answered<Resolved> {
-        let reference = Reference::Tag(tag.clone());
-        // Nothing is known and the bytes are wanted: a GET is the one request that brings both.
-        let head = match (&known, want) {
-            (None, Want::Content) => ManifestHead::Unspecific,
-            _ => {
-                let known = known.as_ref().map(|record| &record.digest);
-                site.upstream
-                    .head_manifest(&name.repository, &reference, known)
-                    .await?
-            }
-        };
-        let record = match (head, known) {
-            (ManifestHead::NotModified, Some(known)) => {
-                return Ok(self.confirm(name, tag, &known).await);
-            }
-            (ManifestHead::Found { digest, .. }, Some(known)) if digest == known.digest => {
-                return Ok(self.confirm(name, tag, &known).await);
-            }
-            (
-                ManifestHead::Found {
-                    digest,
-                    media_type,
-                    size,
-                },
-                known,
-            ) => {
-                if want == Want::Content {
-                    // Content first, pointer last: a tag must not point to what nobody has.
-                    let (manifest, _) = self.fetch(site, name, &digest).await?;
-                    record_of(
-                        manifest.digest.clone(),
-                        manifest.media_type.clone(),
-                        manifest.bytes.len() as u64,
-                        None,
-                    )
-                } else {
-                    let held = known
-                        .map(|known| known.held.clone().unwrap_or_else(|| known.digest.clone()));
-                    record_of(digest, media_type, size, held)
-                }
-            }
-            (ManifestHead::NotModified | ManifestHead::Unspecific, _) => {
-                let fetched = site
-                    .upstream
-                    .get_manifest(&name.repository, &reference)
-                    .await?;
-                let manifest = keep(&self.store, name, fetched).await;
-                record_of(
-                    manifest.digest.clone(),
-                    manifest.media_type.clone(),
-                    manifest.bytes.len() as u64,
-                    None,
-                )
-            }
-        };
-        let record = self.store.put_tag(name, tag, record).await;
-        Ok(Resolved {
-            record,
-            confirmed: false,
-        })
-    }
-
-    async fn confirm(&self, name: &QualifiedName, tag: &Tag, known: &TagRecord) -> Resolved {
-        let record = TagRecord {
-            checked_at: SystemTime::now(),
-            ..known.clone()
-        };
-        Resolved {
-            record: self.store.put_tag(name, tag, record).await,
-            confirmed: true,
-        }
-    }
-
-    /// Answers with what a record points to, fetching the bytes if they are wanted and not stored.
-    async fn answer_record(
-        self: &Arc<Self>,
-        site: &Site,
-        name: &QualifiedName,
-        tag: &Tag,
-        record: &Arc<TagRecord>,
-        want: Want,
-        outcome: Outcome,
-    ) -> Result<ManifestAnswer, Error> {
-        let age = elapsed(record.checked_at);
-        let fresh_for = Some(site.policy.tag_ttl.saturating_sub(age));
-        if want == Want::Header {
-            return Ok(ManifestAnswer {
-                fresh_for,
-                ..header_answer(record, outcome, age)
-            });
-        }
-        if let Some(manifest) = self.store.manifest(name, &record.digest).await {
-            return Ok(ManifestAnswer {
-                fresh_for,
-                ..answer(&manifest, want, outcome, age)
-            });
-        }
-        match self.fetch(site, name, &record.digest).await {
-            Ok((manifest, role)) => Ok(ManifestAnswer {
-                fresh_for,
-                ..answer(&manifest, want, outcome_of(role), Duration::ZERO)
-            }),
-            // The registry dropped what the tag pointed to; the tag itself may point elsewhere by now.
-            Err(upstream::Error::NotFound) => {
-                let reference = Reference::Tag(tag.clone());
-                let fetched = site
-                    .upstream
-                    .get_manifest(&name.repository, &reference)
-                    .await
-                    .map_err(manifest_error)?;
-                let manifest = keep(&self.store, name, fetched).await;
-                let size = manifest.bytes.len() as u64;
-                let record = record_of(
-                    manifest.digest.clone(),
-                    manifest.media_type.clone(),
-                    size,
-                    None,
-                );
-                self.store.put_tag(name, tag, record).await;
-                Ok(answer(&manifest, want, Outcome::Miss, Duration::ZERO))
-            }
-            Err(error) => match self.held_answer(name, record).await {
-                Some(stale) => Ok(stale),
-                None => Err(manifest_error(error)),
-            },
-        }
-    }
-
-    /// What can be served of a stale record without upstream.
-    async fn stale_answer(
-        self: &Arc<Self>,
-        name: &QualifiedName,
-        record: &TagRecord,
-        want: Want,
-    ) -> Option<ManifestAnswer> {
-        let age = elapsed(record.checked_at);
-        if want == Want::Header {
-            return Some(header_answer(record, Outcome::Stale, age));
-        }
-        match self.store.manifest(name, &record.digest).await {
-            Some(manifest) => Some(answer(&manifest, want, Outcome::Stale, age)),
-            None => self.held_answer(name, record).await,
-        }
-    }
-
-    /// The manifest the tag pointed to before it moved to one that was never fetched.
-    async fn held_answer(
-        self: &Arc<Self>,
-        name: &QualifiedName,
-        record: &TagRecord,
-    ) -> Option<ManifestAnswer> {
-        let manifest = self.store.manifest(name, record.held.as_ref()?).await?;
-        Some(answer(
-            &manifest,
-            Want::Content,
-            Outcome::Stale,
-            elapsed(record.checked_at),
-        ))
-    }
-
     /// Fetches a manifest by digest, one request however many ask, and keeps it.
-    async fn fetch(
+    pub(super) async fn fetch(
         self: &Arc<Self>,
         site: &Site,
         name: &QualifiedName,
@@ -400,13 +148,13 @@ impl Mirror {
         landed(landing).await.map(|manifest| (manifest, role))
     }
 
-    fn believed(&self, name: &QualifiedName, what: &impl ToString) -> Result<(), Error> {
+    pub(super) fn believed(&self, name: &QualifiedName, what: &impl ToString) -> Result<(), Error> {
         self.negatives
             .get(name, what)
             .map_or(Ok(()), |error| Err(manifest_error(error)))
     }
 
-    fn remember_refusal<T>(
+    pub(super) fn remember_refusal<T>(
         &self,
         site: &Site,
         name: &QualifiedName,
@@ -421,7 +169,7 @@ impl Mirror {
 }
 
 /// Stores a manifest and vouches for the blobs it names.
-async fn keep(
+pub(super) async fn keep(
     store: &Arc<Store>,
     name: &QualifiedName,
     fetched: FetchedManifest,
@@ -447,7 +195,7 @@ async fn keep(
     manifest
 }
 
-async fn landed<T: Clone>(landing: Landing<Answered<T>>) -> Answered<T> {
+pub(super) async fn landed<T: Clone>(landing: Landing<Answered<T>>) -> Answered<T> {
     landing.value().await.unwrap_or_else(|_| {
         Err(upstream::Error::Unavailable(
             "the request was called off".into(),
@@ -455,7 +203,7 @@ async fn landed<T: Clone>(landing: Landing<Answered<T>>) -> Answered<T> {
     })
 }
 
-fn answer(
+pub(super) fn answer(
     manifest: &StoredManifest,
     want: Want,
     outcome: Outcome,
@@ -472,26 +220,14 @@ fn answer(
     }
 }
 
-fn header_answer(record: &TagRecord, outcome: Outcome, age: Duration) -> ManifestAnswer {
-    ManifestAnswer {
-        digest: record.digest.clone(),
-        media_type: record.media_type.clone(),
-        size: record.size,
-        content: None,
-        outcome,
-        age,
-        fresh_for: None,
-    }
-}
-
-fn outcome_of(role: Role) -> Outcome {
+pub(super) fn outcome_of(role: Role) -> Outcome {
     match role {
         Role::Leader => Outcome::Miss,
         Role::Joiner => Outcome::Joined,
     }
 }
 
-fn manifest_error(error: upstream::Error) -> Error {
+pub(super) fn manifest_error(error: upstream::Error) -> Error {
     match error {
         upstream::Error::NotFound => Error::ManifestUnknown,
         error => Error::Upstream(error),
@@ -499,6 +235,6 @@ fn manifest_error(error: upstream::Error) -> Error {
 }
 
 /// A clock that was set back makes an age of zero, never an error.
-fn elapsed(since: SystemTime) -> Duration {
+pub(super) fn elapsed(since: SystemTime) -> Duration {
     SystemTime::now().duration_since(since).unwrap_or_default()
 }

@@ -4,7 +4,7 @@
 //! nothing of HTTP towards clients: answers and errors are values, and turning them into responses is the
 //! server's work.
 //!
-//! Reading order: this file (the values), [`manifest`] and [`blob`] (the two decisions), [`freshness`]
+//! Reading order: this file (the values), [`manifest`], `tag` and [`blob`] (the decisions), [`freshness`]
 //! (pure), `fill` (a blob on its way into the store), [`bypass`] (one that has no room there).
 
 pub mod blob;
@@ -13,6 +13,7 @@ mod fill;
 pub mod freshness;
 pub mod manifest;
 mod negative;
+mod tag;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::oci::digest::Digest;
 use crate::oci::endpoint::{Endpoint, Route};
 use crate::oci::name::{Namespace, QualifiedName, Tag};
 use crate::store::Store;
-use crate::store::records::{StoredManifest, TagRecord};
+use crate::store::records::StoredManifest;
 use crate::upstream::{self, ManifestHead, SelectError, Upstream, Upstreams};
 
 use fill::Fill;
@@ -125,7 +126,7 @@ pub struct Mirror {
     /// Questions about a manifest by digest.
     manifest_checks: Shared<ByDigest, Answered<ManifestHead>>,
     /// Questions what a tag points to.
-    tag_checks: Shared<(QualifiedName, Tag), Answered<manifest::Resolved>>,
+    tag_checks: Shared<(QualifiedName, Tag), Answered<tag::Resolved>>,
 }
 
 impl Mirror {
@@ -162,16 +163,5 @@ impl Mirror {
     /// The store, for figures.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
-    }
-}
-
-/// What a tag is remembered as; see [`TagRecord`].
-fn record_of(digest: Digest, media_type: String, size: u64, held: Option<Digest>) -> TagRecord {
-    TagRecord {
-        held: held.filter(|held| *held != digest),
-        digest,
-        media_type,
-        size,
-        checked_at: std::time::SystemTime::now(),
     }
 }

@@ -16,15 +16,12 @@ use http_body::{Frame, SizeHint};
 use crate::mirror::bypass::Bypass;
 use crate::store::reader::{Available, Reader, read_blocking};
 
-use super::service::Account;
+use super::account::{Account, Broken};
 
 /// Large enough that a system call costs little beside its copy, small enough that many slow clients fit.
 const CHUNK: usize = 64 * 1024;
 /// Buffers kept for use again.
 const SPARE_BUFFERS: usize = 128;
-
-/// Why a body broke off. Logged with its request; the client only sees the connection end.
-pub type Broken = Box<dyn std::error::Error + Send + Sync>;
 
 /// A response's body, and the account that is closed when it is gone.
 pub struct Body {

@@ -4,9 +4,10 @@
 //! [`service`]'s to ask the mirror, and [`admin`]'s to tell operators.
 //!
 //! Reading order: this file (accept, limits, drain), [`service`] (one request, line by line), [`respond`]
-//! (answers and errors as responses), [`body`] (from the store to the socket), `guard` (clients that stop
-//! reading), [`tls`].
+//! (answers and errors as responses), [`body`] (from the store to the socket), [`account`] (what it cost),
+//! `guard` (clients that stop reading), [`tls`].
 
+pub mod account;
 pub mod admin;
 pub mod body;
 mod guard;

@@ -18,7 +18,8 @@ use crate::oci::endpoint::{Endpoint, Kind, Prefix, Route};
 use crate::oci::error::ErrorCode;
 use crate::oci::name::{Namespace, Reference, Repository};
 
-use super::body::{Body, Broken, Buffers};
+use super::account::{Account, Entry};
+use super::body::{Body, Buffers};
 use super::respond::{self, OCI_NAMESPACE, Problem};
 
 /// The label for requests that chose no upstream.
@@ -305,13 +306,13 @@ impl Service {
             .request_duration
             .with_label_values(&[kind, outcome.as_str()]);
         duration.observe(header_after.as_secs_f64());
-        Account {
-            counter: self.metrics.response_bytes.with_label_values(&[
-                label,
-                kind,
-                outcome.as_str(),
-            ]),
-            entry: Entry {
+        let counter =
+            self.metrics
+                .response_bytes
+                .with_label_values(&[label, kind, outcome.as_str()]);
+        Account::new(
+            counter,
+            Entry {
                 client: peer,
                 agent: request
                     .headers()
@@ -329,7 +330,7 @@ impl Service {
                 header_ms: header_after.as_millis() as u64,
                 bytes: 0,
             },
-        }
+        )
     }
 }
 
@@ -356,63 +357,5 @@ fn ranges(headers: &HeaderMap, digest: &Digest, want: Want) -> Result<Option<Ran
                 message,
             ))
         }
-    }
-}
-
-/// What a request cost, written to log and metrics when its response is gone.
-///
-/// Tied to the body's life and not to its end: hyper stops asking once all announced bytes are out, and a
-/// client may leave at any moment.
-pub struct Account {
-    counter: prometheus::IntCounter,
-    entry: Entry,
-}
-
-struct Entry {
-    client: SocketAddr,
-    agent: Option<String>,
-    method: Method,
-    path: String,
-    upstream: String,
-    kind: &'static str,
-    outcome: Outcome,
-    status: StatusCode,
-    problem: Option<String>,
-    started: Instant,
-    header_ms: u64,
-    bytes: u64,
-}
-
-impl Account {
-    /// Counts bytes on their way to the client.
-    pub(super) fn sent(&mut self, bytes: u64) {
-        self.entry.bytes += bytes;
-        self.counter.inc_by(bytes);
-    }
-
-    /// Notes that the body broke off.
-    pub(super) fn broke(&mut self, error: &Broken) {
-        self.entry.problem = Some(format!("broke off: {error}"));
-    }
-}
-
-impl Drop for Account {
-    fn drop(&mut self) {
-        let entry = &self.entry;
-        tracing::info!(
-            client = %entry.client.ip(),
-            method = %entry.method,
-            path = entry.path,
-            status = entry.status.as_u16(),
-            upstream = entry.upstream,
-            kind = entry.kind,
-            outcome = entry.outcome.as_str(),
-            bytes = entry.bytes,
-            ms = entry.started.elapsed().as_millis() as u64,
-            header_ms = entry.header_ms,
-            agent = entry.agent,
-            error = entry.problem,
-            "request"
-        );
     }
 }

@@ -18,6 +18,7 @@ use super::Store;
 use super::evict::Reservation;
 use super::index::{NoRoom, cost};
 use super::layout::Key;
+use super::progress::{Failure, Progress};
 use super::reader::Reader;
 
 /// The bytes at the end of a blob that no reader gets before the digest was verified.
@@ -27,77 +28,6 @@ const HOLD_BACK: u64 = 16 * 1024;
 
 /// Room that is reserved at a time for a blob whose size upstream did not say.
 const UNKNOWN_STEP: u64 = 16 * 1024 * 1024;
-
-/// How far a blob being written has come. Three endings, never two: a writer that vanishes is a failure.
-#[derive(Debug, Clone)]
-pub enum Progress {
-    /// This many bytes may be read; more will come.
-    Growing(u64),
-    /// All of it may be read, and it is what its digest says.
-    Complete(u64),
-    /// It will never be complete.
-    Failed(Failure),
-}
-
-/// Why an ingest did not become a blob.
-#[derive(Debug, Clone)]
-pub enum Failure {
-    /// There were fewer or more bytes than announced.
-    Length {
-        /// Bytes announced.
-        expected: u64,
-        /// Bytes that came.
-        found: u64,
-    },
-    /// The bytes are not what the digest says.
-    Digest {
-        /// What was asked for.
-        expected: Digest,
-        /// What came.
-        found: Digest,
-    },
-    /// The file cannot be written.
-    Disk(Arc<io::Error>),
-    /// A blob of unannounced size outgrew the store.
-    NoRoom(NoRoom),
-    /// The source of the bytes failed; in its own words.
-    Source(Arc<str>),
-    /// The writer went away without a word.
-    Abandoned,
-}
-
-impl Failure {
-    /// The word for it in metrics.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Length { .. } => "length",
-            Self::Digest { .. } => "digest",
-            Self::Disk(_) => "disk",
-            Self::NoRoom(_) => "no_room",
-            Self::Source(_) => "upstream",
-            Self::Abandoned => "abandoned",
-        }
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Length { expected, found } => {
-                write!(f, "expected {expected} bytes, found {found}")
-            }
-            Self::Digest { expected, found } => {
-                write!(f, "expected {expected}, the bytes are {found}")
-            }
-            Self::Disk(error) => write!(f, "cannot write to the store: {error}"),
-            Self::NoRoom(error) => error.fmt(f),
-            Self::Source(words) => f.write_str(words),
-            Self::Abandoned => f.write_str("the transfer was abandoned"),
-        }
-    }
-}
-
-impl std::error::Error for Failure {}
 
 /// Why an ingest could not begin; the caller then passes the bytes through without keeping them.
 #[derive(Debug)]

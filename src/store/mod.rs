@@ -11,6 +11,7 @@ mod evict;
 mod index;
 pub mod ingest;
 mod layout;
+pub mod progress;
 pub mod reader;
 pub mod records;
 mod scan;

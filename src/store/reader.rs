@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::sync::watch;
 
-use super::ingest::{Failure, Progress};
+use super::progress::{Failure, Progress};
 
 /// Reads one blob.
 pub struct Reader {

@@ -26,9 +26,10 @@ use crate::oci::name::Repository;
 use crate::secret::Secret;
 
 use super::Settings;
-use super::client::{Http, origin, parse_uri};
+
 use super::credentials::Credentials;
 use super::error::Error;
+use super::http1::{Http, origin, parse_uri};
 
 /// Docker Hub's tokens are about 3 KiB; anything much larger is not a token.
 const MAX_TOKEN_BODY: usize = 64 * 1024;

@@ -1,29 +1,24 @@
 //! One request to an upstream: with its token, through redirects, within time limits.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, IF_NONE_MATCH, LOCATION, RANGE, RETRY_AFTER, USER_AGENT,
 };
-use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body::Body as _;
 use http_body_util::Empty;
 use hyper::body::Incoming;
-use hyper_util::client::legacy;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::headers::challenge;
 use crate::metrics::Metrics;
 use crate::oci::endpoint::{Endpoint, Kind};
 
+use super::Settings;
 use super::auth::Auth;
-use super::connect::{self, Connector};
 use super::error::{Error, StartError};
-use super::{RateLimit, Settings, Timeouts};
+use super::http1::{Body, Http, origin, parse_uri};
+use super::quota::RateLimit;
 
 /// Registries redirect once, regional ones twice; more is a loop.
 const MAX_REDIRECTS: usize = 5;
@@ -38,15 +33,6 @@ pub(super) struct Client {
     base: String,
     /// What upstream last said of our quota. Guards one small value.
     quota: Mutex<Option<RateLimit>>,
-}
-
-/// The connections to one upstream and to where it sends us, without any authentication.
-#[derive(Clone)]
-pub(super) struct Http {
-    pool: legacy::Client<Connector, Empty<Bytes>>,
-    timeouts: Timeouts,
-    namespace: Arc<str>,
-    metrics: Arc<Metrics>,
 }
 
 /// What to ask.
@@ -79,22 +65,7 @@ pub(super) struct Reply {
 
 impl Client {
     pub(super) fn new(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
-        let namespace = settings.namespace.to_string();
-        let connector = connect::connector(settings).map_err(|detail| StartError {
-            namespace: namespace.clone(),
-            detail,
-        })?;
-        let pool = legacy::Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(Duration::from_secs(60))
-            .pool_timer(TokioTimer::new())
-            .build(connector);
-        metrics.upstream_up.with_label_values(&[&namespace]).set(1);
-        let http = Http {
-            pool,
-            timeouts: settings.timeouts.clone(),
-            namespace: namespace.into(),
-            metrics,
-        };
+        let http = Http::new(settings, metrics)?;
         let auth = Auth::new(settings, http.clone());
         let base = settings.url.to_string().trim_end_matches('/').to_owned();
         Ok(Self {
@@ -162,7 +133,7 @@ impl Client {
             let response = self.http.send(request, kind.as_str()).await?;
             match redirect(&response, &uri)? {
                 Some(next) => {
-                    tracing::debug!(upstream = %self.http.namespace, to = next.host(), "redirected");
+                    tracing::debug!(upstream = %self.http.namespace(), to = next.host(), "redirected");
                     drain(response, &self.http).await;
                     uri = next;
                 }
@@ -214,7 +185,10 @@ impl Client {
     async fn refusal(&self, response: Response<Incoming>) -> Error {
         let status = response.status();
         let retry_after = retry_after(response.headers());
-        let text = super::collect(&mut self.http.body(response.into_body()), MAX_ERROR_BODY)
+        let text = self
+            .http
+            .body(response.into_body())
+            .collect_up_to(MAX_ERROR_BODY)
             .await
             .unwrap_or_default();
         let detail = error_detail(status, &text);
@@ -249,160 +223,22 @@ impl Client {
         let RateLimit {
             limit, remaining, ..
         } = quota;
-        let labels = [&*self.http.namespace];
+        let labels = [self.http.namespace()];
         if let Some(limit) = limit {
             self.http
-                .metrics
+                .metrics()
                 .ratelimit_limit
                 .with_label_values(&labels)
                 .set(limit as f64);
         }
         if let Some(remaining) = remaining {
             self.http
-                .metrics
+                .metrics()
                 .ratelimit_remaining
                 .with_label_values(&labels)
                 .set(remaining as f64);
         }
     }
-}
-
-impl Http {
-    /// Sends one request as it is. Bounded: connecting and waiting for the header both have their limits.
-    pub(super) async fn send(
-        &self,
-        request: Request<Empty<Bytes>>,
-        kind: &str,
-    ) -> Result<Response<Incoming>, Error> {
-        let method = request.method().clone();
-        let host = request
-            .uri()
-            .authority()
-            .map(Authority::to_string)
-            .unwrap_or_default();
-        let started = Instant::now();
-        let outcome = tokio::time::timeout(self.timeouts.headers, self.pool.request(request)).await;
-        let result = match outcome {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(connection_error(&host, &error)),
-            Err(_) => {
-                let limit = self.timeouts.headers;
-                Err(Error::Silent(
-                    format!("{host} sent no response header within {limit:?}").into(),
-                ))
-            }
-        };
-        let status = match &result {
-            Ok(response) => response.status().as_u16().to_string(),
-            Err(Error::Silent(_)) => "timeout".to_owned(),
-            Err(_) => "unreachable".to_owned(),
-        };
-        self.note_up(result.is_ok());
-        self.metrics
-            .upstream_requests
-            .with_label_values(&[&*self.namespace, kind, method.as_str(), &status])
-            .inc();
-        let duration = self
-            .metrics
-            .upstream_request_duration
-            .with_label_values(&[&*self.namespace, kind]);
-        duration.observe(started.elapsed().as_secs_f64());
-        result
-    }
-
-    pub(super) fn body(&self, incoming: Incoming) -> Body {
-        let bytes = self
-            .metrics
-            .upstream_bytes
-            .with_label_values(&[&*self.namespace]);
-        Body {
-            incoming,
-            idle: self.timeouts.idle,
-            bytes,
-        }
-    }
-
-    fn note_up(&self, up: bool) {
-        self.metrics
-            .upstream_up
-            .with_label_values(&[&*self.namespace])
-            .set(i64::from(up));
-    }
-
-    pub(super) fn metrics(&self) -> &Metrics {
-        &self.metrics
-    }
-
-    pub(super) fn namespace(&self) -> &str {
-        &self.namespace
-    }
-}
-
-/// A body on its way from upstream. Every piece must come within the idle timeout.
-pub struct Body {
-    incoming: Incoming,
-    idle: Duration,
-    bytes: prometheus::IntCounter,
-}
-
-impl Body {
-    /// The next piece; `None` at the end. A body that breaks off is an error, never an end.
-    ///
-    /// Cancelling the future loses nothing.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
-        loop {
-            let frame = std::future::poll_fn(|cx| Pin::new(&mut self.incoming).poll_frame(cx));
-            let frame = tokio::time::timeout(self.idle, frame).await.map_err(|_| {
-                Error::Silent(format!("no byte of the body within {:?}", self.idle).into())
-            })?;
-            match frame {
-                None => return Ok(None),
-                Some(Err(error)) => {
-                    return Err(Error::unavailable(format!(
-                        "the body broke off: {}",
-                        causes(&error)
-                    )));
-                }
-                Some(Ok(frame)) => {
-                    // Trailers are of no interest.
-                    if let Ok(bytes) = frame.into_data() {
-                        self.bytes.inc_by(bytes.len() as u64);
-                        return Ok(Some(bytes));
-                    }
-                }
-            }
-        }
-    }
-
-    /// All of it, if it is not longer than `limit` bytes.
-    pub async fn collect_up_to(mut self, limit: usize) -> Result<Bytes, Error> {
-        super::collect(&mut self, limit).await
-    }
-}
-
-impl std::fmt::Debug for Body {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Body")
-    }
-}
-
-pub(super) fn parse_uri(text: &str) -> Result<Uri, Error> {
-    text.parse()
-        .map_err(|error| Error::wrong(format!("not a URL: {error}")))
-}
-
-/// Scheme, host and port (RFC 6454): what decides whether credentials may follow.
-pub(super) fn origin(uri: &Uri) -> (Option<Scheme>, Option<String>, Option<u16>) {
-    let port = uri.port_u16().or_else(|| match uri.scheme_str() {
-        Some("https") => Some(443),
-        Some("http") => Some(80),
-        _ => None,
-    });
-    (
-        uri.scheme().cloned(),
-        uri.host().map(str::to_ascii_lowercase),
-        port,
-    )
 }
 
 /// Where a redirect leads; `None` when the response is not one.
@@ -459,7 +295,10 @@ fn expired(response: &Response<Incoming>, sent_authorization: bool) -> bool {
 
 /// Reads a short body to its end, so that its connection can be used again.
 async fn drain(response: Response<Incoming>, http: &Http) {
-    let _ = super::collect(&mut http.body(response.into_body()), MAX_ERROR_BODY).await;
+    let _ = http
+        .body(response.into_body())
+        .collect_up_to(MAX_ERROR_BODY)
+        .await;
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
@@ -495,24 +334,6 @@ fn error_detail(status: StatusCode, body: &[u8]) -> String {
     }
 }
 
-fn connection_error(host: &str, error: &legacy::Error) -> Error {
-    Error::unavailable(format!("{host}: {}", causes(error)))
-}
-
-/// An error and what caused it, in one line: the outermost words alone are rarely enough.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        if !text.ends_with(&words) {
-            text = format!("{text}: {words}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -538,20 +359,6 @@ mod tests {
         );
         assert_eq!(resolved("//cdn.example/z"), "https://cdn.example/z");
         assert_eq!(resolved("z"), "https://r.example/v2/a/blobs/z");
-    }
-
-    #[test]
-    fn an_origin_counts_the_default_port() {
-        let origin = |text: &str| origin(&text.parse().unwrap());
-        assert_eq!(
-            origin("https://A.example/x"),
-            origin("https://a.example:443/y")
-        );
-        assert_ne!(origin("https://a.example/"), origin("http://a.example/"));
-        assert_ne!(
-            origin("https://a.example/"),
-            origin("https://a.example:444/")
-        );
     }
 
     #[test]

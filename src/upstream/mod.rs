@@ -4,33 +4,38 @@
 //! cache and no client: what it is asked for comes back as a stream, a value or an [`Error`] that says
 //! whose fault it is.
 //!
-//! Reading order: this file (which upstream, and the questions one can ask it), [`client`] (one request
-//! with its token, redirects and time limits), [`auth`] (tokens), [`credentials`] (where secrets come
-//! from), `connect` (sockets, TLS, proxies).
+//! Reading order: this file (the questions one can ask an upstream), `select` (which one is asked),
+//! [`client`] (one request with its token and redirects), [`auth`] (tokens), [`credentials`] (where secrets
+//! come from), `http1` (one request as it is, time limits), `connect` (sockets, TLS, proxies).
 
 pub mod auth;
 pub mod client;
 mod connect;
 pub mod credentials;
 mod error;
+mod http1;
+mod quota;
+mod select;
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 
 use crate::headers::range::parse_content_range;
 use crate::metrics::Metrics;
 use crate::oci::digest::Digest;
-use crate::oci::endpoint::{Endpoint, EndpointError, Prefix, Route};
+use crate::oci::endpoint::{Endpoint, EndpointError};
 use crate::oci::manifest;
 use crate::oci::name::{Namespace, QualifiedName, Reference, Repository};
 
-pub use client::Body;
+pub use http1::Body;
+pub use quota::RateLimit;
+pub use select::{SelectError, Upstreams, canonical};
+
 use client::{Ask, Client, Reply};
 use credentials::Credentials;
 pub use error::{Error, StartError};
@@ -96,101 +101,6 @@ pub enum Proxy {
     Direct,
     /// This one.
     Url(http::Uri),
-}
-
-/// All upstreams, and the choice among them.
-pub struct Upstreams {
-    by_namespace: HashMap<Namespace, Arc<Upstream>>,
-    default: Option<Arc<Upstream>>,
-}
-
-/// Why a request names no upstream.
-#[derive(Debug)]
-pub enum SelectError {
-    /// The namespace is not configured here; it is never dialled.
-    UnknownNamespace(Namespace),
-    /// No namespace was given and there is no default.
-    NoDefault,
-    /// The repository's name is not valid on that upstream.
-    Endpoint(EndpointError),
-}
-
-impl Upstreams {
-    /// Builds a client for each of `settings`; reads certificate files, opens no connection.
-    pub fn new(settings: Vec<Settings>, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
-        let mut by_namespace = HashMap::new();
-        let mut default = None;
-        for settings in settings {
-            let is_default = settings.default;
-            let upstream = Arc::new(Upstream::new(settings, Arc::clone(metrics))?);
-            if is_default {
-                default = Some(Arc::clone(&upstream));
-            }
-            by_namespace.insert(upstream.settings.namespace.clone(), upstream);
-        }
-        Ok(Self {
-            by_namespace,
-            default,
-        })
-    }
-
-    /// All of them, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Upstream>> {
-        let mut all: Vec<_> = self.by_namespace.values().collect();
-        all.sort_by(|a, b| a.settings.namespace.cmp(&b.settings.namespace));
-        all.into_iter()
-    }
-
-    /// Chooses the upstream of a request: `ns`, else the path's prefix, else the default (the public contract).
-    ///
-    /// The endpoint comes back with the repository as that upstream calls it: without the prefix, and on
-    /// Docker Hub with `library/` before a single component.
-    pub fn select(&self, route: Route) -> Result<(Arc<Upstream>, Endpoint), SelectError> {
-        let (upstream, route) = match (&route.ns, &route.prefix) {
-            (Some(ns), prefix) => {
-                let upstream = self.named(ns)?;
-                // BuildKit sends the mirror's path and `ns`. A prefix that names another registry is not a
-                // prefix: it is a repository whose first component has a dot.
-                let same = match prefix {
-                    Prefix::InRepository(prefix) => {
-                        canonical(prefix) == upstream.settings.namespace
-                    }
-                    Prefix::None | Prefix::BeforeV2(_) => true,
-                };
-                let route = if same {
-                    route
-                } else {
-                    route.keep_prefix().map_err(SelectError::Endpoint)?
-                };
-                (upstream, route)
-            }
-            (None, Prefix::BeforeV2(prefix) | Prefix::InRepository(prefix)) => {
-                (self.named(prefix)?, route)
-            }
-            (None, Prefix::None) => (self.default.as_ref().ok_or(SelectError::NoDefault)?, route),
-        };
-        let endpoint = upstream
-            .own_name_for(route.endpoint)
-            .map_err(SelectError::Endpoint)?;
-        Ok((Arc::clone(upstream), endpoint))
-    }
-
-    fn named(&self, namespace: &Namespace) -> Result<&Arc<Upstream>, SelectError> {
-        let namespace = canonical(namespace);
-        self.by_namespace
-            .get(&namespace)
-            .ok_or(SelectError::UnknownNamespace(namespace))
-    }
-}
-
-/// Docker Hub goes by several names; all others by one.
-pub fn canonical(namespace: &Namespace) -> Namespace {
-    let hub = matches!(
-        namespace.as_str(),
-        "index.docker.io" | "registry-1.docker.io" | "registry.hub.docker.com"
-    );
-    let canonical = if hub { DOCKER_HUB.parse().ok() } else { None };
-    canonical.unwrap_or_else(|| namespace.clone())
 }
 
 /// One registry to pull from.
@@ -428,42 +338,6 @@ impl std::fmt::Debug for Upstream {
     }
 }
 
-/// A pull quota as Docker Hub states it: `ratelimit-limit: 100;w=21600`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RateLimit {
-    /// Pulls per window.
-    pub limit: Option<u64>,
-    /// Pulls left.
-    pub remaining: Option<u64>,
-    /// Length of the window in seconds.
-    pub window: Option<u64>,
-}
-
-impl RateLimit {
-    /// Reads the headers; `None` when there are none, which on Docker Hub means: not limited.
-    pub fn read(headers: &HeaderMap) -> Option<Self> {
-        let (limit, window) = quota(headers, "ratelimit-limit");
-        let (remaining, _) = quota(headers, "ratelimit-remaining");
-        (limit.is_some() || remaining.is_some()).then_some(Self {
-            limit,
-            remaining,
-            window,
-        })
-    }
-}
-
-fn quota(headers: &HeaderMap, name: &str) -> (Option<u64>, Option<u64>) {
-    let Some(text) = headers.get(name).and_then(|value| value.to_str().ok()) else {
-        return (None, None);
-    };
-    let mut parts = text.split(';').map(str::trim);
-    let count = parts.next().and_then(|number| number.parse().ok());
-    let window = parts
-        .find_map(|part| part.strip_prefix("w="))
-        .and_then(|seconds| seconds.parse().ok());
-    (count, window)
-}
-
 fn manifest_endpoint(repository: &Repository, reference: &Reference) -> Endpoint {
     Endpoint::Manifest {
         repository: repository.clone(),
@@ -531,18 +405,4 @@ fn verified_digest(
         )));
     }
     Ok(found)
-}
-
-/// Reads a body to its end into one piece, refusing more than `limit` bytes.
-async fn collect(body: &mut Body, limit: usize) -> Result<Bytes, Error> {
-    let mut all = BytesMut::new();
-    while let Some(chunk) = body.chunk().await? {
-        if all.len() + chunk.len() > limit {
-            return Err(Error::wrong(format!(
-                "upstream sent more than {limit} bytes where that is the most allowed"
-            )));
-        }
-        all.extend_from_slice(&chunk);
-    }
-    Ok(all.freeze())
 }

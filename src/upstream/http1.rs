@@ -1,0 +1,232 @@
+//! Requests as they are: connections, time limits, counting. No authentication, no redirects.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::uri::{Authority, Scheme};
+use http::{Request, Response, Uri};
+use http_body::Body as _;
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper_util::client::legacy;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use crate::metrics::Metrics;
+
+use super::connect::{self, Connector};
+use super::error::{Error, StartError};
+use super::{Settings, Timeouts};
+
+/// The connections to one upstream and to where it sends us, without any authentication.
+#[derive(Clone)]
+pub(super) struct Http {
+    pool: legacy::Client<Connector, Empty<Bytes>>,
+    timeouts: Timeouts,
+    namespace: Arc<str>,
+    metrics: Arc<Metrics>,
+}
+
+impl Http {
+    pub(super) fn new(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        let namespace = settings.namespace.to_string();
+        let connector = connect::connector(settings).map_err(|detail| StartError {
+            namespace: namespace.clone(),
+            detail,
+        })?;
+        let pool = legacy::Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(Duration::from_secs(60))
+            .pool_timer(TokioTimer::new())
+            .build(connector);
+        metrics.upstream_up.with_label_values(&[&namespace]).set(1);
+        Ok(Self {
+            pool,
+            timeouts: settings.timeouts.clone(),
+            namespace: namespace.into(),
+            metrics,
+        })
+    }
+
+    /// Sends one request as it is. Bounded: connecting and waiting for the header both have their limits.
+    pub(super) async fn send(
+        &self,
+        request: Request<Empty<Bytes>>,
+        kind: &str,
+    ) -> Result<Response<Incoming>, Error> {
+        let method = request.method().clone();
+        let host = request
+            .uri()
+            .authority()
+            .map(Authority::to_string)
+            .unwrap_or_default();
+        let started = Instant::now();
+        let outcome = tokio::time::timeout(self.timeouts.headers, self.pool.request(request)).await;
+        let result = match outcome {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(connection_error(&host, &error)),
+            Err(_) => {
+                let limit = self.timeouts.headers;
+                Err(Error::Silent(
+                    format!("{host} sent no response header within {limit:?}").into(),
+                ))
+            }
+        };
+        let status = match &result {
+            Ok(response) => response.status().as_u16().to_string(),
+            Err(Error::Silent(_)) => "timeout".to_owned(),
+            Err(_) => "unreachable".to_owned(),
+        };
+        self.note_up(result.is_ok());
+        self.metrics
+            .upstream_requests
+            .with_label_values(&[&*self.namespace, kind, method.as_str(), &status])
+            .inc();
+        let duration = self
+            .metrics
+            .upstream_request_duration
+            .with_label_values(&[&*self.namespace, kind]);
+        duration.observe(started.elapsed().as_secs_f64());
+        result
+    }
+
+    pub(super) fn body(&self, incoming: Incoming) -> Body {
+        let bytes = self
+            .metrics
+            .upstream_bytes
+            .with_label_values(&[&*self.namespace]);
+        Body {
+            incoming,
+            idle: self.timeouts.idle,
+            bytes,
+        }
+    }
+
+    pub(super) fn note_up(&self, up: bool) {
+        self.metrics
+            .upstream_up
+            .with_label_values(&[&*self.namespace])
+            .set(i64::from(up));
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+}
+
+/// A body on its way from upstream. Every piece must come within the idle timeout.
+pub struct Body {
+    incoming: Incoming,
+    idle: Duration,
+    bytes: prometheus::IntCounter,
+}
+
+impl Body {
+    /// The next piece; `None` at the end. A body that breaks off is an error, never an end.
+    ///
+    /// Cancelling the future loses nothing.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            let frame = std::future::poll_fn(|cx| Pin::new(&mut self.incoming).poll_frame(cx));
+            let frame = tokio::time::timeout(self.idle, frame).await.map_err(|_| {
+                Error::Silent(format!("no byte of the body within {:?}", self.idle).into())
+            })?;
+            match frame {
+                None => return Ok(None),
+                Some(Err(error)) => {
+                    return Err(Error::unavailable(format!(
+                        "the body broke off: {}",
+                        causes(&error)
+                    )));
+                }
+                Some(Ok(frame)) => {
+                    // Trailers are of no interest.
+                    if let Ok(bytes) = frame.into_data() {
+                        self.bytes.inc_by(bytes.len() as u64);
+                        return Ok(Some(bytes));
+                    }
+                }
+            }
+        }
+    }
+
+    /// All of it, if it is not longer than `limit` bytes.
+    pub async fn collect_up_to(mut self, limit: usize) -> Result<Bytes, Error> {
+        let mut all = BytesMut::new();
+        while let Some(chunk) = self.chunk().await? {
+            if all.len() + chunk.len() > limit {
+                return Err(Error::wrong(format!(
+                    "upstream sent more than {limit} bytes where that is the most allowed"
+                )));
+            }
+            all.extend_from_slice(&chunk);
+        }
+        Ok(all.freeze())
+    }
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Body")
+    }
+}
+
+pub(super) fn parse_uri(text: &str) -> Result<Uri, Error> {
+    text.parse()
+        .map_err(|error| Error::wrong(format!("not a URL: {error}")))
+}
+
+/// Scheme, host and port (RFC 6454): what decides whether credentials may follow.
+pub(super) fn origin(uri: &Uri) -> (Option<Scheme>, Option<String>, Option<u16>) {
+    let port = uri.port_u16().or_else(|| match uri.scheme_str() {
+        Some("https") => Some(443),
+        Some("http") => Some(80),
+        _ => None,
+    });
+    (
+        uri.scheme().cloned(),
+        uri.host().map(str::to_ascii_lowercase),
+        port,
+    )
+}
+
+fn connection_error(host: &str, error: &legacy::Error) -> Error {
+    Error::unavailable(format!("{host}: {}", causes(error)))
+}
+
+/// An error and what caused it, in one line: the outermost words alone are rarely enough.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !text.ends_with(&words) {
+            text = format!("{text}: {words}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_counts_the_default_port() {
+        let origin = |text: &str| origin(&text.parse().unwrap());
+        assert_eq!(
+            origin("https://A.example/x"),
+            origin("https://a.example:443/y")
+        );
+        assert_ne!(origin("https://a.example/"), origin("http://a.example/"));
+        assert_ne!(
+            origin("https://a.example/"),
+            origin("https://a.example:444/")
+        );
+    }
+}
