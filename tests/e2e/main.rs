@@ -8,7 +8,7 @@
 //! - `busybox`: an image that runs
 //! - `docker_pull`: dockerd pulls through the mirror
 //! - `metrics`: Prometheus and its linter read the metrics
-//! - `unit_file`: systemd reads the unit
+//! - `unit_file`: systemd and Prometheus read what is in `deploy/`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! The systemd unit must never carry a line that systemd does not understand.
+//! What is in `deploy/` must never be what the programs it is for do not understand.
 
 use crate::programs::{self, text};
 
@@ -38,4 +38,34 @@ fn systemd_understands_the_unit() {
         "{}",
         text(&output)
     );
+}
+
+#[test]
+fn prometheus_understands_its_files() {
+    // The configuration names the rules, so checking it checks that they are where it says.
+    for (kind, file) in [("config", "prometheus.yml"), ("rules", "alerts.yml")] {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus");
+        let output = programs::run("promtool", "prometheus", |command| {
+            command.args(["check", kind, file]).current_dir(directory);
+        });
+        assert!(output.status.success(), "{}", text(&output));
+    }
+}
+
+/// A rule over a metric that nobody exports never fires, and nobody would notice.
+#[test]
+fn alerts_are_about_metrics_that_exist() {
+    let exported = include_str!("../../src/metrics.rs");
+    let rules = include_str!("../../deploy/prometheus/alerts.yml");
+    let words = rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let named: Vec<_> = words
+        .filter(|word| word.starts_with("pierglass_"))
+        .collect();
+    assert!(!named.is_empty());
+    for name in named {
+        assert!(
+            exported.contains(&format!("\"{name}\"")),
+            "no metric {name}"
+        );
+    }
 }
