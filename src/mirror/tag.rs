@@ -134,8 +134,14 @@ impl Mirror {
             ) => {
                 if want == Want::Content {
                     // Content first, pointer last: a tag must not point to what nobody has.
-                    let (manifest, _) = self.fetch(site, name, &digest).await?;
-                    record_of(&manifest)
+                    match self.fetch(site, name, &digest).await {
+                        Ok((manifest, _)) => record_of(&manifest),
+                        // Replicas of a registry can disagree for a moment; only the tag's own 404 says it is gone.
+                        Err(upstream::Error::NotFound) => {
+                            record_of(&self.get_by_tag(site, name, &reference).await?)
+                        }
+                        Err(error) => return Err(error),
+                    }
                 } else {
                     let held = self.held(name, known.as_deref()).await;
                     let checked_at = SystemTime::now();
@@ -149,12 +155,7 @@ impl Mirror {
                 }
             }
             (ManifestHead::NotModified | ManifestHead::Unspecific, _) => {
-                let fetched = site
-                    .upstream
-                    .get_manifest(&name.repository, &reference)
-                    .await?;
-                let manifest = keep(&self.store, name, fetched).await;
-                record_of(&manifest)
+                record_of(&self.get_by_tag(site, name, &reference).await?)
             }
         };
         let record = self.store.put_tag(name, tag, record).await;
@@ -162,6 +163,17 @@ impl Mirror {
             record,
             confirmed: false,
         })
+    }
+
+    /// One GET that brings both, what the tag points to and its bytes.
+    async fn get_by_tag(
+        &self,
+        site: &Site,
+        name: &QualifiedName,
+        tag: &Reference,
+    ) -> Answered<Arc<StoredManifest>> {
+        let fetched = site.upstream.get_manifest(&name.repository, tag).await?;
+        Ok(keep(&self.store, name, fetched).await)
     }
 
     async fn confirm(&self, name: &QualifiedName, tag: &Tag, known: &TagRecord) -> Resolved {
@@ -207,16 +219,12 @@ impl Mirror {
             // The registry dropped what the tag pointed to; the tag itself may point elsewhere by now.
             Err(upstream::Error::NotFound) => {
                 let reference = Reference::Tag(tag.clone());
-                let fetched = site
-                    .upstream
-                    .get_manifest(&name.repository, &reference)
-                    .await
-                    .map_err(manifest_error)?;
-                let manifest = keep(&self.store, name, fetched).await;
+                let manifest = self.get_by_tag(site, name, &reference).await;
+                let manifest = manifest.map_err(manifest_error)?;
                 self.store.put_tag(name, tag, record_of(&manifest)).await;
                 Ok(answer(&manifest, want, Outcome::Miss, Duration::ZERO))
             }
-            Err(error) => match self.held_answer(name, record).await {
+            Err(error) => match self.held_answer(name, record, want).await {
                 Some(stale) => Ok(stale),
                 None => Err(manifest_error(error)),
             },
@@ -231,12 +239,13 @@ impl Mirror {
         want: Want,
     ) -> Option<ManifestAnswer> {
         let age = elapsed(record.checked_at);
-        if want == Want::Header {
-            return Some(header_answer(record, Outcome::Stale, age));
+        if let Some(manifest) = self.store.manifest(name, &record.digest).await {
+            return Some(answer(&manifest, want, Outcome::Stale, age));
         }
-        match self.store.manifest(name, &record.digest).await {
-            Some(manifest) => Some(answer(&manifest, want, Outcome::Stale, age)),
-            None => self.held_answer(name, record).await,
+        // A HEAD is followed by a GET of the digest it named: better an older one that is here.
+        match self.held_answer(name, record, want).await {
+            None if want == Want::Header => Some(header_answer(record, Outcome::Stale, age)),
+            held => held,
         }
     }
 
@@ -258,14 +267,11 @@ impl Mirror {
         self: &Arc<Self>,
         name: &QualifiedName,
         record: &TagRecord,
+        want: Want,
     ) -> Option<ManifestAnswer> {
         let manifest = self.store.manifest(name, record.held.as_ref()?).await?;
-        Some(answer(
-            &manifest,
-            Want::Content,
-            Outcome::Stale,
-            elapsed(record.checked_at),
-        ))
+        let age = elapsed(record.checked_at);
+        Some(answer(&manifest, want, Outcome::Stale, age))
     }
 }
 
