@@ -124,6 +124,10 @@ impl Mirror {
             (ManifestHead::Found { digest, .. }, Some(known)) if digest == known.digest => {
                 return Ok(self.confirm(name, tag, &known).await);
             }
+            (ManifestHead::Found { digest, .. }, _) if want == Want::Content => {
+                self.record_of_moved(site, name, &reference, &digest)
+                    .await?
+            }
             (
                 ManifestHead::Found {
                     digest,
@@ -131,31 +135,16 @@ impl Mirror {
                     size,
                 },
                 known,
-            ) => {
-                if want == Want::Content {
-                    // Content first, pointer last: a tag must not point to what nobody has.
-                    match self.fetch(site, name, &digest).await {
-                        Ok((manifest, _)) => record_of(&manifest),
-                        // Replicas of a registry can disagree for a moment; only the tag's own 404 says it is gone.
-                        Err(upstream::Error::NotFound) => {
-                            record_of(&self.get_by_tag(site, name, &reference).await?)
-                        }
-                        Err(error) => return Err(error),
-                    }
-                } else {
-                    let held = self.held(name, known.as_deref()).await;
-                    let checked_at = SystemTime::now();
-                    TagRecord {
-                        digest,
-                        media_type,
-                        size,
-                        checked_at,
-                        held,
-                    }
-                }
-            }
+            ) => TagRecord {
+                digest,
+                media_type,
+                size,
+                checked_at: SystemTime::now(),
+                held: self.held(name, known.as_deref()).await,
+            },
             (ManifestHead::NotModified | ManifestHead::Unspecific, _) => {
-                record_of(&self.get_by_tag(site, name, &reference).await?)
+                let manifest = self.get_by_tag(site, name, &reference).await?;
+                record_of(&manifest)
             }
         };
         let record = self.store.put_tag(name, tag, record).await;
@@ -163,6 +152,23 @@ impl Mirror {
             record,
             confirmed: false,
         })
+    }
+
+    /// Content first, pointer last: a tag must not point to what nobody has.
+    async fn record_of_moved(
+        self: &Arc<Self>,
+        site: &Site,
+        name: &QualifiedName,
+        tag: &Reference,
+        digest: &Digest,
+    ) -> Answered<TagRecord> {
+        let manifest = match self.fetch(site, name, digest).await {
+            Ok((manifest, _)) => manifest,
+            // Replicas of a registry can disagree for a moment; only the tag's own 404 says it is gone.
+            Err(upstream::Error::NotFound) => self.get_by_tag(site, name, tag).await?,
+            Err(error) => return Err(error),
+        };
+        Ok(record_of(&manifest))
     }
 
     /// One GET that brings both, what the tag points to and its bytes.
