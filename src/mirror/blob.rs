@@ -234,7 +234,7 @@ impl Mirror {
                 Err(error) => {
                     mirror
                         .missing_blobs
-                        .note(name, digest, error, site.policy.negative_ttl)
+                        .note(name, digest, error, site.policy.negative_ttl);
                 }
             }
             slot.publish(size);

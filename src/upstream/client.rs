@@ -76,8 +76,18 @@ impl Client {
         })
     }
 
-    /// Asks, authenticating as upstream demands: with the token at hand, and once more with a new one.
+    /// Asks, and waits for the header of the answer no longer than the limit for headers: tokens, redirects
+    /// and a second try all count, because clients wait through all of them.
     pub(super) async fn send(&self, ask: Ask) -> Result<Reply, Error> {
+        let limit = self.http.header_limit();
+        match tokio::time::timeout(limit, self.authenticate_and_send(ask)).await {
+            Ok(reply) => reply,
+            Err(_) => Err(Error::Silent(format!("no answer within {limit:?}").into())),
+        }
+    }
+
+    /// Authenticates as upstream demands: with the token at hand, and once more with a new one.
+    async fn authenticate_and_send(&self, ask: Ask) -> Result<Reply, Error> {
         let repository = ask.endpoint.repository().cloned();
         let kind = ask.endpoint.kind();
         let uri = parse_uri(&format!("{}{}", self.base, ask.endpoint.path()))?;

@@ -109,6 +109,10 @@ impl Http {
             .set(i64::from(up));
     }
 
+    pub(super) fn header_limit(&self) -> Duration {
+        self.timeouts.headers
+    }
+
     pub(super) fn metrics(&self) -> &Metrics {
         &self.metrics
     }

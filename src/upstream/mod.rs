@@ -86,7 +86,7 @@ impl Settings {
 pub struct Timeouts {
     /// Until a connection stands.
     pub connect: Duration,
-    /// Until the response header is in, connecting included.
+    /// Until the response header is in: connecting, a token and redirects included.
     pub headers: Duration,
     /// Between two pieces of a body.
     pub idle: Duration,
