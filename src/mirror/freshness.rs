@@ -27,7 +27,13 @@ pub enum Freshness {
 }
 
 /// Decides for a tag that upstream confirmed `age` ago.
-pub fn decide(age: Duration, policy: &Policy) -> Freshness {
+///
+/// `None` is an age that cannot be: confirmed in the future, by a clock that was set back since. Such a tag is
+/// stale, or it would stay fresh until the clock has caught up.
+pub fn decide(age: Option<Duration>, policy: &Policy) -> Freshness {
+    let Some(age) = age else {
+        return Freshness::Stale;
+    };
     if let Some(left) = policy
         .tag_ttl
         .checked_sub(age)
@@ -55,7 +61,7 @@ mod tests {
 
     #[test]
     fn a_tag_is_fresh_then_stale_then_expired() {
-        let at = |seconds| decide(Duration::from_secs(seconds), &POLICY);
+        let at = |seconds| decide(Some(Duration::from_secs(seconds)), &POLICY);
         assert_eq!(at(0), Freshness::Fresh(Duration::from_secs(60)));
         assert_eq!(at(59), Freshness::Fresh(Duration::from_secs(1)));
         assert_eq!(at(60), Freshness::Stale);
@@ -64,11 +70,16 @@ mod tests {
     }
 
     #[test]
+    fn a_tag_from_the_future_is_asked_about() {
+        assert_eq!(decide(None, &POLICY), Freshness::Stale);
+    }
+
+    #[test]
     fn without_a_ttl_every_request_asks_upstream() {
         let policy = Policy {
             tag_ttl: Duration::ZERO,
             ..POLICY
         };
-        assert_eq!(decide(Duration::ZERO, &policy), Freshness::Stale);
+        assert_eq!(decide(Some(Duration::ZERO), &policy), Freshness::Stale);
     }
 }

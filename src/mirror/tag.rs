@@ -16,6 +16,9 @@ use super::freshness::{Freshness, decide};
 use super::manifest::{ManifestAnswer, answer, elapsed, keep, landed, manifest_error, outcome_of};
 use super::{Answered, Error, Mirror, Outcome, Site, Want};
 
+/// How far clocks are off without anything being wrong.
+const CLOCK_ERROR: Duration = Duration::from_secs(60);
+
 /// What a question about a tag brought.
 #[derive(Clone)]
 pub(super) struct Resolved {
@@ -41,7 +44,7 @@ impl Mirror {
                 .answer_record(site, name, tag, &resolved.record, want, outcome_of(role))
                 .await;
         };
-        let freshness = decide(elapsed(record.checked_at), &site.policy);
+        let freshness = decide(age(record.checked_at), &site.policy);
         if let Freshness::Fresh(_) = freshness {
             return self
                 .answer_record(site, name, tag, &record, want, Outcome::Hit)
@@ -278,6 +281,14 @@ impl Mirror {
         let manifest = self.store.manifest(name, record.held.as_ref()?).await?;
         let age = elapsed(record.checked_at);
         Some(answer(&manifest, want, Outcome::Stale, age))
+    }
+}
+
+/// How long ago that was; `None` if it is more than a clock's usual error ahead of now.
+fn age(since: SystemTime) -> Option<Duration> {
+    match SystemTime::now().duration_since(since) {
+        Ok(age) => Some(age),
+        Err(ahead) => (ahead.duration() < CLOCK_ERROR).then_some(Duration::ZERO),
     }
 }
 

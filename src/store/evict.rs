@@ -13,10 +13,7 @@ use std::time::Duration;
 
 use super::index::{DIRECTORY, NoRoom, cost};
 use super::layout::Key;
-use super::{SCAN_PATIENCE, Store};
-
-/// How long a reservation waits for the trash to be emptied before it is called off.
-const TRASH_PATIENCE: Duration = Duration::from_secs(5);
+use super::{PATIENCE, Store};
 
 /// The thread that unlinks, and the way to hand it work.
 pub(super) struct Trash {
@@ -57,14 +54,29 @@ impl Trash {
 pub(super) struct Reservation {
     store: Arc<Store>,
     bytes: u64,
+    written: u64,
 }
 
 impl Reservation {
     /// Promises more to the same ingest, which turned out to be longer than was known.
     pub(super) async fn grow(&mut self, bytes: u64) -> Result<(), NoRoom> {
-        self.store.claim(bytes).await?;
+        self.store.claim(bytes, PATIENCE).await?;
         self.bytes += bytes;
         Ok(())
+    }
+
+    /// Notes that `bytes` of it were written.
+    pub(super) fn wrote(&mut self, bytes: u64) {
+        self.written += bytes;
+        self.store.index.wrote(bytes);
+    }
+
+    /// Exchanges it for the file it was made for, which has its final name now.
+    pub(super) fn settle(mut self, key: Key, length: u64) {
+        self.store
+            .index
+            .commit(key, length, self.bytes, self.written);
+        (self.bytes, self.written) = (0, 0);
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -74,18 +86,19 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.store.index.release(self.bytes);
+        self.store.index.release(self.bytes, self.written);
     }
 }
 
 impl Store {
     /// Promises room for a file of `length` bytes and the directories on its way, evicting as needed.
     ///
-    /// Waits a moment for the start-up scan and for the trash to be emptied.
+    /// Waits for the start-up scan and for the trash to be emptied, for each no longer than `patience`.
     pub(super) async fn reserve(
         self: &Arc<Self>,
         length: u64,
         key: &Key,
+        patience: Duration,
     ) -> Result<Reservation, NoRoom> {
         let directories = self
             .layout
@@ -93,19 +106,20 @@ impl Store {
             .strip_prefix(self.layout.root())
             .map_or(0, |path| path.iter().count());
         let bytes = cost(length).saturating_add(directories as u64 * DIRECTORY);
-        self.claim(bytes).await?;
+        self.claim(bytes, patience).await?;
         Ok(Reservation {
             store: Arc::clone(self),
             bytes,
+            written: 0,
         })
     }
 
-    async fn claim(self: &Arc<Self>, bytes: u64) -> Result<(), NoRoom> {
+    async fn claim(self: &Arc<Self>, bytes: u64, patience: Duration) -> Result<(), NoRoom> {
         let no_room = NoRoom { wanted: bytes };
         if bytes > self.settings.max_size {
             return Err(no_room);
         }
-        self.when(SCAN_PATIENCE, || self.index.is_scanned())
+        self.when(patience, || self.index.is_scanned())
             .await
             .then_some(())
             .ok_or(no_room)?;
@@ -114,8 +128,11 @@ impl Store {
         }
         // From here on the bytes are ours; giving up must give them back.
         let claimed = Claimed { store: self, bytes };
-        self.keep_disk_free().await.then_some(()).ok_or(no_room)?;
-        self.when(TRASH_PATIENCE, || self.index.is_within_limit())
+        self.keep_disk_free(patience)
+            .await
+            .then_some(())
+            .ok_or(no_room)?;
+        self.when(patience, || self.index.is_within_limit())
             .await
             .then_some(())
             .ok_or(no_room)?;
@@ -124,17 +141,18 @@ impl Store {
     }
 
     /// Evicts until the file system keeps its free bytes even when all that is reserved gets written.
-    async fn keep_disk_free(self: &Arc<Self>) -> bool {
+    async fn keep_disk_free(self: &Arc<Self>, patience: Duration) -> bool {
         loop {
             let usage = self.usage();
             let Some(available) = available_bytes(self.layout.root()) else {
                 return true;
             };
-            let wanted = self.settings.min_free.saturating_add(usage.reserved);
+            let unwritten = usage.reserved.saturating_sub(usage.written);
+            let wanted = self.settings.min_free.saturating_add(unwritten);
             let missing = wanted.saturating_sub(available.saturating_add(usage.trash));
             if missing == 0 {
                 return self
-                    .when(TRASH_PATIENCE, || {
+                    .when(patience, || {
                         self.usage().trash == 0
                             || available_bytes(self.layout.root())
                                 .is_none_or(|available| available >= wanted)
@@ -153,6 +171,17 @@ impl Store {
         tokio::task::spawn_blocking(move || store.evict_now(bytes))
             .await
             .unwrap_or(false)
+    }
+
+    /// Brings a store that was filled under a larger limit within the present one.
+    pub(super) fn shrink(self: &Arc<Self>) {
+        let excess = self
+            .usage()
+            .lasting()
+            .saturating_sub(self.settings.max_size);
+        if excess > 0 {
+            self.evict_now(excess);
+        }
     }
 
     fn evict_now(self: &Arc<Self>, bytes: u64) -> bool {
@@ -180,8 +209,13 @@ impl Store {
                 self.index.unlinked(counted);
                 return;
             }
-            // A full disk can refuse the rename; unlinking in place is slower but right.
-            Err(_) => path.to_path_buf(),
+            // A full disk can refuse the rename. Unlinking in place is slower, and must be done before anybody
+            // else may give that name to a new file.
+            Err(_) => {
+                let _ = fs::remove_file(path);
+                self.index.unlinked(counted);
+                return;
+            }
         };
         let store = Arc::clone(self);
         self.unlink(path, move || store.index.unlinked(counted));
@@ -190,12 +224,12 @@ impl Store {
     /// Like [`Self::trash_counted`] for a file that is not counted as trash.
     pub(super) fn trash_file(&self, path: &Path) {
         let trash = self.layout.trash(self.next_serial());
-        let path = if fs::rename(path, &trash).is_ok() {
-            trash
-        } else {
-            path.to_path_buf()
-        };
-        self.unlink(path, || {});
+        match fs::rename(path, &trash) {
+            Ok(()) => self.unlink(trash, || {}),
+            Err(_) => {
+                let _ = fs::remove_file(path);
+            }
+        }
     }
 
     pub(super) fn unlink(&self, path: PathBuf, done: impl FnOnce() + Send + 'static) {
@@ -240,7 +274,7 @@ impl Claimed<'_> {
 
 impl Drop for Claimed<'_> {
     fn drop(&mut self) {
-        self.store.index.release(self.bytes);
+        self.store.index.release(self.bytes, 0);
     }
 }
 

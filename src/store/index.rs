@@ -46,6 +46,8 @@ pub struct Usage {
     pub stored: u64,
     /// Promised to ingests in progress.
     pub reserved: u64,
+    /// How much of what is reserved is on disk by now.
+    pub written: u64,
     /// Evicted, not yet unlinked.
     pub trash: u64,
     /// Directories and lists that are not evicted.
@@ -147,7 +149,8 @@ impl Index {
                 expected: entry.length,
             };
         }
-        let freshen = now.saturating_sub(entry.freshened) >= FRESHEN_EVERY;
+        // A clock that was ahead must not keep the recency of a file from ever being written again.
+        let freshen = now.abs_diff(entry.freshened) >= FRESHEN_EVERY;
         if freshen {
             entry.freshened = now;
         }
@@ -159,9 +162,14 @@ impl Index {
         self.inner().entries.promote(key);
     }
 
-    /// Adds a file that was just given its final name.
-    pub(super) fn insert(&self, key: Key, length: u64) {
-        self.inner().insert(key, length, unix_seconds());
+    /// Adds a file that was just given its final name, in exchange for what was reserved for it: in one
+    /// step, or others would evict for room that is only counted twice.
+    pub(super) fn commit(&self, key: Key, length: u64, reserved: u64, written: u64) {
+        let mut inner = self.inner();
+        inner.release(reserved, written);
+        inner.insert(key, length, unix_seconds());
+        drop(inner);
+        self.freed.notify_waiters();
     }
 
     /// Adds what a scan found, oldest last: entries already known are newer and stay as they are.
@@ -205,11 +213,16 @@ impl Index {
         Ok(())
     }
 
-    pub(super) fn release(&self, bytes: u64) {
-        let mut inner = self.inner();
-        inner.usage.reserved = inner.usage.reserved.saturating_sub(bytes);
-        drop(inner);
+    /// Takes back a promise, of which `written` bytes were used.
+    pub(super) fn release(&self, bytes: u64, written: u64) {
+        self.inner().release(bytes, written);
         self.freed.notify_waiters();
+    }
+
+    /// Notes that `bytes` of what is reserved were written.
+    pub(super) fn wrote(&self, bytes: u64) {
+        let mut inner = self.inner();
+        inner.usage.written = inner.usage.written.saturating_add(bytes);
     }
 
     /// Whether everything on disk, trash included, is within the limit now.
@@ -266,6 +279,11 @@ impl Inner {
         self.entries.put(key, Entry { length, freshened });
     }
 
+    fn release(&mut self, bytes: u64, written: u64) {
+        self.usage.reserved = self.usage.reserved.saturating_sub(bytes);
+        self.usage.written = self.usage.written.saturating_sub(written);
+    }
+
     fn remove(&mut self, key: &Key) -> Option<()> {
         let entry = self.entries.pop(key)?;
         self.forget(key, cost(entry.length));
@@ -311,7 +329,7 @@ mod tests {
     #[test]
     fn victims_are_those_used_longest_ago() {
         let index = Index::new(1 << 30, 0);
-        (0..4).for_each(|n| index.insert(key(n), 1000));
+        (0..4).for_each(|n| index.commit(key(n), 1000, 0, 0));
         index.touch(&key(0), 1000);
         let victims: Vec<_> = index
             .take_victims(cost(1000) + 1)
@@ -348,15 +366,18 @@ mod tests {
         assert_eq!(index.try_reserve(free + 5), Err(5));
         assert_eq!(index.try_reserve(free), Ok(()));
         assert_eq!(index.try_reserve(1), Err(1));
-        index.release(free);
+        index.wrote(3);
+        index.commit(key(1), 3, free, 3);
         assert_eq!(index.usage().reserved, 0);
+        assert_eq!(index.usage().written, 0);
+        assert_eq!(index.usage().stored, cost(3));
     }
 
     #[test]
     fn replacing_an_entry_counts_it_once() {
         let index = Index::new(1 << 30, 0);
-        index.insert(key(1), 1000);
-        index.insert(key(1), 9000);
+        index.commit(key(1), 1000, 0, 0);
+        index.commit(key(1), 9000, 0, 0);
         assert_eq!(index.usage().stored, cost(9000));
         index.remove(&key(1));
         assert_eq!(index.usage().stored, 0);
@@ -366,7 +387,7 @@ mod tests {
     #[test]
     fn a_file_that_changed_its_length_is_noticed() {
         let index = Index::new(1 << 30, 0);
-        index.insert(key(1), 1000);
+        index.commit(key(1), 1000, 0, 0);
         assert!(matches!(
             index.touch(&key(1), 999),
             Touched::WrongLength { expected: 1000 }
@@ -376,7 +397,7 @@ mod tests {
     #[test]
     fn nothing_is_evicted_for_what_can_never_fit() {
         let index = Index::new(1 << 30, 0);
-        index.insert(key(1), 1000);
+        index.commit(key(1), 1000, 0, 0);
         assert!(index.take_victims(1 << 40).is_empty());
         assert!(index.contains(&key(1)));
     }

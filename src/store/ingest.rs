@@ -14,12 +14,12 @@ use tokio::sync::watch;
 
 use crate::oci::digest::{Digest, Hasher};
 
-use super::Store;
 use super::evict::Reservation;
 use super::index::{NoRoom, cost};
 use super::layout::Key;
 use super::progress::{Failure, Progress};
 use super::reader::Reader;
+use super::{PATIENCE, Store};
 
 /// The bytes at the end of a blob that no reader gets before the digest was verified.
 ///
@@ -111,7 +111,7 @@ impl Ingest {
     ) -> Result<(Self, Growing), IngestError> {
         let key = Key::Blob(digest.clone());
         let reservation = store
-            .reserve(size.unwrap_or(UNKNOWN_STEP), &key)
+            .reserve(size.unwrap_or(UNKNOWN_STEP), &key, PATIENCE)
             .await
             .map_err(IngestError::NoRoom)?;
         let path = store.layout.ingest(store.next_serial());
@@ -182,6 +182,9 @@ impl Ingest {
             .map_err(|_| Failure::Abandoned)?;
         self.writer = Some(writer.map_err(|error: io::Error| Failure::Disk(Arc::new(error)))?);
         self.written = after;
+        if let Some(reservation) = &mut self.reservation {
+            reservation.wrote(length);
+        }
         self.progress
             .send_replace(Progress::Growing(after.saturating_sub(HOLD_BACK)));
         Ok(())
@@ -234,11 +237,15 @@ impl Ingest {
         let publish = move || {
             file.sync_all()?;
             let key = Key::Blob(self.digest.clone());
-            let directory = self.store.publish(&self.path, key, self.written)?;
-            // Counted under its final name now: what was reserved for it is free.
-            self.reservation = None;
-            self.path = PathBuf::new();
-            directory.sync_all()?;
+            let path = std::mem::take(&mut self.path);
+            let Some(reservation) = self.reservation.take() else {
+                return Ok(self.written);
+            };
+            let published = self.store.publish(&path, key, self.written, reservation);
+            if published.is_err() {
+                self.store.unlink(path, || {});
+            }
+            published?.sync_all()?;
             Ok(self.written)
         };
         let published = tokio::task::spawn_blocking(publish)

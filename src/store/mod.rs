@@ -5,7 +5,8 @@
 //! ([`index`]) only serves to keep the used bytes under the limit and to choose what goes first.
 //!
 //! Reading order: [`layout`] (where things are), [`index`] (how much there is), [`ingest`] (how a blob
-//! gets in), [`reader`] (how it gets out), [`records`] (manifests and tags), `evict` and `scan` (housekeeping).
+//! gets in), [`progress`], [`reader`] (how it gets out), [`records`] (manifests and tags), `vouched` (which
+//! blobs belong to a repository), `evict` and `scan` (housekeeping).
 
 mod evict;
 mod index;
@@ -15,6 +16,7 @@ pub mod progress;
 pub mod reader;
 pub mod records;
 mod scan;
+mod vouched;
 
 use std::fs::{self, File};
 use std::io;
@@ -26,7 +28,7 @@ use std::time::{Duration, SystemTime};
 use crate::metrics::Metrics;
 use crate::oci::digest::Digest;
 
-use evict::Trash;
+use evict::{Reservation, Trash};
 use index::Index;
 pub use index::{NoRoom, Usage};
 use ingest::{Growing, Ingest, IngestError};
@@ -101,11 +103,11 @@ impl std::error::Error for OpenError {
     }
 }
 
-/// How long a reservation waits for the start-up scan before it gives up.
+/// How long an ingest waits for room: for the start-up scan to have counted what is there, and for what was
+/// evicted to be unlinked.
 ///
-/// Until the scan has counted what is there, nobody can say whether there is room. It takes about a
-/// second for a million files, and hits do not wait for it at all.
-const SCAN_PATIENCE: Duration = Duration::from_secs(2);
+/// The scan takes about a second for a million files, and hits do not wait for it at all.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The store. Cheap to share; all methods take `&self`.
 pub struct Store {
@@ -114,6 +116,7 @@ pub struct Store {
     index: Index,
     trash: Trash,
     records: Records,
+    vouched: vouched::Lists,
     metrics: Arc<Metrics>,
     /// Names ingests and pieces of trash; starts at 0 with each process, whose leftovers are gone by then.
     serial: AtomicU64,
@@ -145,6 +148,7 @@ impl Store {
             index: Index::new(settings.max_size, layout.top_directories().len() as u64),
             trash: Trash::start(),
             records: Records::default(),
+            vouched: vouched::Lists::default(),
             layout,
             settings,
             metrics,
@@ -170,7 +174,7 @@ impl Store {
             Ok(file) => file,
             Err(error) => {
                 if error.kind() == io::ErrorKind::NotFound {
-                    self.index.remove(&key);
+                    self.miss(&key);
                 } else {
                     tracing::warn!(digest = %digest, %error, "a stored blob cannot be opened");
                 }
@@ -230,6 +234,16 @@ impl Store {
             .set(i64::try_from(usage.blobs).unwrap_or(i64::MAX));
     }
 
+    /// Forgets an entry whose file was not found, unless it was committed since.
+    fn miss(&self, key: &Key) {
+        if self.index.contains(key) {
+            let _moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
+            if !self.layout.path(key).exists() {
+                self.index.remove(key);
+            }
+        }
+    }
+
     /// Moves what `key` names out of sight and forgets it.
     fn discard(&self, key: &Key) {
         let _moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
@@ -240,13 +254,19 @@ impl Store {
     /// Gives a finished file its final name and counts it, replacing what had that name before.
     ///
     /// Returns the directory, whose fsync makes the new name survive a crash of the machine.
-    fn publish(&self, finished: &Path, key: Key, length: u64) -> io::Result<File> {
+    fn publish(
+        &self,
+        finished: &Path,
+        key: Key,
+        length: u64,
+        reservation: Reservation,
+    ) -> io::Result<File> {
         let path = self.layout.path(&key);
         let parent = path.parent().unwrap_or(self.layout.root());
         self.create_directories(parent)?;
         let moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
         fs::rename(finished, &path)?;
-        self.index.insert(key, length);
+        reservation.settle(key, length);
         drop(moves);
         File::open(parent)
     }
@@ -260,7 +280,13 @@ impl Store {
             self.create_directories(parent)?;
         }
         match fs::create_dir(path) {
-            Ok(()) => self.index.add_overhead(index::DIRECTORY),
+            Ok(()) => {
+                self.index.add_overhead(index::DIRECTORY);
+                // Its name must be as durable as what will be in it.
+                if let Some(parent) = path.parent() {
+                    File::open(parent)?.sync_all()?;
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }

@@ -1,20 +1,15 @@
-//! What is remembered of manifests and tags, and which blobs a repository vouches for.
+//! What is remembered of manifests and tags.
 //!
 //! Records live in memory while they are used and on disk always. A manifest's record holds its exact
 //! bytes and is checked against its digest whenever it is read from disk. A tag's record is a pointer,
 //! written after what it points to. A record that cannot be read is a record that is not there: the
 //! mirror asks upstream again.
-//!
-//! Which blobs a repository vouches for is one list of digests a repository, appended to as manifests
-//! name blobs and upstream confirms them. Lists are small and not evicted; those that outgrew what is
-//! stored are shortened when they are read.
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -25,21 +20,21 @@ use crate::oci::digest::Digest;
 use crate::oci::name::{QualifiedName, Tag};
 
 use super::Store;
-use super::index::cost;
+use super::evict::Reservation;
 use super::layout::Key;
 
 /// Memory for manifests: bytes of manifests and of their bookkeeping.
 const MANIFEST_MEMORY: u64 = 16 * 1024 * 1024;
 /// Tags kept in memory.
 const TAGS_IN_MEMORY: u64 = 50_000;
-/// Memory for the lists of vouched digests, in bytes.
-const VOUCHED_MEMORY: u64 = 16 * 1024 * 1024;
 /// A tag confirmed again without having moved is written to disk at most this often.
 const PERSIST_EVERY: Duration = Duration::from_secs(600);
+/// How long an answer waits for room for its record: none to speak of.
+const RECORD_PATIENCE: Duration = Duration::from_millis(200);
+/// How long a record waits for the start-up scan, behind its answer.
+const SCAN_PATIENCE: Duration = Duration::from_secs(60);
 /// A record in memory tells the index of its use at most this often (seconds).
 const PROMOTE_EVERY: u32 = 10;
-/// Lists shorter than this are never shortened.
-const SHORT_LIST: usize = 1024;
 
 /// A manifest of one repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +79,6 @@ struct ManifestHeader {
 pub(super) struct Records {
     manifests: Cache<(QualifiedName, Digest), Arc<Kept<StoredManifest>>>,
     tags: Cache<(QualifiedName, Tag), Arc<Kept<TagRecord>>>,
-    vouched: Cache<QualifiedName, Arc<Vouched>>,
 }
 
 /// A record in memory and what the index must be told of its use.
@@ -95,18 +89,10 @@ struct Kept<T> {
     persisted_at: SystemTime,
 }
 
-/// The digests one repository vouches for. The lock covers the list in memory and appends to its file.
-struct Vouched {
-    digests: Mutex<HashSet<Digest>>,
-}
-
 impl Default for Records {
     fn default() -> Self {
         let manifest_bytes = |_: &(QualifiedName, Digest), kept: &Arc<Kept<StoredManifest>>| {
             u32::try_from(kept.value.bytes.len() + 512).unwrap_or(u32::MAX)
-        };
-        let list_bytes = |_: &QualifiedName, list: &Arc<Vouched>| {
-            u32::try_from(list.digests().len() * 64 + 256).unwrap_or(u32::MAX)
         };
         Self {
             manifests: Cache::builder()
@@ -114,10 +100,6 @@ impl Default for Records {
                 .weigher(manifest_bytes)
                 .build(),
             tags: Cache::new(TAGS_IN_MEMORY),
-            vouched: Cache::builder()
-                .max_capacity(VOUCHED_MEMORY)
-                .weigher(list_bytes)
-                .build(),
         }
     }
 }
@@ -129,12 +111,6 @@ impl Records {
 
     pub(super) fn forget_tag(&self, name: &QualifiedName, tag: &Tag) {
         self.tags.invalidate(&(name.clone(), tag.clone()));
-    }
-}
-
-impl Vouched {
-    fn digests(&self) -> std::sync::MutexGuard<'_, HashSet<Digest>> {
-        self.digests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -175,7 +151,12 @@ impl Store {
             let manifest = store.read_record(&key, |bytes| read_manifest(bytes, &id.1))?;
             let persisted_at = manifest.fetched_at;
             let kept = Kept::new(manifest, key, persisted_at);
-            store.records.manifests.insert(id, Arc::clone(&kept));
+            let kept = store
+                .records
+                .manifests
+                .entry(id)
+                .or_insert(kept)
+                .into_value();
             Some(kept.used(&store))
         })
         .await?
@@ -217,7 +198,8 @@ impl Store {
                 store.read_record(&key, |bytes| serde_json::from_slice(&bytes).ok())?;
             let persisted_at = record.checked_at;
             let kept = Kept::new(record, key, persisted_at);
-            store.records.tags.insert(id, Arc::clone(&kept));
+            // What was put in memory meanwhile is newer than what was read.
+            let kept = store.records.tags.entry(id).or_insert(kept).into_value();
             Some(kept.used(&store))
         })
         .await?
@@ -260,104 +242,6 @@ impl Store {
         run(move || store.discard(&key)).await;
     }
 
-    /// Whether the repository vouches for the blob: one of its manifests names it, or upstream confirmed it there.
-    pub async fn vouches(self: &Arc<Self>, name: &QualifiedName, digest: &Digest) -> bool {
-        match self.records.vouched.get(name) {
-            Some(list) => list.digests().contains(digest),
-            None => self
-                .load_vouched(name)
-                .await
-                .is_some_and(|list| list.digests().contains(digest)),
-        }
-    }
-
-    /// Adds blobs to those the repository vouches for.
-    pub async fn vouch(self: &Arc<Self>, name: &QualifiedName, digests: Vec<Digest>) {
-        let Some(list) = self.load_vouched(name).await else {
-            return;
-        };
-        if digests.iter().all(|digest| list.digests().contains(digest)) {
-            return;
-        }
-        let (store, name) = (Arc::clone(self), name.clone());
-        run(move || {
-            if let Err(error) = store.append_vouched(&name, &list, digests) {
-                tracing::warn!(repository = %name, %error, "cannot remember which blobs belong to a repository");
-            }
-            // Insert anew, so that the list is weighed by its new length.
-            store.records.vouched.insert(name, list);
-        })
-        .await;
-    }
-
-    fn append_vouched(
-        &self,
-        name: &QualifiedName,
-        list: &Vouched,
-        digests: Vec<Digest>,
-    ) -> io::Result<()> {
-        let mut known = list.digests();
-        let new: Vec<_> = digests
-            .into_iter()
-            .filter(|digest| known.insert(digest.clone()))
-            .collect();
-        let lines: String = new.iter().map(|digest| format!("{digest}\n")).collect();
-        let path = self.layout.vouched(name);
-        if let Some(parent) = path.parent() {
-            self.create_directories(parent)?;
-        }
-        let mut file = File::options().create(true).append(true).open(&path)?;
-        let before = file.metadata()?.len();
-        // One write, so that a crash tears at most the last line, which is then skipped when read.
-        file.write_all(lines.as_bytes())?;
-        let counted = if before == 0 { 0 } else { cost(before) };
-        self.index
-            .add_overhead(cost(before + lines.len() as u64).saturating_sub(counted));
-        Ok(())
-    }
-
-    async fn load_vouched(self: &Arc<Self>, name: &QualifiedName) -> Option<Arc<Vouched>> {
-        if let Some(list) = self.records.vouched.get(name) {
-            return Some(list);
-        }
-        let (store, name) = (Arc::clone(self), name.clone());
-        run(move || {
-            // Loaded by one caller at a time, so that no two lists of one repository diverge.
-            store.records.vouched.get_with(name.clone(), || {
-                let digests = store.read_vouched(&store.layout.vouched(&name));
-                Arc::new(Vouched {
-                    digests: Mutex::new(digests),
-                })
-            })
-        })
-        .await
-    }
-
-    fn read_vouched(&self, path: &Path) -> HashSet<Digest> {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let digests: HashSet<Digest> = text.lines().filter_map(|line| line.parse().ok()).collect();
-        if digests.len() < SHORT_LIST || !self.index.is_scanned() {
-            return digests;
-        }
-        let useful: HashSet<Digest> = digests
-            .iter()
-            .filter(|digest| self.has_blob(digest))
-            .cloned()
-            .collect();
-        if useful.len() * 2 > digests.len() {
-            return digests;
-        }
-        let lines: String = useful.iter().map(|digest| format!("{digest}\n")).collect();
-        let temporary = self.layout.ingest(self.next_serial());
-        match fs::write(&temporary, lines).and_then(|()| fs::rename(&temporary, path)) {
-            Ok(()) => useful,
-            Err(_) => {
-                let _ = fs::remove_file(&temporary);
-                digests
-            }
-        }
-    }
-
     /// Reads a record's file; what `parse` refuses is damaged and dropped.
     fn read_record<T>(&self, key: &Key, parse: impl FnOnce(Vec<u8>) -> Option<T>) -> Option<T> {
         let path = self.layout.path(key);
@@ -367,7 +251,7 @@ impl Store {
                 if error.kind() != io::ErrorKind::NotFound {
                     tracing::warn!(path = %path.display(), %error, "a record cannot be read");
                 }
-                self.index.remove(key);
+                self.miss(key);
                 return None;
             }
         };
@@ -380,22 +264,31 @@ impl Store {
         parsed
     }
 
+    /// Writes a record before the answer that brought it, unless the store is still being counted: then it
+    /// is written once there is room to be had, and the answer does not wait.
     async fn write_record(self: &Arc<Self>, key: &Key, bytes: Vec<u8>) {
-        let reservation = match self.reserve(bytes.len() as u64, key).await {
+        let (store, key) = (Arc::clone(self), key.clone());
+        if self.is_scanned() {
+            store.write_within(key, bytes, RECORD_PATIENCE).await;
+        } else {
+            tokio::spawn(async move { store.write_within(key, bytes, SCAN_PATIENCE).await });
+        }
+    }
+
+    async fn write_within(self: Arc<Self>, key: Key, bytes: Vec<u8>, patience: Duration) {
+        let reservation = match self.reserve(bytes.len() as u64, &key, patience).await {
             Ok(reservation) => reservation,
             Err(error) => {
                 tracing::warn!(%error, "a record is kept in memory only");
                 return;
             }
         };
-        let (store, key) = (Arc::clone(self), key.clone());
         let written = run(move || {
-            let temporary = store.layout.ingest(store.next_serial());
-            let written = store.write_and_publish(&temporary, key, &bytes);
+            let temporary = self.layout.ingest(self.next_serial());
+            let written = self.write_and_publish(&temporary, key, &bytes, reservation);
             if written.is_err() {
                 let _ = fs::remove_file(&temporary);
             }
-            drop(reservation);
             written
         });
         match written.await {
@@ -416,10 +309,11 @@ impl Store {
         temporary: &Path,
         key: Key,
         bytes: &[u8],
+        reservation: Reservation,
     ) -> io::Result<(File, File)> {
         let mut file = File::create(temporary)?;
         file.write_all(bytes)?;
-        let directory = self.publish(temporary, key, bytes.len() as u64)?;
+        let directory = self.publish(temporary, key, bytes.len() as u64, reservation)?;
         Ok((file, directory))
     }
 }
@@ -440,7 +334,7 @@ fn read_manifest(mut bytes: Vec<u8>, digest: &Digest) -> Option<StoredManifest> 
 }
 
 /// Runs disk work in a blocking thread; `None` only when the runtime is shutting down.
-async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(super) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }
 

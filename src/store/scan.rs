@@ -75,6 +75,7 @@ fn run(store: &Weak<Store>, leftovers: &[PathBuf]) {
     let Some(store) = store.upgrade() else { return };
     store.index.add_overhead(walk.overhead);
     store.index.finish_scan();
+    store.shrink();
     let bytes = store.usage().total();
     tracing::info!(
         files = count,
