@@ -3,6 +3,9 @@
 //! Contents, in reading order:
 //! - `support`: the fake registry, the program, the client
 //! - `fake_registry`: the fake registry does what its faults say
+//! - `crash`: killed at any instant, nothing committed is lost and nothing wrong is served
+//! - `limits`: the store stays within its limit, and what has no room passes through
+//! - `damage`: what is damaged on disk is fetched again and not served
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,3 +18,7 @@
 mod support;
 
 mod fake_registry;
+
+mod crash;
+mod damage;
+mod limits;
