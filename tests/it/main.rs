@@ -6,6 +6,7 @@
 //! - `crash`: killed at any instant, nothing committed is lost and nothing wrong is served
 //! - `limits`: the store stays within its limit, and what has no room passes through
 //! - `damage`: what is damaged on disk is fetched again and not served
+//! - `server`: limits of connections, TLS and HTTP/2, the admin address, the log, the end
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,3 +23,4 @@ mod fake_registry;
 mod crash;
 mod damage;
 mod limits;
+mod server;
