@@ -7,6 +7,8 @@
 //! - `limits`: the store stays within its limit, and what has no room passes through
 //! - `damage`: what is damaged on disk is fetched again and not served
 //! - `server`: limits of connections, TLS and HTTP/2, the admin address, the log, the end
+//! - `proxy`: upstreams through proxies and over TLS, and upstreams that are silent or gone
+//! - `commands`: the command line, its messages and its exit codes
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -20,7 +22,9 @@ mod support;
 
 mod fake_registry;
 
+mod commands;
 mod crash;
 mod damage;
 mod limits;
+mod proxy;
 mod server;
