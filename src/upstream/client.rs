@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, IF_NONE_MATCH, LOCATION, RANGE, RETRY_AFTER, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, IF_NONE_MATCH, LOCATION, PROXY_AUTHORIZATION, RANGE,
+    RETRY_AFTER, USER_AGENT,
 };
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -21,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::oci::endpoint::{Endpoint, Kind};
 
 use super::auth::Auth;
-use super::connect::{self, Connector};
+use super::connect::{self, Connector, Proxies};
 use super::error::{Error, StartError};
 use super::{RateLimit, Settings, Timeouts};
 
@@ -42,6 +43,7 @@ pub(super) struct Client {
 #[derive(Clone)]
 pub(super) struct Http {
     pool: legacy::Client<Connector, Empty<Bytes>>,
+    proxies: Proxies,
     timeouts: Timeouts,
     namespace: Arc<str>,
     metrics: Arc<Metrics>,
@@ -78,10 +80,12 @@ pub(super) struct Reply {
 impl Client {
     pub(super) fn new(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
         let namespace = settings.namespace.to_string();
-        let connector = connect::connector(settings).map_err(|detail| StartError {
-            namespace: namespace.clone(),
-            detail,
-        })?;
+        let proxies = Proxies::new(settings);
+        let connector =
+            connect::connector(settings, proxies.clone()).map_err(|detail| StartError {
+                namespace: namespace.clone(),
+                detail,
+            })?;
         let pool = legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(60))
             .pool_timer(TokioTimer::new())
@@ -89,6 +93,7 @@ impl Client {
         metrics.upstream_up.with_label_values(&[&namespace]).set(1);
         let http = Http {
             pool,
+            proxies,
             timeouts: settings.timeouts.clone(),
             namespace: namespace.into(),
             metrics,
@@ -259,9 +264,14 @@ impl Http {
     /// Sends one request as it is. Bounded: connecting and waiting for the header both have their limits.
     pub(super) async fn send(
         &self,
-        request: Request<Empty<Bytes>>,
+        mut request: Request<Empty<Bytes>>,
         kind: &str,
     ) -> Result<Response<Incoming>, Error> {
+        if let Some(authorization) = self.proxies.authorization(request.uri()) {
+            request
+                .headers_mut()
+                .insert(PROXY_AUTHORIZATION, authorization);
+        }
         let method = request.method().clone();
         let host = request
             .uri()
