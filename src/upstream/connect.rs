@@ -29,6 +29,7 @@ impl Proxies {
     pub(super) fn new(settings: &Settings) -> Self {
         Self(match &settings.proxy {
             Proxy::Direct => None,
+            Proxy::Environment if all_direct() => None,
             Proxy::Environment => Some(Arc::new(Matcher::from_env())),
             Proxy::Url(uri) => Some(Arc::new(Matcher::builder().all(uri.to_string()).build())),
         })
@@ -63,6 +64,15 @@ pub(super) fn connector(settings: &Settings, proxies: Proxies) -> Result<Connect
         .https_or_http()
         .enable_http1()
         .wrap_connector(connector))
+}
+
+/// Whether NO_PROXY has a star. The matcher takes it for all names, but for no address: an upstream at
+/// `http://10.0.0.1` would still go through the proxy.
+fn all_direct() -> bool {
+    ["no_proxy", "NO_PROXY"]
+        .iter()
+        .filter_map(|name| std::env::var(name).ok())
+        .any(|list| list.split(',').any(|entry| entry.trim() == "*"))
 }
 
 fn tls(settings: &Settings) -> Result<rustls::ClientConfig, String> {
