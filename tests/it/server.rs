@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::support::client::{self, Downloading, Ending, Raw, download, raw};
-use crate::support::disk::eventually;
+use crate::support::disk::{blobs, eventually};
 use crate::support::mirror::{log_field, sum_of};
 use crate::support::tls::{Certificate, get_h1, get_h2};
 use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, digest_of};
@@ -30,7 +30,14 @@ async fn with_blob(
     let digest = registry.put_generated_blob("a/b", 1, size);
     let url = mirror.blob_url("a/b", &digest);
     download(&url, &[]).await.unwrap().assert_is(&digest);
+    committed(&mirror, &digest);
     (registry, mirror, digest)
+}
+
+/// Waits until the next pull of it is a hit: its bytes are complete a moment before.
+fn committed(mirror: &Mirror, digest: &str) {
+    let store = mirror.store_path();
+    eventually(PATIENCE, "the commit", || blobs(&store).contains(digest));
 }
 
 async fn ready(mirror: &Mirror) -> StatusCode {
@@ -313,20 +320,44 @@ async fn a_wrong_blob_does_not_end_cleanly_over_http2() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     let digest = registry.put_generated_blob("a/b", 1, 2 * MIB);
-    registry.fault(On::blob().get().forever(), Fault::WrongBytes);
-    registry.put_blob("a/b", "good");
+    let spoilt = On::blob().get().containing(&digest).forever();
+    registry.fault(spoilt, Fault::WrongBytes);
+    let good = registry.put_generated_blob("a/b", 2, 2 * MIB);
     let urls = [
         mirror.blob_url("a/b", &digest),
-        mirror.blob_url("a/b", &digest_of(b"good")),
+        mirror.blob_url("a/b", &good),
     ];
-    registry.fault(On::blob().get().forever(), Fault::NoContentLength);
     let stream = TcpStream::connect(mirror.authority()).await.unwrap();
     let answers = get_h2(stream, &urls).await;
-    assert!(
-        !answers[0]
-            .as_ref()
-            .is_ok_and(|answer| answer.status == StatusCode::OK)
-    );
+    let whole = answers[0]
+        .as_ref()
+        .is_ok_and(|answer| answer.status == StatusCode::OK);
+    assert!(!whole, "a wrong blob came whole");
+    // The other pull on the same connection is none the worse.
+    assert_eq!(digest_of(&answers[1].as_ref().unwrap().body), good);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_at_once() {
+    let registry = FakeRegistry::start().await;
+    let mut mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let digest = registry.put_generated_blob("a/b", 1, 2 * MIB);
+    registry.set_rate(50_000);
+    let url = mirror.blob_url("a/b", &digest);
+    let pull = tokio::spawn(async move { download(&url, &[]).await });
+    eventually(PATIENCE, "the pull", || {
+        registry.counts().bytes_sent > 10_000
+    });
+    mirror.signal(Signal::TERM);
+    let deadline = Instant::now() + PATIENCE;
+    while ready(&mirror).await == StatusCode::OK {
+        assert!(Instant::now() < deadline);
+    }
+    let started = Instant::now();
+    assert_eq!(mirror.term_and_wait().code(), Some(1));
+    assert!(started.elapsed() < Duration::from_secs(5));
+    let pull = pull.await.unwrap();
+    assert!(pull.is_err() || pull.is_ok_and(|pull| pull.error.is_some()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -468,6 +499,7 @@ async fn every_request_leaves_one_line_in_the_log() {
     let path = format!("/v2/a/b/blobs/{digest}");
     let at = |path: &str| format!("{}{path}", mirror.url());
     client::get(&at(&path), &[]).await.unwrap();
+    committed(&mirror, &digest);
     client::head(&at(&path), &[]).await.unwrap();
     client::get(&at("/v2/"), &[]).await.unwrap();
     client::get(&at("/v2/a/b/manifests/none"), &[])
@@ -545,8 +577,8 @@ async fn a_client_that_leaves_is_logged_with_what_it_took() {
     let taken = leaving.run(&url, &[]).await.unwrap();
     let line = mirror.wait_for_log(PATIENCE, |line| {
         let bytes = log_field(line, "bytes").and_then(Value::as_u64);
-        log_field(line, "message").and_then(Value::as_str) == Some("request")
-            && bytes != Some(32 * MIB)
+        let outcome = log_field(line, "outcome").and_then(Value::as_str);
+        outcome == Some("hit") && bytes != Some(32 * MIB)
     });
     let bytes = log_field(&line, "bytes").and_then(Value::as_u64).unwrap();
     assert!(bytes >= taken.bytes && bytes < 32 * MIB, "{line}");
