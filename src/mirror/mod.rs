@@ -16,6 +16,9 @@ mod negative;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+use moka::sync::Cache;
 
 use crate::flight::Flights;
 use crate::metrics::Metrics;
@@ -105,6 +108,11 @@ pub struct Site {
     pub policy: Policy,
 }
 
+/// Few blobs are larger than a store; each is a digest.
+const MAX_OUTGROWN: u64 = 1000;
+/// The store may have more room by then.
+const OUTGROWN_FOR: Duration = Duration::from_secs(3600);
+
 type Answered<T> = Result<T, upstream::Error>;
 type Shared<K, V> = Arc<Flights<K, V>>;
 type ByDigest = (QualifiedName, Digest);
@@ -116,6 +124,8 @@ pub struct Mirror {
     policies: HashMap<Namespace, Policy>,
     metrics: Arc<Metrics>,
     negatives: Negatives,
+    /// Blobs of unannounced length that outgrew the store, and how far they got: passed through from then on.
+    outgrown: Cache<Digest, u64>,
     /// Blobs coming in, one transfer an upstream and digest.
     fills: Shared<(Namespace, Digest), Fill>,
     /// Questions whether a repository has a blob, with the blob's size.
@@ -142,6 +152,10 @@ impl Mirror {
             policies,
             metrics,
             negatives: Negatives::default(),
+            outgrown: Cache::builder()
+                .max_capacity(MAX_OUTGROWN)
+                .time_to_live(OUTGROWN_FOR)
+                .build(),
             fills: Arc::default(),
             blob_checks: Arc::default(),
             manifest_fetches: Arc::default(),

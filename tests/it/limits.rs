@@ -261,3 +261,23 @@ async fn a_reader_of_what_is_evicted_meanwhile_gets_all_of_it() {
     assert!(!reading.is_finished(), "it was read before it was evicted");
     reading.await.unwrap().unwrap().assert_is(&digest);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_of_unknown_length_that_outgrew_the_store_passes_through_when_asked_again() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).max_size("20MiB"));
+    let digest = registry.put_generated_blob("a/b", 1, 40 * MIB);
+    registry.fault(On::blob().get().forever(), Fault::NoContentLength);
+    let url = mirror.blob_url("a/b", &digest);
+    let first = download(&url, &[]).await.unwrap();
+    assert!(first.error.is_some(), "{} bytes came", first.bytes);
+    for _ in 0..2 {
+        let again = download(&url, &[]).await.unwrap();
+        again.assert_is(&digest);
+        assert_eq!(again.header("cache-status"), Some("pierglass; fwd=bypass"));
+    }
+    // A blob that upstream announces the length of is judged by that.
+    let small = registry.put_generated_blob("a/b", 2, MIB);
+    let url = mirror.blob_url("a/b", &small);
+    download(&url, &[]).await.unwrap().assert_is(&small);
+}
