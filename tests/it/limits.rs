@@ -240,7 +240,7 @@ async fn a_reader_of_what_is_evicted_meanwhile_gets_all_of_it() {
     download(&url, &[]).await.unwrap().assert_is(&digest);
     eventually(PATIENCE, "the commit", || blobs(&store).contains(&digest));
     let slow = Downloading {
-        bytes_per_sec: Some(12 * MIB),
+        bytes_per_sec: Some(6 * MIB),
         ..Downloading::default()
     };
     let reading = tokio::spawn(async move { slow.run(&url, &[]).await });

@@ -73,9 +73,9 @@ fn panicked(mirror: &Mirror) -> bool {
 async fn sigterm_lets_a_running_pull_finish() {
     let (registry, mut mirror, digest) = with_blob(4 * MIB, |config| config).await;
     let cold = registry.put_generated_blob("a/b", 2, 2 * MIB);
-    registry.set_rate(2 * MIB);
+    registry.set_rate(MIB);
     let slow = Downloading {
-        bytes_per_sec: Some(4 * MIB),
+        bytes_per_sec: Some(2 * MIB),
         ..Downloading::default()
     };
     let (warm_url, cold_url) = (
@@ -84,11 +84,14 @@ async fn sigterm_lets_a_running_pull_finish() {
     );
     let warm_pull = tokio::spawn(async move { slow.run(&warm_url, &[]).await });
     let cold_pull = tokio::spawn(async move { download(&cold_url, &[]).await });
+    let deadline = Instant::now() + PATIENCE;
     while mirror
         .metric("pierglass_fills_in_flight", &[])
         .await
         .is_none_or(|fills| fills < 1.0)
-    {}
+    {
+        assert!(Instant::now() < deadline, "no fill");
+    }
     assert_eq!(ready(&mirror).await, StatusCode::OK);
     let idle = TcpStream::connect(mirror.authority()).await.unwrap();
     mirror.signal(Signal::TERM);
@@ -137,9 +140,9 @@ async fn drain_timeout_ends_a_pull_that_takes_too_long() {
     registry.set_rate(100_000);
     let url = mirror.blob_url("a/b", &digest);
     let pull = tokio::spawn(async move { download(&url, &[]).await });
-    while registry.counts().bytes_sent < 20_000 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually(PATIENCE, "the pull", || {
+        registry.counts().bytes_sent > 20_000
+    });
     let started = Instant::now();
     let status = mirror.term_and_wait();
     let took = started.elapsed();
