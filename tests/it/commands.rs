@@ -1,6 +1,5 @@
 //! A command must never hide a mistake, name a wrong place for it, or print a secret.
 
-use std::io::Read as _;
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
