@@ -12,6 +12,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -306,8 +307,22 @@ impl Store {
         if let Some(parent) = path.parent() {
             self.create_directories(parent)?;
         }
-        let mut file = File::options().create(true).append(true).open(&path)?;
+        let mut file = File::options()
+            .create(true)
+            .read(true)
+            .append(true)
+            .open(&path)?;
         let before = file.metadata()?.len();
+        let mut last = *b"\n";
+        if before > 0 {
+            file.read_exact_at(&mut last, before - 1)?;
+        }
+        // Not onto a line that a crash has torn, or this one would be skipped with it.
+        let lines = if last == *b"\n" {
+            lines
+        } else {
+            format!("\n{lines}")
+        };
         // One write, so that a crash tears at most the last line, which is then skipped when read.
         file.write_all(lines.as_bytes())?;
         let counted = if before == 0 { 0 } else { cost(before) };
@@ -334,7 +349,9 @@ impl Store {
     }
 
     fn read_vouched(&self, path: &Path) -> HashSet<Digest> {
-        let text = fs::read_to_string(path).unwrap_or_default();
+        // A crash can leave what is not even text; the lines before and after it are as good as ever.
+        let bytes = fs::read(path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
         let digests: HashSet<Digest> = text.lines().filter_map(|line| line.parse().ok()).collect();
         if digests.len() < SHORT_LIST || !self.index.is_scanned() {
             return digests;

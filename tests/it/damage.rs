@@ -154,3 +154,26 @@ async fn a_store_that_became_a_file_costs_no_pull() {
     pull(&mirror, &image).await;
     assert!(!mirror.output().contains("panicked"), "{}", mirror.output());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torn_list_of_blobs_loses_no_blob_that_is_named_after() {
+    let (registry, mut mirror, image) = with_image().await;
+    let store = mirror.store_path();
+    let list = store.join("records/docker.io/a/b/_blobs");
+    let right = std::fs::read(&list).unwrap();
+    for (number, torn) in [&b"sha256:0123"[..], b"\xff\xfe\0\0"].iter().enumerate() {
+        mirror.kill9();
+        std::fs::write(&list, [&right[..], torn].concat()).unwrap();
+        mirror.restart();
+        let digest = registry.put_blob("a/b", format!("after {number}"));
+        let url = mirror.blob_url("a/b", &digest);
+        download(&url, &[]).await.unwrap().assert_is(&digest);
+        eventually(PATIENCE, "the commit", || blobs(&store).contains(&digest));
+        registry.down();
+        mirror.restart();
+        let url = mirror.blob_url("a/b", &digest);
+        download(&url, &[]).await.unwrap().assert_is(&digest);
+        pull(&mirror, &image).await;
+        registry.up();
+    }
+}
