@@ -7,7 +7,8 @@ use bytes::Bytes;
 use crate::flight::Slot;
 use crate::oci::digest::Digest;
 use crate::oci::name::{Namespace, QualifiedName};
-use crate::store::ingest::{Growing, Ingest};
+use crate::store::NoRoom;
+use crate::store::ingest::{Growing, Ingest, IngestError};
 use crate::store::progress::Failure;
 use crate::upstream::{self, Body, FetchedBlob};
 
@@ -84,7 +85,11 @@ async fn run(
             });
         }
     };
-    let (mut ingest, growing) = match mirror.store.ingest(digest.clone(), fetched.size).await {
+    let begun = match outgrown(&mirror, &digest, fetched.size) {
+        Some(no_room) => Err(IngestError::NoRoom(no_room)),
+        None => mirror.store.ingest(digest.clone(), fetched.size).await,
+    };
+    let (mut ingest, growing) = match begun {
         Ok(begun) => begun,
         Err(error) => {
             tracing::warn!(repository = %name, %digest, %error, "passing a blob through without keeping it");
@@ -112,6 +117,9 @@ async fn run(
             tracing::error!(repository = %name, %digest, error = %failure, "a blob did not arrive whole; nothing is kept");
             // First unjoinable, then failed: nobody may join a fill that has failed.
             slot.retire();
+            if let Failure::NoRoom(_) = failure {
+                mirror.outgrown.insert(digest, ingest.written());
+            }
             return ingest.fail(failure);
         }
     };
@@ -126,6 +134,13 @@ async fn run(
             tracing::error!(repository = %name, %digest, %error, "a blob was served but cannot be kept");
         }
     }
+}
+
+/// Whether it is known from an earlier attempt that there is no room for a blob of unannounced length.
+/// That attempt failed, since its readers had begun; without this every further one would fail as well.
+fn outgrown(mirror: &Mirror, digest: &Digest, size: Option<u64>) -> Option<NoRoom> {
+    let wanted = mirror.outgrown.get(digest).filter(|_| size.is_none())?;
+    Some(NoRoom { wanted })
 }
 
 /// Copies a body into an ingest, reading ahead while the disk is busy.

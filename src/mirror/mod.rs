@@ -17,6 +17,9 @@ mod tag;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+use moka::sync::Cache;
 
 use crate::flight::Flights;
 use crate::metrics::Metrics;
@@ -106,6 +109,11 @@ pub struct Site {
     pub policy: Policy,
 }
 
+/// Few blobs are larger than a store; each is a digest.
+const MAX_OUTGROWN: u64 = 1000;
+/// The store may have more room by then.
+const OUTGROWN_FOR: Duration = Duration::from_secs(3600);
+
 type Answered<T> = Result<T, upstream::Error>;
 type Shared<K, V> = Arc<Flights<K, V>>;
 type ByDigest = (QualifiedName, Digest);
@@ -119,6 +127,8 @@ pub struct Mirror {
     /// Apart, because one digest may be asked for as either.
     missing_blobs: Negatives,
     missing_manifests: Negatives,
+    /// Blobs of unannounced length that outgrew the store, and how far they got: passed through from then on.
+    outgrown: Cache<Digest, u64>,
     /// Blobs coming in, one transfer an upstream and digest.
     fills: Shared<(Namespace, Digest), Fill>,
     /// Questions whether a repository has a blob, with the blob's size.
@@ -146,6 +156,10 @@ impl Mirror {
             metrics,
             missing_blobs: Negatives::default(),
             missing_manifests: Negatives::default(),
+            outgrown: Cache::builder()
+                .max_capacity(MAX_OUTGROWN)
+                .time_to_live(OUTGROWN_FOR)
+                .build(),
             fills: Arc::default(),
             blob_checks: Arc::default(),
             manifest_fetches: Arc::default(),

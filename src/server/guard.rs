@@ -1,7 +1,8 @@
-//! A deadline for clients that stop reading.
+//! Deadlines for clients that stop reading, and for those that never begin to write.
 //!
-//! hyper limits the time a request's header may take and nothing after that: a client that asks for a
-//! blob and never reads would hold its connection, its file and its buffers for ever.
+//! hyper limits the time a request's header may take over HTTP/1.1 and nothing else: a client that asks for
+//! a blob and never reads would hold its connection, its file and its buffers for ever, and so would one
+//! that chooses HTTP/2 and says no more.
 
 use std::future::Future;
 use std::io;
@@ -12,13 +13,21 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A stream whose writes fail when the other end takes no byte for too long.
+/// A stream whose writes fail when the other end takes no byte for too long, and whose reads fail when its
+/// first bytes do not come.
 pub(super) struct Guard<S> {
     stream: S,
     patience: Duration,
     /// Runs while a write is waiting. Kept between waits: making a timer costs more than setting one.
     deadline: Option<Pin<Box<Sleep>>>,
     waiting: bool,
+    opening: Option<Opening>,
+}
+
+/// The first bytes of a connection, on their way.
+struct Opening {
+    left: usize,
+    deadline: Pin<Box<Sleep>>,
 }
 
 impl<S> Guard<S> {
@@ -28,7 +37,18 @@ impl<S> Guard<S> {
             patience,
             deadline: None,
             waiting: false,
+            opening: None,
         }
+    }
+
+    /// Has reads fail when the first `count` bytes have not come within `patience`.
+    pub(super) fn expecting(self, count: usize, patience: Duration) -> Self {
+        let deadline = Box::pin(sleep(patience));
+        let opening = Some(Opening {
+            left: count,
+            deadline,
+        });
+        Self { opening, ..self }
     }
 
     fn watch<T>(
@@ -64,7 +84,26 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let progress = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let Some(opening) = &mut self.opening else {
+            return progress;
+        };
+        if progress.is_ready() {
+            let came = buffer.filled().len().saturating_sub(before);
+            opening.left = opening.left.saturating_sub(came);
+            if opening.left == 0 {
+                self.opening = None;
+            }
+            return progress;
+        }
+        match opening.deadline.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client did not begin",
+            ))),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 

@@ -31,7 +31,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::metrics::Metrics;
@@ -73,6 +73,9 @@ pub struct Tls {
 /// body waits in memory for a slow client.
 const MAX_HEADER: usize = 64 * 1024;
 
+/// The bytes an HTTP/2 connection begins with (RFC 9113 3.4). hyper waits for them without a limit.
+const H2_PREFACE: usize = 24;
+
 /// How a connection is treated.
 #[derive(Clone)]
 pub struct Limits {
@@ -100,6 +103,8 @@ where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let graceful = GracefulShutdown::new();
+    // Dropped when accepting ends, which ends connections that have not said yet what they speak.
+    let (_accepting, stopped) = watch::channel(());
     let mut stop = pin!(stop);
     loop {
         let next = async {
@@ -126,6 +131,7 @@ where
             watcher: graceful.watcher(),
             metrics: Arc::clone(&metrics),
             answer: answer.clone(),
+            stopped: stopped.clone(),
             _place: place,
         };
         tokio::spawn(connection.run(stream, tls.clone()));
@@ -145,6 +151,8 @@ struct Connection<H> {
     watcher: Watcher,
     metrics: Arc<Metrics>,
     answer: H,
+    /// `watcher` only knows connections that hyper has; until then this one tells of the end.
+    stopped: watch::Receiver<()>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -171,12 +179,18 @@ where
     }
 
     async fn plain(
-        self,
+        mut self,
         stream: TcpStream,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let h2 = tokio::time::timeout(self.limits.header_timeout, speaks_h2(&stream)).await??;
+        let first = tokio::time::timeout(self.limits.header_timeout, speaks_h2(&stream));
+        let h2 = tokio::select! {
+            biased;
+            h2 = first => h2??,
+            _ = self.stopped.changed() => return Ok(()),
+        };
         let guarded = Guard::new(stream, self.limits.idle_timeout);
         if h2 {
+            let guarded = guarded.expecting(H2_PREFACE, self.limits.header_timeout);
             self.http2(guarded).await
         } else {
             self.http1(guarded).await
@@ -184,14 +198,20 @@ where
     }
 
     async fn secure(
-        self,
+        mut self,
         stream: TcpStream,
         tls: TlsAcceptor,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let stream = tokio::time::timeout(self.limits.header_timeout, tls.accept(stream)).await??;
+        let handshake = tokio::time::timeout(self.limits.header_timeout, tls.accept(stream));
+        let stream = tokio::select! {
+            biased;
+            stream = handshake => stream??,
+            _ = self.stopped.changed() => return Ok(()),
+        };
         let h2 = stream.get_ref().1.alpn_protocol() == Some(tls::H2);
         let guarded = Guard::new(stream, self.limits.idle_timeout);
         if h2 {
+            let guarded = guarded.expecting(H2_PREFACE, self.limits.header_timeout);
             self.http2(guarded).await
         } else {
             self.http1(guarded).await

@@ -135,7 +135,9 @@ impl Store {
 
     fn read_vouched(&self, name: &QualifiedName) -> HashSet<Digest> {
         let path = self.layout.vouched(name);
-        let text = fs::read_to_string(&path).unwrap_or_default();
+        // A crash can leave what is not even text; the lines before and after it are as good as ever.
+        let bytes = fs::read(&path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
         let digests: HashSet<Digest> = text.lines().filter_map(|line| line.parse().ok()).collect();
         if digests.len() < SHORT || !self.index.is_scanned() {
             return digests;

@@ -5,11 +5,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::Uri;
+use http::{HeaderValue, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
-use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -21,18 +21,41 @@ use super::{Proxy, Settings};
 /// Connects over TCP, directly or through a proxy, and speaks TLS on top for `https`.
 pub(super) type Connector = HttpsConnector<ProxyConnector>;
 
+/// Which proxy is to be used for which host.
+#[derive(Clone)]
+pub(super) struct Proxies(Option<Arc<Matcher>>);
+
+impl Proxies {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self(match &settings.proxy {
+            Proxy::Direct => None,
+            Proxy::Environment if all_direct() => None,
+            Proxy::Environment => Some(Arc::new(Matcher::from_env())),
+            Proxy::Url(uri) => Some(Arc::new(Matcher::builder().all(uri.to_string()).build())),
+        })
+    }
+
+    /// The Proxy-Authorization of a request itself. For `https` it goes into the CONNECT instead, where
+    /// upstream does not see it.
+    pub(super) fn authorization(&self, destination: &Uri) -> Option<HeaderValue> {
+        if destination.scheme_str() == Some("https") {
+            return None;
+        }
+        self.intercept(destination)?.basic_auth().cloned()
+    }
+
+    fn intercept(&self, destination: &Uri) -> Option<Intercept> {
+        self.0.as_ref()?.intercept(destination)
+    }
+}
+
 /// Builds the connector of one upstream; reads the system's and the configured certificate authorities.
-pub(super) fn connector(settings: &Settings) -> Result<Connector, String> {
+pub(super) fn connector(settings: &Settings, proxies: Proxies) -> Result<Connector, String> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(settings.timeouts.connect));
     tcp.set_keepalive(Some(std::time::Duration::from_secs(60)));
-    let proxies = match &settings.proxy {
-        Proxy::Direct => None,
-        Proxy::Environment => Some(Arc::new(Matcher::from_env())),
-        Proxy::Url(uri) => Some(Arc::new(Matcher::builder().all(uri.to_string()).build())),
-    };
     let tls = tls(settings)?;
     let connector = ProxyConnector { tcp, proxies };
     // HTTP/1.1 alone: a blob over h2 shares one TCP window with all others of its host.
@@ -41,6 +64,15 @@ pub(super) fn connector(settings: &Settings) -> Result<Connector, String> {
         .https_or_http()
         .enable_http1()
         .wrap_connector(connector))
+}
+
+/// Whether NO_PROXY has a star. The matcher takes it for all names, but for no address: an upstream at
+/// `http://10.0.0.1` would still go through the proxy.
+fn all_direct() -> bool {
+    ["no_proxy", "NO_PROXY"]
+        .iter()
+        .filter_map(|name| std::env::var(name).ok())
+        .any(|list| list.split(',').any(|entry| entry.trim() == "*"))
 }
 
 fn tls(settings: &Settings) -> Result<rustls::ClientConfig, String> {
@@ -74,7 +106,7 @@ fn tls(settings: &Settings) -> Result<rustls::ClientConfig, String> {
 #[derive(Clone)]
 pub(super) struct ProxyConnector {
     tcp: HttpConnector,
-    proxies: Option<Arc<Matcher>>,
+    proxies: Proxies,
 }
 
 /// A TCP connection and whether an HTTP proxy is at its other end.
@@ -95,11 +127,7 @@ impl Service<Uri> for ProxyConnector {
     }
 
     fn call(&mut self, destination: Uri) -> Self::Future {
-        let proxy = self
-            .proxies
-            .as_ref()
-            .and_then(|proxies| proxies.intercept(&destination));
-        let Some(proxy) = proxy else {
+        let Some(proxy) = self.proxies.intercept(&destination) else {
             let connecting = self.tcp.call(destination);
             return Box::pin(async move {
                 Ok(Stream {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use http::header::PROXY_AUTHORIZATION;
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri};
 use http_body::Body as _;
@@ -15,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::metrics::Metrics;
 
-use super::connect::{self, Connector};
+use super::connect::{self, Connector, Proxies};
 use super::error::{Error, StartError};
 use super::{Settings, Timeouts};
 
@@ -23,6 +24,7 @@ use super::{Settings, Timeouts};
 #[derive(Clone)]
 pub(super) struct Http {
     pool: legacy::Client<Connector, Empty<Bytes>>,
+    proxies: Proxies,
     timeouts: Timeouts,
     namespace: Arc<str>,
     metrics: Arc<Metrics>,
@@ -31,7 +33,9 @@ pub(super) struct Http {
 impl Http {
     pub(super) fn new(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
         let namespace = settings.namespace.to_string();
-        let connector = connect::connector(settings).map_err(|detail| StartError {
+        let proxies = Proxies::new(settings);
+        let connector = connect::connector(settings, proxies.clone());
+        let connector = connector.map_err(|detail| StartError {
             namespace: namespace.clone(),
             detail,
         })?;
@@ -42,6 +46,7 @@ impl Http {
         metrics.upstream_up.with_label_values(&[&namespace]).set(1);
         Ok(Self {
             pool,
+            proxies,
             timeouts: settings.timeouts.clone(),
             namespace: namespace.into(),
             metrics,
@@ -51,9 +56,14 @@ impl Http {
     /// Sends one request as it is. Bounded: connecting and waiting for the header both have their limits.
     pub(super) async fn send(
         &self,
-        request: Request<Empty<Bytes>>,
+        mut request: Request<Empty<Bytes>>,
         kind: &str,
     ) -> Result<Response<Incoming>, Error> {
+        if let Some(authorization) = self.proxies.authorization(request.uri()) {
+            request
+                .headers_mut()
+                .insert(PROXY_AUTHORIZATION, authorization);
+        }
         let method = request.method().clone();
         let host = request
             .uri()

@@ -12,6 +12,12 @@
 //! - `auth`: tokens, passwords, redirects; and where none of them may go
 //! - `headers`: what every answer says about itself
 //! - `layers`: the arrows of `src/lib.rs`
+//! - `crash`: killed at any instant, nothing committed is lost and nothing wrong is served
+//! - `limits`: the store stays within its limit, and what has no room passes through
+//! - `damage`: what is damaged on disk is fetched again and not served
+//! - `server`: limits of connections, TLS and HTTP/2, the admin address, the log, the end
+//! - `proxy`: upstreams through proxies and over TLS, and upstreams that are silent or gone
+//! - `commands`: the command line, its messages and its exit codes
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -33,3 +39,9 @@ mod ranges;
 mod routing;
 mod tags;
 mod wrong_content;
+mod commands;
+mod crash;
+mod damage;
+mod limits;
+mod proxy;
+mod server;

@@ -270,6 +270,12 @@ impl Mirror {
     #[track_caller]
     pub fn term_and_wait(&mut self) -> ExitStatus {
         self.signal(rustix::process::Signal::TERM);
+        self.wait()
+    }
+
+    /// Waits until the program has ended by itself.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
         wait(&mut self.child, STOP)
     }
 

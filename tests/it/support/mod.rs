@@ -16,6 +16,8 @@ pub mod auth;
 pub mod client;
 /// Repositories, blobs (large ones computed on the fly) and manifests.
 pub mod content;
+/// The store as it lies on disk.
+pub mod disk;
 /// What can go wrong, and which requests it goes wrong for.
 pub mod fault;
 /// Valid images, indexes and tar files.
@@ -34,6 +36,8 @@ pub mod patience;
 pub mod registry;
 /// How the fake registry answers.
 pub mod routes;
+/// Certificates, and TLS on both sides of the program.
+pub mod tls;
 /// HTTP/1.1 by hand, for answers no well-behaved server gives.
 pub mod wire;
 

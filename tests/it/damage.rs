@@ -1,0 +1,179 @@
+//! What is damaged on disk must never be served where it can be noticed, and never cost more than a fetch.
+
+use std::fs::{File, OpenOptions};
+use std::time::Duration;
+
+use crate::support::client::{self, download};
+use crate::support::disk::{blob_file, blobs, eventually, manifest_file};
+use crate::support::{FakeRegistry, Image, Mirror, MirrorConfig, digest_of};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A mirror that has an image, tag included, and the image.
+async fn with_image() -> (FakeRegistry, Mirror, Image) {
+    let registry = FakeRegistry::start().await;
+    let image = Image::random(1, &[3_000_000, 50_000]);
+    registry.put_image("a/b", Some("1"), &image);
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).tag_ttl("1h"));
+    pull(&mirror, &image).await;
+    let store = mirror.store_path();
+    eventually(PATIENCE, "the commits", || {
+        image
+            .blobs()
+            .iter()
+            .all(|digest| blobs(&store).contains(digest))
+    });
+    registry.reset_counts();
+    (registry, mirror, image)
+}
+
+async fn pull(mirror: &Mirror, image: &Image) {
+    for reference in ["1", &image.digest] {
+        let answer = client::get(&mirror.manifest_url("a/b", reference), &[]).await;
+        let answer = answer.unwrap();
+        assert_eq!(
+            (answer.status.as_u16(), &answer.body),
+            (200, &image.manifest)
+        );
+    }
+    for digest in image.blobs() {
+        let url = mirror.blob_url("a/b", &digest);
+        download(&url, &[]).await.unwrap().assert_is(&digest);
+    }
+}
+
+fn truncate(path: &std::path::Path, length: u64) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(length).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_truncated_blob_is_fetched_again_within_the_request() {
+    let (registry, mirror, image) = with_image().await;
+    let digest = &image.blobs()[1];
+    let file = blob_file(&mirror.store_path(), digest);
+    for length in [0, 1, 2_999_999] {
+        truncate(&file, length);
+        registry.reset_counts();
+        let url = mirror.blob_url("a/b", digest);
+        download(&url, &[]).await.unwrap().assert_is(digest);
+        assert_eq!(registry.counts().blob_gets, 1, "cut to {length}");
+        let store = mirror.store_path();
+        eventually(PATIENCE, "the commit", || {
+            file.metadata().is_ok_and(|file| file.len() == 3_000_000) && blobs(&store).len() == 3
+        });
+    }
+    pull(&mirror, &image).await;
+    assert_eq!(registry.counts().blob_gets, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_blob_is_fetched_again_within_the_request() {
+    let (registry, mut mirror, image) = with_image().await;
+    let digest = &image.blobs()[1];
+    let file = blob_file(&mirror.store_path(), digest);
+    for restart in [false, true] {
+        std::fs::remove_file(&file).unwrap();
+        if restart {
+            mirror.restart();
+        }
+        registry.reset_counts();
+        pull(&mirror, &image).await;
+        assert_eq!(registry.counts().blob_gets, 1);
+        eventually(PATIENCE, "the commit", || file.exists());
+    }
+    assert_eq!(mirror.metric("pierglass_store_blobs", &[]).await, Some(3.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_manifest_is_never_served() {
+    let (registry, mut mirror, image) = with_image().await;
+    let file = manifest_file(&mirror.store_path(), "a/b", &image.digest);
+    let right = std::fs::read(&file).unwrap();
+    let mut flipped = right.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    let damages = [
+        flipped,
+        right[..right.len() - 10].to_vec(),
+        Vec::new(),
+        b"{}\nnot a manifest".to_vec(),
+        vec![0xff; 4096],
+    ];
+    for damage in damages {
+        std::fs::write(&file, &damage).unwrap();
+        // From memory it is still right; after a restart the disk is all there is.
+        pull(&mirror, &image).await;
+        std::fs::write(&file, &damage).unwrap();
+        mirror.restart();
+        registry.reset_counts();
+        pull(&mirror, &image).await;
+        assert_eq!(registry.counts().manifest_gets, 1);
+        assert_eq!(std::fs::read(&file).unwrap().last(), right.last());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_tag_is_asked_for_again() {
+    let (registry, mut mirror, image) = with_image().await;
+    let file = mirror.store_path().join("records/docker.io/a/b/_tags/1");
+    let right = std::fs::read(&file).unwrap();
+    for damage in [&b""[..], &right[..right.len() / 2], b"{}", &[0xff; 100]] {
+        std::fs::write(&file, damage).unwrap();
+        mirror.restart();
+        registry.reset_counts();
+        pull(&mirror, &image).await;
+        let counts = registry.counts();
+        assert_eq!(counts.manifest_gets + counts.manifest_heads, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_deleted_under_the_mirror_costs_no_pull() {
+    let (registry, mirror, image) = with_image().await;
+    std::fs::remove_dir_all(mirror.store_path()).unwrap();
+    for _ in 0..2 {
+        pull(&mirror, &image).await;
+    }
+    let other = Image::random(2, &[100_000]);
+    registry.put_image("a/b", Some("2"), &other);
+    let answer = client::get(&mirror.manifest_url("a/b", "2"), &[]).await;
+    assert_eq!(digest_of(&answer.unwrap().body), other.digest);
+    for digest in other.blobs() {
+        let url = mirror.blob_url("a/b", &digest);
+        download(&url, &[]).await.unwrap().assert_is(&digest);
+    }
+    assert!(!mirror.output().contains("panicked"), "{}", mirror.output());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_became_a_file_costs_no_pull() {
+    let (_registry, mirror, image) = with_image().await;
+    let store = mirror.store_path();
+    std::fs::remove_dir_all(&store).unwrap();
+    File::create(&store).unwrap();
+    pull(&mirror, &image).await;
+    assert!(!mirror.output().contains("panicked"), "{}", mirror.output());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torn_list_of_blobs_loses_no_blob_that_is_named_after() {
+    let (registry, mut mirror, image) = with_image().await;
+    let store = mirror.store_path();
+    let list = store.join("records/docker.io/a/b/_blobs");
+    let right = std::fs::read(&list).unwrap();
+    for (number, torn) in [&b"sha256:0123"[..], b"\xff\xfe\0\0"].iter().enumerate() {
+        mirror.kill9();
+        std::fs::write(&list, [&right[..], torn].concat()).unwrap();
+        mirror.restart();
+        let digest = registry.put_blob("a/b", format!("after {number}"));
+        let url = mirror.blob_url("a/b", &digest);
+        download(&url, &[]).await.unwrap().assert_is(&digest);
+        eventually(PATIENCE, "the commit", || blobs(&store).contains(&digest));
+        registry.down();
+        mirror.restart();
+        let url = mirror.blob_url("a/b", &digest);
+        download(&url, &[]).await.unwrap().assert_is(&digest);
+        pull(&mirror, &image).await;
+        registry.up();
+    }
+}

@@ -1,0 +1,317 @@
+//! Upstreams must be reached the way the operator said, and a silent one must never keep a client waiting for ever.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use crate::support::client::{self, download};
+use crate::support::disk::blobs;
+use crate::support::tls::{Certificate, Front};
+use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On};
+
+const MIB: u64 = 1024 * 1024;
+
+/// An HTTP proxy that remembers the heads of the requests it was sent.
+struct Proxy {
+    url: String,
+    seen: Arc<Mutex<Vec<String>>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Proxy {
+    async fn start() -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let notes = seen.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(pass(stream, notes.clone()));
+            }
+        });
+        Proxy { url, seen, task }
+    }
+
+    fn seen(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// First lines of all requests.
+    fn lines(&self) -> Vec<String> {
+        let first = |head: &String| head.lines().next().unwrap().to_owned();
+        self.seen().iter().map(first).collect()
+    }
+}
+
+/// CONNECT as a tunnel; anything else as one request in absolute form (RFC 9112 3.2.2), after which the connection ends.
+async fn pass(mut client: TcpStream, seen: Arc<Mutex<Vec<String>>>) -> Option<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(client.read_u8().await.ok()?);
+    }
+    let head = String::from_utf8(head).ok()?;
+    seen.lock().unwrap().push(head.clone());
+    let (method, rest) = head.split_once(' ')?;
+    let (target, rest) = rest.split_once(' ')?;
+    if method == "CONNECT" {
+        let mut server = TcpStream::connect(target).await.ok()?;
+        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.ok()?;
+        copy_bidirectional(&mut client, &mut server).await.ok()?;
+        return Some(());
+    }
+    let (authority, path) = target.strip_prefix("http://")?.split_once('/')?;
+    let mut server = TcpStream::connect(authority).await.ok()?;
+    let (version, headers) = rest.split_once("\r\n")?;
+    let request = format!("{method} /{path} {version}\r\nConnection: close\r\n{headers}");
+    server.write_all(request.as_bytes()).await.ok()?;
+    tokio::io::copy(&mut server, &mut client).await.ok()?;
+    client.shutdown().await.ok()
+}
+
+async fn pull(mirror: &Mirror, image: &Image) {
+    let answer = client::get(&mirror.manifest_url("a/b", "1"), &[])
+        .await
+        .unwrap();
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    assert_eq!(answer.body, image.manifest);
+    for digest in image.blobs() {
+        let url = mirror.blob_url("a/b", &digest);
+        download(&url, &[]).await.unwrap().assert_is(&digest);
+    }
+}
+
+async fn with_image() -> (FakeRegistry, Image) {
+    let registry = FakeRegistry::start().await;
+    let image = Image::random(1, &[200_000]);
+    registry.put_image("a/b", Some("1"), &image);
+    (registry, image)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plain_upstream_is_asked_through_the_proxy() {
+    let (registry, image) = with_image().await;
+    for by_key in [false, true] {
+        let proxy = Proxy::start().await;
+        let config = MirrorConfig::for_upstream(&registry);
+        let config = if by_key {
+            config.toml(&format!("proxy = \"{}\"", proxy.url))
+        } else {
+            config.environment("HTTP_PROXY", &proxy.url)
+        };
+        pull(&Mirror::start(config), &image).await;
+        let lines = proxy.lines();
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        let expected = format!("GET {}/v2/a/b/manifests/1 HTTP/1.1", registry.url());
+        assert_eq!(lines[0], expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_https_upstream_is_reached_through_a_tunnel() {
+    let (registry, image) = with_image().await;
+    let certificate = Certificate::new();
+    let front = Front::start(&certificate, registry.authority()).await;
+    let ca_file = format!("ca_file = \"{}\"", certificate.certificate().display());
+    let config = MirrorConfig::for_url(&format!("https://{}", front.address)).toml(&ca_file);
+    for by_key in [false, true] {
+        let proxy = Proxy::start().await;
+        let config = if by_key {
+            config.clone().toml(&format!("proxy = \"{}\"", proxy.url))
+        } else {
+            config.clone().environment("HTTPS_PROXY", &proxy.url)
+        };
+        pull(&Mirror::start(config), &image).await;
+        let lines = proxy.lines();
+        let tunnel = format!("CONNECT {} HTTP/1.1", front.address);
+        assert!(
+            !lines.is_empty() && lines.iter().all(|line| *line == tunnel),
+            "{lines:?}"
+        );
+    }
+    // The same without a proxy, and refused without the certificate.
+    pull(&Mirror::start(config), &image).await;
+    let distrusting = MirrorConfig::for_url(&format!("https://{}", front.address));
+    let mirror = Mirror::start(distrusting);
+    let answer = client::get(&mirror.manifest_url("a/b", "1"), &[])
+        .await
+        .unwrap();
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.text().contains("certificate"), "{}", answer.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_gets_the_credentials_in_its_url_and_upstream_does_not() {
+    let (registry, image) = with_image().await;
+    let certificate = Certificate::new();
+    let front = Front::start(&certificate, registry.authority()).await;
+    let proxy = Proxy::start().await;
+    let url = proxy.url.replace("http://", "http://user:pass@");
+    let ca_file = format!("ca_file = \"{}\"", certificate.certificate().display());
+    for config in [
+        MirrorConfig::for_url(&format!("https://{}", front.address)).toml(&ca_file),
+        MirrorConfig::for_upstream(&registry),
+    ] {
+        let config = config
+            .environment("HTTPS_PROXY", &url)
+            .environment("HTTP_PROXY", &url);
+        let mirror = Mirror::start(config);
+        pull(&mirror, &image).await;
+        assert!(!mirror.output().contains("user:pass"));
+    }
+    let seen = proxy.seen();
+    assert!(seen.len() > 3);
+    for head in seen {
+        let lower = head.to_ascii_lowercase();
+        assert!(
+            lower.contains("\r\nproxy-authorization: basic dxnlcjpwyxnz\r\n"),
+            "{head}"
+        );
+    }
+    let asked = registry.requests();
+    assert!(
+        asked
+            .iter()
+            .all(|seen| seen.header("authorization").is_none())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_proxy_and_none_go_straight_to_the_upstream() {
+    let (registry, image) = with_image().await;
+    let proxy = Proxy::start().await;
+    let config = || {
+        MirrorConfig::for_upstream(&registry)
+            .environment("HTTP_PROXY", &proxy.url)
+            .environment("HTTPS_PROXY", &proxy.url)
+    };
+    for config in [
+        config().environment("NO_PROXY", "example.com,127.0.0.1"),
+        config().environment("NO_PROXY", "127.0.0.0/8"),
+        config().environment("no_proxy", "*"),
+        config().toml("proxy = \"none\""),
+    ] {
+        pull(&Mirror::start(config), &image).await;
+        assert_eq!(proxy.lines(), Vec::<String>::new());
+    }
+    let elsewhere = config().environment("NO_PROXY", "example.com,10.0.0.0/8");
+    pull(&Mirror::start(elsewhere), &image).await;
+    assert_eq!(proxy.lines().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_says_nothing_costs_no_more_than_header_timeout() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let config = MirrorConfig::for_url("https://registry.invalid")
+        .toml(&format!("proxy = \"{url}\"\nheader_timeout = \"1s\""));
+    let mirror = Mirror::start(config);
+    let started = Instant::now();
+    let answer = client::get(&mirror.manifest_url("a/b", "1"), &[])
+        .await
+        .unwrap();
+    assert_eq!(
+        answer.status,
+        StatusCode::GATEWAY_TIMEOUT,
+        "{}",
+        answer.text()
+    );
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_never_answers_is_given_up_in_time() {
+    let registry = FakeRegistry::start().await;
+    let digest = registry.put_generated_blob("a/b", 1, MIB);
+    registry.fault(On::any().forever(), Fault::Hang);
+    let config = MirrorConfig::for_upstream(&registry).toml("header_timeout = \"1s\"");
+    let mirror = Mirror::start(config);
+    let urls = [
+        mirror.manifest_url("a/b", "1"),
+        mirror.manifest_url("a/b", &digest),
+        mirror.blob_url("a/b", &digest),
+    ];
+    let started = Instant::now();
+    let asked = urls.iter().flat_map(|url| {
+        [
+            client::request(http::Method::GET, url, &[]),
+            client::request(http::Method::HEAD, url, &[]),
+        ]
+    });
+    for answer in futures_util::future::join_all(asked).await {
+        assert_eq!(answer.unwrap().status, StatusCode::GATEWAY_TIMEOUT);
+    }
+    let took = started.elapsed();
+    assert!(took > Duration::from_millis(900), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_stalls_is_aborted_and_not_ended() {
+    let registry = FakeRegistry::start().await;
+    for (size, max_size, framing) in [
+        (MIB, "1GiB", Fault::Stall(MIB / 2, Duration::from_secs(60))),
+        (
+            9 * MIB,
+            "4MiB",
+            Fault::Stall(MIB / 2, Duration::from_secs(60)),
+        ),
+    ] {
+        let digest = registry.put_generated_blob("a/b", size, size);
+        let stalled = registry.fault(On::blob().get().forever(), framing);
+        let config = MirrorConfig::for_upstream(&registry)
+            .toml("idle_timeout = \"1s\"")
+            .max_size(max_size);
+        let mirror = Mirror::start(config);
+        let started = Instant::now();
+        let answer = download(&mirror.blob_url("a/b", &digest), &[])
+            .await
+            .unwrap();
+        let took = started.elapsed();
+        assert!(
+            answer.error.is_some(),
+            "a clean end after {} bytes",
+            answer.bytes
+        );
+        assert!(answer.bytes < size);
+        // It may be resumed a few times before it is given up.
+        assert!(took > Duration::from_millis(900), "{took:?}");
+        assert!(took < Duration::from_secs(20), "{took:?}");
+        assert!(registry.struck(stalled) > 0);
+        assert!(!blobs(&mirror.store_path()).contains(&digest));
+        registry.clear_faults();
+        let again = download(&mirror.blob_url("a/b", &digest), &[]).await;
+        again.unwrap().assert_is(&digest);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_port_is_told_at_once() {
+    let registry = FakeRegistry::start().await;
+    let digest = registry.put_generated_blob("a/b", 1, MIB);
+    registry.down();
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    for url in [
+        mirror.manifest_url("a/b", "1"),
+        mirror.blob_url("a/b", &digest),
+    ] {
+        let started = Instant::now();
+        let answer = client::get(&url, &[]).await.unwrap();
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.json()["errors"][0]["code"], "UNAVAILABLE");
+        assert!(answer.header("retry-after").is_some());
+        assert!(started.elapsed() < Duration::from_secs(3));
+    }
+    registry.up();
+    let url = mirror.blob_url("a/b", &digest);
+    download(&url, &[]).await.unwrap().assert_is(&digest);
+}
