@@ -236,13 +236,15 @@ impl Mirror {
             ) => {
                 if want == Want::Content {
                     // Content first, pointer last: a tag must not point to what nobody has.
-                    let (manifest, _) = self.fetch(site, name, &digest).await?;
-                    record_of(
-                        manifest.digest.clone(),
-                        manifest.media_type.clone(),
-                        manifest.bytes.len() as u64,
-                        None,
-                    )
+                    match self.fetch(site, name, &digest).await {
+                        Ok((manifest, _)) => record_of_manifest(&manifest),
+                        // Replicas of a registry can disagree for a moment; only the tag's own 404 says it is gone.
+                        Err(upstream::Error::NotFound) => {
+                            let manifest = self.get_by_tag(site, name, &reference).await?;
+                            record_of_manifest(&manifest)
+                        }
+                        Err(error) => return Err(error),
+                    }
                 } else {
                     let held = known
                         .map(|known| known.held.clone().unwrap_or_else(|| known.digest.clone()));
@@ -250,17 +252,8 @@ impl Mirror {
                 }
             }
             (ManifestHead::NotModified | ManifestHead::Unspecific, _) => {
-                let fetched = site
-                    .upstream
-                    .get_manifest(&name.repository, &reference)
-                    .await?;
-                let manifest = keep(&self.store, name, fetched).await;
-                record_of(
-                    manifest.digest.clone(),
-                    manifest.media_type.clone(),
-                    manifest.bytes.len() as u64,
-                    None,
-                )
+                let manifest = self.get_by_tag(site, name, &reference).await?;
+                record_of_manifest(&manifest)
             }
         };
         let record = self.store.put_tag(name, tag, record).await;
@@ -268,6 +261,17 @@ impl Mirror {
             record,
             confirmed: false,
         })
+    }
+
+    /// One GET that brings both, what the tag points to and its bytes.
+    async fn get_by_tag(
+        &self,
+        site: &Site,
+        name: &QualifiedName,
+        tag: &Reference,
+    ) -> Answered<Arc<StoredManifest>> {
+        let fetched = site.upstream.get_manifest(&name.repository, tag).await?;
+        Ok(keep(&self.store, name, fetched).await)
     }
 
     async fn confirm(&self, name: &QualifiedName, tag: &Tag, known: &TagRecord) -> Resolved {
@@ -313,20 +317,13 @@ impl Mirror {
             // The registry dropped what the tag pointed to; the tag itself may point elsewhere by now.
             Err(upstream::Error::NotFound) => {
                 let reference = Reference::Tag(tag.clone());
-                let fetched = site
-                    .upstream
-                    .get_manifest(&name.repository, &reference)
+                let manifest = self
+                    .get_by_tag(site, name, &reference)
                     .await
                     .map_err(manifest_error)?;
-                let manifest = keep(&self.store, name, fetched).await;
-                let size = manifest.bytes.len() as u64;
-                let record = record_of(
-                    manifest.digest.clone(),
-                    manifest.media_type.clone(),
-                    size,
-                    None,
-                );
-                self.store.put_tag(name, tag, record).await;
+                self.store
+                    .put_tag(name, tag, record_of_manifest(&manifest))
+                    .await;
                 Ok(answer(&manifest, want, Outcome::Miss, Duration::ZERO))
             }
             Err(error) => match self.held_answer(name, record).await {
@@ -445,6 +442,16 @@ async fn keep(
         .vouch(name, blobs.into_iter().map(|blob| blob.digest).collect())
         .await;
     manifest
+}
+
+fn record_of_manifest(manifest: &StoredManifest) -> TagRecord {
+    let size = manifest.bytes.len() as u64;
+    record_of(
+        manifest.digest.clone(),
+        manifest.media_type.clone(),
+        size,
+        None,
+    )
 }
 
 async fn landed<T: Clone>(landing: Landing<Answered<T>>) -> Answered<T> {
