@@ -326,7 +326,7 @@ impl Mirror {
                     .await;
                 Ok(answer(&manifest, want, Outcome::Miss, Duration::ZERO))
             }
-            Err(error) => match self.held_answer(name, record).await {
+            Err(error) => match self.held_answer(name, record, want).await {
                 Some(stale) => Ok(stale),
                 None => Err(manifest_error(error)),
             },
@@ -341,12 +341,13 @@ impl Mirror {
         want: Want,
     ) -> Option<ManifestAnswer> {
         let age = elapsed(record.checked_at);
-        if want == Want::Header {
-            return Some(header_answer(record, Outcome::Stale, age));
+        if let Some(manifest) = self.store.manifest(name, &record.digest).await {
+            return Some(answer(&manifest, want, Outcome::Stale, age));
         }
-        match self.store.manifest(name, &record.digest).await {
-            Some(manifest) => Some(answer(&manifest, want, Outcome::Stale, age)),
-            None => self.held_answer(name, record).await,
+        // A HEAD is followed by a GET of the digest it named: better an older one that is here.
+        match self.held_answer(name, record, want).await {
+            None if want == Want::Header => Some(header_answer(record, Outcome::Stale, age)),
+            held => held,
         }
     }
 
@@ -355,11 +356,12 @@ impl Mirror {
         self: &Arc<Self>,
         name: &QualifiedName,
         record: &TagRecord,
+        want: Want,
     ) -> Option<ManifestAnswer> {
         let manifest = self.store.manifest(name, record.held.as_ref()?).await?;
         Some(answer(
             &manifest,
-            Want::Content,
+            want,
             Outcome::Stale,
             elapsed(record.checked_at),
         ))
