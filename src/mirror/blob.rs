@@ -93,7 +93,7 @@ impl Mirror {
         name: &QualifiedName,
         digest: &Digest,
     ) -> Result<Option<BlobAnswer>, Error> {
-        if let Some(error) = self.negatives.get(name, digest) {
+        if let Some(error) = self.missing_blobs.get(name, digest) {
             return Err(blob_error(error));
         }
         let key = (name.namespace.clone(), digest.clone());
@@ -217,7 +217,7 @@ impl Mirror {
         name: &QualifiedName,
         digest: &Digest,
     ) -> Result<(Option<u64>, Role), Error> {
-        if let Some(error) = self.negatives.get(name, digest) {
+        if let Some(error) = self.missing_blobs.get(name, digest) {
             return Err(blob_error(error));
         }
         let (mirror, site, key) = (
@@ -231,9 +231,11 @@ impl Mirror {
             let size = site.upstream.head_blob(&name.repository, digest).await;
             match &size {
                 Ok(_) => mirror.store.vouch(name, vec![digest.clone()]).await,
-                Err(error) => mirror
-                    .negatives
-                    .note(name, digest, error, site.policy.negative_ttl),
+                Err(error) => {
+                    mirror
+                        .missing_blobs
+                        .note(name, digest, error, site.policy.negative_ttl);
+                }
             }
             slot.publish(size);
         });

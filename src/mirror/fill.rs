@@ -74,7 +74,7 @@ async fn run(
         Ok(fetched) => fetched,
         Err(error) => {
             mirror
-                .negatives
+                .missing_blobs
                 .note(&name, &digest, &error, site.policy.negative_ttl);
             slot.retire();
             return slot.publish(Fill {

@@ -374,7 +374,7 @@ impl Mirror {
         name: &QualifiedName,
         digest: &Digest,
     ) -> Answered<(Arc<StoredManifest>, Role)> {
-        if let Some(error) = self.negatives.get(name, digest) {
+        if let Some(error) = self.missing_manifests.get(name, digest) {
             return Err(error);
         }
         let (mirror, site, key) = (
@@ -400,7 +400,7 @@ impl Mirror {
     }
 
     fn believed(&self, name: &QualifiedName, what: &impl ToString) -> Result<(), Error> {
-        self.negatives
+        self.missing_manifests
             .get(name, what)
             .map_or(Ok(()), |error| Err(manifest_error(error)))
     }
@@ -413,7 +413,7 @@ impl Mirror {
         result: &Answered<T>,
     ) {
         if let Err(error) = result {
-            self.negatives
+            self.missing_manifests
                 .note(name, what, error, site.policy.negative_ttl);
         }
     }

@@ -115,7 +115,9 @@ pub struct Mirror {
     upstreams: Upstreams,
     policies: HashMap<Namespace, Policy>,
     metrics: Arc<Metrics>,
-    negatives: Negatives,
+    /// Apart, because one digest may be asked for as either.
+    missing_blobs: Negatives,
+    missing_manifests: Negatives,
     /// Blobs coming in, one transfer an upstream and digest.
     fills: Shared<(Namespace, Digest), Fill>,
     /// Questions whether a repository has a blob, with the blob's size.
@@ -141,7 +143,8 @@ impl Mirror {
             upstreams,
             policies,
             metrics,
-            negatives: Negatives::default(),
+            missing_blobs: Negatives::default(),
+            missing_manifests: Negatives::default(),
             fills: Arc::default(),
             blob_checks: Arc::default(),
             manifest_fetches: Arc::default(),
