@@ -126,10 +126,10 @@ impl Mirror {
         } else {
             Outcome::Joined
         };
-        let (size, content) = (growing.size(), Some(Content::Reader(growing.reader())));
+        let reader = growing.reader();
         Ok(Some(BlobAnswer {
-            size,
-            content,
+            size: reader.length(),
+            content: Some(Content::Reader(reader)),
             outcome,
         }))
     }
