@@ -72,6 +72,9 @@ pub struct Tls {
 /// body waits in memory for a slow client.
 const MAX_HEADER: usize = 64 * 1024;
 
+/// The connections that are open, for [`drain`].
+pub type Connections = GracefulShutdown;
+
 /// How a connection is treated.
 #[derive(Clone)]
 pub struct Limits {
@@ -93,7 +96,7 @@ pub async fn run<H, F>(
     metrics: Arc<Metrics>,
     stop: impl Future<Output = ()>,
     answer: H,
-) -> GracefulShutdown
+) -> Connections
 where
     H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
@@ -132,7 +135,7 @@ where
 }
 
 /// Waits until the connections have finished what they are at; false when `limit` came first.
-pub async fn drain(graceful: GracefulShutdown, limit: Duration) -> bool {
+pub async fn drain(graceful: Connections, limit: Duration) -> bool {
     tokio::time::timeout(limit, graceful.shutdown())
         .await
         .is_ok()
