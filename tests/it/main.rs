@@ -3,6 +3,15 @@
 //! Contents, in reading order:
 //! - `support`: the fake registry, the program, the client
 //! - `fake_registry`: the fake registry does what its faults say
+//! - `herd`: many clients, one transfer; none waits for another, none spoils it for another
+//! - `wrong_content`: what does not match its digest reaches nobody whole and is not kept
+//! - `tags`: upstream is asked as rarely as promised, and its outages are not the clients'
+//! - `ownership`: a blob is read only under a repository that has it
+//! - `routing`: every way to name a registry, and every way to name none
+//! - `ranges`: parts of blobs, stored and cold
+//! - `auth`: tokens, passwords, redirects; and where none of them may go
+//! - `headers`: what every answer says about itself
+//! - `layers`: the arrows of `src/lib.rs`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,4 +23,13 @@
 
 mod support;
 
+mod auth;
 mod fake_registry;
+mod headers;
+mod herd;
+mod layers;
+mod ownership;
+mod ranges;
+mod routing;
+mod tags;
+mod wrong_content;

@@ -28,6 +28,8 @@ pub mod link;
 pub mod mirror;
 /// A listener that can go away and come back on its port.
 pub mod origin;
+/// Waiting for a condition.
+pub mod patience;
 /// The fake registry: builder and handle.
 pub mod registry;
 /// How the fake registry answers.
@@ -40,4 +42,5 @@ pub use content::{digest_of, generated_digest};
 pub use fault::{Fault, On};
 pub use image::{Image, Index};
 pub use mirror::{Mirror, MirrorConfig};
+pub use patience::until;
 pub use registry::{FakeRegistry, Redirect};
