@@ -208,6 +208,15 @@ impl Mirror {
         want: Want,
         known: Option<Arc<TagRecord>>,
     ) -> Answered<Resolved> {
+        if known.is_none()
+            && let Some(record) = self.store.tag(name, tag).await
+        {
+            // Another flight landed between the asker's look into the store and this one's start.
+            return Ok(Resolved {
+                record,
+                confirmed: false,
+            });
+        }
         let reference = Reference::Tag(tag.clone());
         // Nothing is known and the bytes are wanted: a GET is the one request that brings both.
         let head = match (&known, want) {
@@ -385,6 +394,10 @@ impl Mirror {
         let id = key.clone();
         let (landing, role) = self.manifest_fetches.join(key, |slot| async move {
             let (name, digest) = &id;
+            // Another flight may have landed between the asker's look into the store and this one's start.
+            if let Some(manifest) = mirror.store.manifest(name, digest).await {
+                return slot.publish(Ok(manifest));
+            }
             let reference = Reference::Digest(digest.clone());
             let manifest = match site.upstream.get_manifest(&name.repository, &reference).await {
                 Ok(fetched) => Ok(keep(&mirror.store, name, fetched).await),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 
 use crate::support::image::OCI_MANIFEST;
-use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, client, until};
+use crate::support::{Client, FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, client, until};
 
 const REPO: &str = "acme/app";
 const STALE: &str = "pierglass; hit; detail=stale";
@@ -422,4 +422,40 @@ async fn a_digest_that_is_no_blob_was_taken_for_no_manifest() {
     assert_eq!(manifest.status, StatusCode::NOT_FOUND);
     let blob = client::get(&mirror.blob_url(REPO, &config), &[]).await;
     assert_eq!(blob.unwrap().status, StatusCode::OK);
+}
+
+/// Who looked for a manifest just before it was stored, and for its transfer just after that was over, found neither.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_came_at_the_very_end_started_a_second_get() {
+    const MANIFESTS: u64 = 60;
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::start(hasty(&registry));
+    let client = Client::new();
+    for seed in 0..MANIFESTS {
+        let image = image(seed);
+        let tag = format!("t{seed}");
+        registry.put_image(REPO, Some(&tag), &image);
+        let reference = if seed % 2 == 0 { tag } else { image.digest };
+        let url = mirror.manifest_url(REPO, &reference);
+        let askers: Vec<_> = (0..24)
+            .map(|_| {
+                let (client, url) = (client.clone(), url.clone());
+                // Asking all the time until it is stored, some of them ask at the wrong moment.
+                tokio::spawn(async move {
+                    loop {
+                        let answer = client.get(&url, &[]).await.unwrap();
+                        assert_eq!(answer.status, StatusCode::OK);
+                        let status = answer.header("cache-status").unwrap();
+                        if status.starts_with("pierglass; hit") {
+                            break;
+                        }
+                    }
+                })
+            })
+            .collect();
+        for asker in askers {
+            asker.await.unwrap();
+        }
+    }
+    assert_eq!(asked(&registry), (MANIFESTS, 0));
 }
