@@ -8,8 +8,6 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use hyper_util::server::graceful::GracefulShutdown;
-
 use crate::config::Config;
 use crate::config::units::{format_duration, format_size};
 use crate::metrics::Metrics;
@@ -32,9 +30,9 @@ pub struct App {
     admin: Arc<Admin>,
     stop: watch::Sender<bool>,
     /// Stops accepting when told, and hands over what is still open.
-    registry: JoinHandle<GracefulShutdown>,
+    registry: JoinHandle<server::Connections>,
     /// Goes on until the pulls are drained, so that the end can be watched.
-    _admin_server: JoinHandle<GracefulShutdown>,
+    _admin_server: JoinHandle<server::Connections>,
 }
 
 /// Why a mirror could not be started.

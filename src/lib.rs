@@ -5,8 +5,8 @@
 //! reading order, from what a user sees down to what everything stands on:
 //!
 //! - [`cli`]: the commands and what each does that is more than a call into `app`.
-//! - [`config`]: from a file, the environment and flags to settings, every mistake reported at once.
 //! - [`app`]: builds all of the below from a configuration, binds, spawns, drains.
+//! - [`config`]: from a file, the environment and flags to settings, every mistake reported at once.
 //! - [`server`]: connections and requests; the only place that knows HTTP towards clients.
 //! - [`mirror`]: policy; decides from where to answer. The only place that knows both of these:
 //!   - [`store`]: verified blobs and records on disk. Knows no network.

@@ -68,6 +68,10 @@ async fn run(
         .fills_in_flight
         .with_label_values(&[site.upstream.namespace().as_str()]);
     let _counted = Counted::new(in_flight);
+    if mirror.store.blob(&digest).is_some() {
+        // Another fill was committed between the asker's look into the store and this one's start.
+        return;
+    }
     let fetched = match site
         .upstream
         .get_blob(&name.repository, &digest, None)

@@ -134,6 +134,10 @@ impl Mirror {
         let id = key.clone();
         let (landing, role) = self.manifest_fetches.join(key, |slot| async move {
             let (name, digest) = &id;
+            // Another flight may have landed between the asker's look into the store and this one's start.
+            if let Some(manifest) = mirror.store.manifest(name, digest).await {
+                return slot.publish(Ok(manifest));
+            }
             let reference = Reference::Digest(digest.clone());
             let manifest = match site.upstream.get_manifest(&name.repository, &reference).await {
                 Ok(fetched) => Ok(keep(&mirror.store, name, fetched).await),

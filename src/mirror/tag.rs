@@ -109,6 +109,16 @@ impl Mirror {
         want: Want,
         known: Option<Arc<TagRecord>>,
     ) -> Answered<Resolved> {
+        let checked_at = known.as_ref().map(|known| known.checked_at);
+        if let Some(record) = self.store.tag(name, tag).await
+            && Some(record.checked_at) > checked_at
+        {
+            // Another flight landed between the asker's look into the store and this one's start.
+            return Ok(Resolved {
+                record,
+                confirmed: true,
+            });
+        }
         let reference = Reference::Tag(tag.clone());
         // Nothing is known and the bytes are wanted: a GET is the one request that brings both.
         let head = match (&known, want) {

@@ -75,6 +75,8 @@ const MAX_HEADER: usize = 64 * 1024;
 
 /// The bytes an HTTP/2 connection begins with (RFC 9113 3.4). hyper waits for them without a limit.
 const H2_PREFACE: usize = 24;
+/// The connections that are open, for [`drain`].
+pub type Connections = GracefulShutdown;
 
 /// How a connection is treated.
 #[derive(Clone)]
@@ -97,7 +99,7 @@ pub async fn run<H, F>(
     metrics: Arc<Metrics>,
     stop: impl Future<Output = ()>,
     answer: H,
-) -> GracefulShutdown
+) -> Connections
 where
     H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
@@ -139,7 +141,7 @@ where
 }
 
 /// Waits until the connections have finished what they are at; false when `limit` came first.
-pub async fn drain(graceful: GracefulShutdown, limit: Duration) -> bool {
+pub async fn drain(graceful: Connections, limit: Duration) -> bool {
     tokio::time::timeout(limit, graceful.shutdown())
         .await
         .is_ok()

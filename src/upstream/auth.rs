@@ -118,7 +118,14 @@ impl Auth {
                     service,
                     scope: repository.map(pull_scope),
                 };
-                self.token(id).await.map(|token| Some(token.header.clone()))
+                match self.token(id).await {
+                    Ok(token) => Ok(Some(token.header.clone())),
+                    Err(error) => {
+                        // Realms move: whoever asks next hears from upstream where it is now.
+                        self.learn(None);
+                        Err(error)
+                    }
+                }
             }
         }
     }
@@ -138,10 +145,6 @@ impl Auth {
                 error,
             } = challenge
             {
-                self.learn(Scheme::Bearer {
-                    realm: realm.clone(),
-                    service: service.clone(),
-                });
                 let scope = scope
                     .clone()
                     .filter(|scope| !scope.is_empty())
@@ -151,21 +154,27 @@ impl Auth {
                     service: service.clone(),
                     scope,
                 };
-                return self.renewed(id, error.as_deref(), sent).await;
+                let header = self.renewed(id, error.as_deref(), sent).await?;
+                // Not before it was good for a token: what is learned here is not asked about again.
+                self.learn(Some(Scheme::Bearer {
+                    realm: realm.clone(),
+                    service: service.clone(),
+                }));
+                return Ok(header);
             }
         }
         if challenges
             .iter()
             .any(|challenge| matches!(challenge, Challenge::Basic { .. }))
         {
-            self.learn(Scheme::Basic);
+            self.learn(Some(Scheme::Basic));
             return Ok(self.basic()?.filter(|header| sent != Some(header)));
         }
         Ok(None)
     }
 
-    fn learn(&self, scheme: Scheme) {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(scheme);
+    fn learn(&self, scheme: Option<Scheme>) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = scheme;
     }
 
     /// A token for `id` other than the one upstream has just refused.

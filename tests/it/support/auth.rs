@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -32,6 +33,8 @@ pub struct Auth {
     /// User and password; without them anybody gets a token.
     login: Mutex<Option<(String, String)>>,
     tokens: Mutex<HashMap<String, Token>>,
+    /// No two tokens are the same, revoked ones included.
+    given: AtomicU64,
 }
 
 impl Auth {
@@ -41,6 +44,7 @@ impl Auth {
             lifetime,
             login: Mutex::new(login),
             tokens: Mutex::default(),
+            given: AtomicU64::new(0),
         }
     }
 
@@ -121,7 +125,7 @@ impl Auth {
         let mut tokens = self.tokens.lock().unwrap();
         let name = format!(
             "fake.{}.{:x}",
-            tokens.len(),
+            self.given.fetch_add(1, Ordering::Relaxed),
             std::ptr::from_ref(self).addr()
         );
         tokens.insert(

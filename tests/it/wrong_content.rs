@@ -1,0 +1,290 @@
+//! What does not match its digest must never reach a client as a complete body, and must never be kept.
+
+use std::path::{Path, PathBuf};
+
+use http::StatusCode;
+
+use crate::support::client::{self, Download};
+use crate::support::image::OCI_MANIFEST;
+use crate::support::mirror::sum_of;
+use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, until};
+
+const REPO: &str = "acme/app";
+const SIZE: u64 = 1_000_000;
+
+async fn with_blob() -> (FakeRegistry, Mirror, String) {
+    let registry = FakeRegistry::start().await;
+    let digest = registry.put_generated_blob(REPO, 1, SIZE);
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    (registry, mirror, digest)
+}
+
+/// All files below a directory.
+fn files(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .flat_map(|entry| {
+            if entry.path().is_dir() {
+                files(&entry.path())
+            } else {
+                vec![entry.path()]
+            }
+        })
+        .collect()
+}
+
+async fn failures(mirror: &Mirror) -> f64 {
+    let name = "pierglass_store_ingest_failures_total";
+    mirror.metric(name, &[]).await.unwrap_or(0.0)
+}
+
+/// Complete: all that Content-Length announced, or a clean end without it.
+#[track_caller]
+fn assert_not_wrong(download: &Download, digest: &str, fault: &Fault) {
+    let complete = download.status.is_success() && download.error.is_none();
+    assert!(
+        !complete || download.digest == digest,
+        "a complete wrong body of {} bytes: {fault:?}",
+        download.bytes
+    );
+}
+
+async fn assert_nothing_wrong_kept(mirror: &Mirror, fault: &Fault) {
+    assert_eq!(
+        files(&mirror.store_path().join("blobs")),
+        <Vec<PathBuf>>::new(),
+        "{fault:?}"
+    );
+    let ingests = mirror.store_path().join("ingest");
+    until("what was begun is removed", async || {
+        files(&ingests).is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_wrong_blob_is_never_delivered_whole_nor_kept() {
+    let (registry, mirror, digest) = with_blob().await;
+    let url = mirror.blob_url(REPO, &digest);
+    // Never right, however often it is asked for.
+    let hopeless = [
+        Fault::WrongBytes,
+        Fault::ShortClose(500_000),
+        Fault::ShortClose(0),
+        Fault::WrongLength(1),
+        Fault::WrongLength(-1),
+        Fault::WrongLength(-500_000),
+        Fault::WrongLength(500_000),
+    ];
+    for fault in hopeless {
+        let before = failures(&mirror).await;
+        let id = registry.fault(On::blob().get().forever(), fault.clone());
+        let download = client::download(&url, &[]).await.unwrap();
+        assert_not_wrong(&download, &digest, &fault);
+        assert!(registry.struck(id) > 0);
+        assert!(
+            download.error.is_some() || !download.status.is_success(),
+            "{fault:?}"
+        );
+        until("the failure is counted", async || {
+            failures(&mirror).await > before
+        })
+        .await;
+        assert_nothing_wrong_kept(&mirror, &fault).await;
+        registry.clear_faults();
+    }
+    // Not believed, not remembered.
+    let right = client::download(&url, &[]).await.unwrap();
+    right.assert_is(&digest);
+}
+
+#[tokio::test]
+async fn a_blob_that_breaks_off_is_never_taken_for_a_whole_one() {
+    for fault in [
+        Fault::CutAfter(0),
+        Fault::CutAfter(500_000),
+        Fault::CutAfter(SIZE - 1),
+        Fault::CutChunked(500_000),
+        Fault::CutChunked(SIZE),
+    ] {
+        let (registry, mirror, digest) = with_blob().await;
+        let url = mirror.blob_url(REPO, &digest);
+        let id = registry.fault(On::blob().get().forever(), fault.clone());
+        let download = client::download(&url, &[]).await.unwrap();
+        assert_not_wrong(&download, &digest, &fault);
+        assert!(registry.struck(id) > 0);
+        if download.digest != digest {
+            until("the failure is counted", async || {
+                failures(&mirror).await > 0.0
+            })
+            .await;
+            assert_nothing_wrong_kept(&mirror, &fault).await;
+        }
+        registry.clear_faults();
+        client::download(&url, &[])
+            .await
+            .unwrap()
+            .assert_is(&digest);
+    }
+}
+
+#[tokio::test]
+async fn a_small_wrong_blob_sends_not_one_wrong_byte() {
+    let registry = FakeRegistry::start().await;
+    let digest = registry.put_generated_blob(REPO, 2, 10_000);
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    registry.fault(On::blob().get().forever(), Fault::WrongBytes);
+    let download = client::download(&mirror.blob_url(REPO, &digest), &[])
+        .await
+        .unwrap();
+    assert_eq!(download.bytes, 0);
+    assert!(download.error.is_some());
+}
+
+#[tokio::test]
+async fn a_chunked_blob_of_unknown_length_is_checked_as_well() {
+    let (registry, mirror, digest) = with_blob().await;
+    let url = mirror.blob_url(REPO, &digest);
+    registry.fault(On::blob().get(), Fault::NoContentLength);
+    let download = client::download(&url, &[]).await.unwrap();
+    assert_eq!(
+        download.header("content-length"),
+        None,
+        "nobody knew the length"
+    );
+    download.assert_is(&digest);
+    registry.reset_counts();
+    let again = client::download(&url, &[]).await.unwrap();
+    again.assert_is(&digest);
+    assert_eq!(again.header("content-length"), Some(&*SIZE.to_string()));
+    assert_eq!(registry.counts().requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_who_read_along_fail_alike() {
+    let (registry, mirror, digest) = with_blob().await;
+    let url = mirror.blob_url(REPO, &digest);
+    let wrong = registry.fault(On::blob().get().times(1), Fault::WrongBytes);
+    // Slow enough for all to join the transfer before it goes wrong.
+    registry.set_rate(SIZE / 20);
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let url = url.clone();
+            tokio::spawn(async move { client::download(&url, &[]).await.unwrap() })
+        })
+        .collect();
+    until("all are connected", async || {
+        mirror.metric("pierglass_requests_total", &[]).await == Some(8.0)
+    })
+    .await;
+    registry.set_rate(0);
+    for client in clients {
+        let download = client.await.unwrap();
+        assert_eq!(download.status, StatusCode::OK);
+        assert!(download.error.is_some(), "{} bytes", download.bytes);
+        assert!(download.bytes < SIZE);
+    }
+    assert_eq!(registry.struck(wrong), 1);
+    assert_eq!(registry.counts().blob_gets, 1);
+    let page = client::get(&format!("{}/metrics", mirror.admin_url()), &[]).await;
+    let failed = sum_of(
+        &page.unwrap().text(),
+        "pierglass_store_ingest_failures_total",
+        &[("reason", "digest")],
+    );
+    assert_eq!(failed, Some(1.0));
+    client::download(&url, &[])
+        .await
+        .unwrap()
+        .assert_is(&digest);
+}
+
+/// A registry with an image, and other images that are not what was asked for.
+fn instead(status: u16, media_type: &str, body: &[u8]) -> Fault {
+    let body = String::from_utf8(body.to_vec()).unwrap();
+    Fault::Status(
+        status,
+        body,
+        vec![("Content-Type".into(), media_type.into())],
+    )
+}
+
+#[tokio::test]
+async fn a_wrong_manifest_is_refused_and_not_kept() {
+    let (right, other) = (Image::random(1, &[100]), Image::random(2, &[100]));
+    let faults = [
+        Fault::WrongBytes,
+        Fault::LyingDigestHeader,
+        instead(200, OCI_MANIFEST, &other.manifest),
+        Fault::Html(200),
+        Fault::ShortClose(100),
+        Fault::CutAfter(100),
+        Fault::CutChunked(100),
+        Fault::WrongLength(-1),
+        Fault::WrongLength(1),
+    ];
+    let registry = FakeRegistry::start().await;
+    registry.put_image(REPO, Some("1.0"), &right);
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    for fault in faults {
+        let id = registry.fault(On::manifest().get().forever(), fault.clone());
+        let url = mirror.manifest_url(REPO, &right.digest);
+        let answer = client::get(&url, &[]).await.unwrap();
+        assert!(
+            answer.status.is_server_error(),
+            "{fault:?}: {}",
+            answer.status
+        );
+        let json = answer.json();
+        assert!(json["errors"][0]["code"].is_string(), "{fault:?}");
+        assert!(registry.struck(id) > 0, "{fault:?}");
+        registry.clear_faults();
+    }
+    let url = mirror.manifest_url(REPO, &right.digest);
+    let answer = client::get(&url, &[]).await.unwrap();
+    assert_eq!(answer.body, right.manifest);
+}
+
+#[tokio::test]
+async fn a_page_of_html_is_no_manifest_of_a_tag() {
+    let right = Image::random(1, &[100]);
+    let registry = FakeRegistry::start().await;
+    registry.put_image(REPO, Some("1.0"), &right);
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let url = mirror.manifest_url(REPO, "1.0");
+    for fault in [
+        Fault::Html(200),
+        Fault::LyingDigestHeader,
+        Fault::CutAfter(100),
+    ] {
+        registry.fault(On::manifest().get(), fault.clone());
+        let answer = client::get(&url, &[]).await.unwrap();
+        assert!(answer.status.is_server_error(), "{fault:?}");
+        assert!(!answer.text().contains("<html>"), "{fault:?}");
+    }
+    let answer = client::get(&url, &[]).await.unwrap();
+    assert_eq!(answer.body, right.manifest);
+}
+
+#[tokio::test]
+async fn a_digest_that_upstream_lied_about_is_not_stuck() {
+    let right = Image::random(1, &[100]);
+    let registry = FakeRegistry::start().await;
+    registry.put_image(REPO, Some("1.0"), &right);
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    // By digest the lie is seen at once.
+    registry.fault(On::manifest().head(), Fault::LyingDigestHeader);
+    let by_digest = mirror.manifest_url(REPO, &right.digest);
+    let answer = client::head(&by_digest, &[]).await.unwrap();
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    // By tag it is seen when the bytes are asked for; they come nevertheless, and right.
+    registry.fault(On::manifest().head(), Fault::LyingDigestHeader);
+    let by_tag = mirror.manifest_url(REPO, "1.0");
+    let lie = client::head(&by_tag, &[]).await.unwrap();
+    assert_ne!(lie.header("docker-content-digest"), Some(&*right.digest));
+    let answer = client::get(&by_tag, &[]).await.unwrap();
+    assert_eq!(answer.body, right.manifest);
+    assert_eq!(answer.header("docker-content-digest"), Some(&*right.digest));
+    let head = client::head(&by_tag, &[]).await.unwrap();
+    assert_eq!(head.header("docker-content-digest"), Some(&*right.digest));
+}
