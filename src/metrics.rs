@@ -39,6 +39,8 @@ pub struct Metrics {
     pub token_exchanges: IntCounterVec,
     /// Blob transfers from upstream under way: upstream.
     pub fills_in_flight: IntGaugeVec,
+    /// Transfers that broke off and went on at that place: upstream.
+    pub fill_resumes: IntCounterVec,
     /// Bytes the store accounts for, ingests in progress included.
     pub store_bytes: Gauge,
     /// The configured limit of the store in bytes.
@@ -131,6 +133,12 @@ impl Metrics {
                 r,
                 "pierglass_fills_in_flight",
                 "Blob transfers from upstream under way.",
+                &["upstream"],
+            )?,
+            fill_resumes: counters(
+                r,
+                "pierglass_fill_resumes_total",
+                "Blob transfers that broke off and went on at that place.",
                 &["upstream"],
             )?,
             store_bytes: register(

@@ -11,7 +11,7 @@ use crate::flight::Role;
 use crate::oci::digest::Digest;
 use crate::oci::name::{QualifiedName, Repository};
 use crate::store::reader::Reader;
-use crate::upstream;
+use crate::upstream::{self, FetchedBlob};
 
 use super::bypass::Bypass;
 use super::fill::{self, Fill, Filling};
@@ -109,7 +109,9 @@ impl Mirror {
         let growing = match filling {
             Ok(Filling::Growing(growing)) => growing,
             Ok(Filling::NoRoom(spare)) => {
-                return self.bypass(site, name, digest, &spare).await.map(Some);
+                // The open body was given under another name: it says nothing about this one.
+                let fetched = spare.take_for(&filled_as, name);
+                return self.bypass(site, name, digest, fetched).await.map(Some);
             }
             Err(error) if filled_as == *name => return Err(blob_error(error)),
             // It failed for another repository, which says nothing about this one.
@@ -117,6 +119,10 @@ impl Mirror {
         };
         if filled_as != *name {
             self.check_belongs(site, name, digest).await?;
+        }
+        if growing.size() == Some(0) {
+            // There is no last chunk to hold back: nothing may be said before it is verified.
+            growing.reader().wait(0).await;
         }
         if growing.has_failed() {
             return Ok(None);
@@ -140,9 +146,9 @@ impl Mirror {
         site: &Site,
         name: &QualifiedName,
         digest: &Digest,
-        spare: &fill::Spare,
+        fetched: Option<FetchedBlob>,
     ) -> Result<BlobAnswer, Error> {
-        let fetched = match spare.take() {
+        let fetched = match fetched {
             Some(fetched) => fetched,
             None => site
                 .upstream

@@ -1,6 +1,7 @@
 //! A fill: one blob on its way from upstream into the store, whoever is watching.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -16,7 +17,13 @@ use super::{Mirror, Site};
 
 /// How much may be read from upstream while the disk is busy with what came before: the most memory a
 /// fill takes, twice.
-const BATCH: usize = 1024 * 1024;
+const BATCH: usize = 256 * 1024;
+/// How often in a row a transfer may break off without getting ahead before it is given up.
+const ATTEMPTS: u32 = 4;
+/// What counts as getting ahead.
+const AHEAD: u64 = 1024 * 1024;
+/// How long to wait before the second attempt in a row to go on; each further wait is twice as long.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// What a fill tells those who wait for it, as soon as upstream's header is in.
 #[derive(Clone)]
@@ -39,7 +46,15 @@ pub(super) enum Filling {
 pub(super) struct Spare(Mutex<Option<FetchedBlob>>);
 
 impl Spare {
-    pub(super) fn take(&self) -> Option<FetchedBlob> {
+    /// The body, if nobody has taken it and it was asked for under the name it is wanted for.
+    pub(super) fn take_for(
+        &self,
+        filled_as: &QualifiedName,
+        name: &QualifiedName,
+    ) -> Option<FetchedBlob> {
+        if filled_as != name {
+            return None;
+        }
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -111,7 +126,7 @@ async fn run(
         name: name.clone(),
         filling: Ok(Filling::Growing(growing)),
     });
-    let verified = match copy(fetched.body, &mut ingest).await {
+    let verified = match receive(&mirror, &site, &name, &digest, fetched, &mut ingest).await {
         Ok(()) => ingest.verify(),
         Err(failure) => Err(failure),
     };
@@ -147,15 +162,115 @@ fn outgrown(mirror: &Mirror, digest: &Digest, size: Option<u64>) -> Option<NoRoo
     Some(NoRoom { wanted })
 }
 
+/// Receives all of a blob. Where upstream breaks off, goes on at that place with a new request, and with it a
+/// fresh token and a fresh signed URL; readers notice nothing.
+async fn receive(
+    mirror: &Mirror,
+    site: &Site,
+    name: &QualifiedName,
+    digest: &Digest,
+    fetched: FetchedBlob,
+    ingest: &mut Ingest,
+) -> Result<(), Failure> {
+    let Some(size) = fetched.size else {
+        // Without a length nobody can tell the end from a break.
+        return copy(fetched.body, ingest).await;
+    };
+    let mut broken = whole(copy(fetched.body, ingest).await, ingest, size);
+    let mut reached = 0;
+    let mut attempt = 0;
+    while let Err(Failure::Source(why)) = &broken {
+        let written = ingest.written();
+        attempt = if written >= reached + AHEAD {
+            1
+        } else {
+            attempt + 1
+        };
+        reached = reached.max(written);
+        if attempt >= ATTEMPTS || written >= size {
+            break;
+        }
+        tracing::warn!(repository = %name, %digest, at = written, of = size, error = %why, "a transfer broke off; going on");
+        if attempt > 1 {
+            tokio::time::sleep(PAUSE * 2u32.pow(attempt - 2)).await;
+        }
+        mirror
+            .metrics
+            .fill_resumes
+            .with_label_values(&[name.namespace.as_str()])
+            .inc();
+        broken = match site
+            .upstream
+            .get_blob(&name.repository, digest, Some(written..size))
+            .await
+        {
+            Ok(FetchedBlob {
+                part: Some(_),
+                body,
+                ..
+            }) => copy(body, ingest).await,
+            // An upstream that ignores Range begins anew: what is written already is skipped.
+            Ok(FetchedBlob {
+                part: None,
+                mut body,
+                ..
+            }) => match skip(&mut body, written).await {
+                Ok(rest) => copy_from(rest, body, ingest).await,
+                Err(failure) => Err(failure),
+            },
+            Err(error) => Err(Failure::Source(error.to_string().into())),
+        };
+        broken = whole(broken, ingest, size);
+    }
+    broken
+}
+
+/// A body that ended before the blob did broke off as well, only more politely.
+fn whole(copied: Result<(), Failure>, ingest: &Ingest, size: u64) -> Result<(), Failure> {
+    match copied {
+        Ok(()) if ingest.written() < size => Err(Failure::Source(
+            "upstream sent less than it announced".into(),
+        )),
+        copied => copied,
+    }
+}
+
+/// Reads `count` bytes and throws them away; returns what came with the last of them.
+async fn skip(body: &mut Body, mut count: u64) -> Result<Bytes, Failure> {
+    while let Some(mut chunk) = next(body).await? {
+        let skipped = usize::try_from(count)
+            .unwrap_or(usize::MAX)
+            .min(chunk.len());
+        count -= skipped as u64;
+        let _ = chunk.split_to(skipped);
+        if !chunk.is_empty() {
+            return Ok(chunk);
+        }
+    }
+    Err(Failure::Source("upstream sent less than before".into()))
+}
+
 /// Copies a body into an ingest, reading ahead while the disk is busy.
-async fn copy(mut body: Body, ingest: &mut Ingest) -> Result<(), Failure> {
+async fn copy(body: Body, ingest: &mut Ingest) -> Result<(), Failure> {
+    copy_from(Bytes::new(), body, ingest).await
+}
+
+/// Like [`copy`], for a body of which `first` was taken already.
+async fn copy_from(first: Bytes, mut body: Body, ingest: &mut Ingest) -> Result<(), Failure> {
     let mut batch = Batch::default();
-    let mut ended = false;
+    if !first.is_empty() {
+        batch.push(first);
+    }
+    // Known before all that came is written: what came before a break is kept, to go on from there.
+    let mut end = None;
     loop {
         if batch.chunks.is_empty() {
-            match next(&mut body).await? {
-                Some(chunk) => batch.push(chunk),
-                None => return Ok(()),
+            match end {
+                Some(end) => return end,
+                None => match next(&mut body).await? {
+                    Some(chunk) => batch.push(chunk),
+                    None => return Ok(()),
+                },
             }
         }
         let mut ahead = Batch::default();
@@ -165,14 +280,12 @@ async fn copy(mut body: Body, ingest: &mut Ingest) -> Result<(), Failure> {
             tokio::select! {
                 biased;
                 written = &mut write => { written?; break }
-                chunk = next(&mut body), if !ended && ahead.bytes < BATCH => match chunk? {
-                    Some(chunk) => ahead.push(chunk),
-                    None => ended = true,
+                chunk = next(&mut body), if end.is_none() && ahead.bytes < BATCH => match chunk {
+                    Ok(Some(chunk)) => ahead.push(chunk),
+                    Ok(None) => end = Some(Ok(())),
+                    Err(failure) => end = Some(Err(failure)),
                 },
             }
-        }
-        if ended && ahead.chunks.is_empty() {
-            return Ok(());
         }
         batch = ahead;
     }

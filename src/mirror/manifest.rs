@@ -193,8 +193,10 @@ pub(super) async fn keep(
         fetched_at: SystemTime::now(),
     };
     let manifest = store.put_manifest(name, manifest).await;
+    // Registries accept manifests that name blobs with `urls` without having them: those prove nothing.
+    let own = blobs.into_iter().filter(|blob| !blob.elsewhere);
     store
-        .vouch(name, blobs.into_iter().map(|blob| blob.digest).collect())
+        .vouch(name, own.map(|blob| blob.digest).collect())
         .await;
     manifest
 }

@@ -23,6 +23,8 @@ pub struct Descriptor {
     /// The content's length in bytes, or 0 where the manifest does not say (Docker's schema 1 never
     /// does).
     pub size: u64,
+    /// Whether it has `urls` and so need not be in the registry that has the manifest.
+    pub elsewhere: bool,
 }
 
 /// What a manifest or an index names: OCI image-spec, manifest.md and image-index.md, and their
@@ -103,6 +105,7 @@ fn descriptor(value: &Value) -> Option<Descriptor> {
         media_type: text(value.get("mediaType")),
         digest: digest(value.get("digest"))?,
         size: value.get("size").and_then(Value::as_u64).unwrap_or(0),
+        elsewhere: value.get("urls").is_some(),
     })
 }
 
@@ -112,6 +115,7 @@ fn schema1_layer(value: &Value) -> Option<Descriptor> {
         media_type: None,
         digest: digest(value.get("blobSum"))?,
         size: 0,
+        elsewhere: false,
     })
 }
 

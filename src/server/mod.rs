@@ -78,6 +78,9 @@ const H2_PREFACE: usize = 24;
 /// The connections that are open, for [`drain`].
 pub type Connections = GracefulShutdown;
 
+/// Bytes that wait in the kernel for a client, beyond what is on its way to it.
+const UNSENT: u32 = 128 * 1024;
+
 /// How a connection is treated.
 #[derive(Clone)]
 pub struct Limits {
@@ -168,7 +171,11 @@ where
         open.inc();
         // Small answers must not wait for the client's acknowledgement of the last one.
         let _ = stream.set_nodelay(true);
-        let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+        let socket = socket2::SockRef::from(&stream);
+        let _ = socket.set_keepalive(true);
+        // The kernel takes little ahead of what the client reads: less memory a slow client, and a write that
+        // waits means a client that does not read, not one that is slow.
+        let _ = socket.set_tcp_notsent_lowat(UNSENT);
         let served = match tls {
             None => self.plain(stream).await,
             Some(tls) => self.secure(stream, tls).await,

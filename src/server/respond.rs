@@ -91,6 +91,10 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_LENGTH, body.len().into());
+        headers.insert(
+            CACHE_STATUS,
+            HeaderValue::from_static("pierglass; detail=error"),
+        );
         if let Some(after) = self.retry_after {
             headers.insert(RETRY_AFTER, after.as_secs().max(1).into());
         }
@@ -203,6 +207,10 @@ pub(super) fn base() -> Response<Body> {
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(CONTENT_LENGTH, 2.into());
+    let status = cache_status(Outcome::Hit, false, None);
+    response
+        .headers_mut()
+        .insert(CACHE_STATUS, status.to_header());
     *response.body_mut() = Body::whole(bytes::Bytes::from_static(b"{}"));
     response
 }

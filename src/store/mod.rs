@@ -144,6 +144,10 @@ impl Store {
         let lock = lock(&layout)?;
         check_version(&layout)?;
         metrics.store_capacity.set(settings.max_size as f64);
+        for reason in progress::Failure::REASONS {
+            // Present from the start, so that the first count is an increase.
+            metrics.ingest_failures.with_label_values(&[reason]);
+        }
         let store = Arc::new(Self {
             index: Index::new(settings.max_size, layout.top_directories().len() as u64),
             trash: Trash::start(),

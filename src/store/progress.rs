@@ -46,6 +46,16 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// All the words of [`Failure::reason`].
+    pub const REASONS: [&'static str; 6] = [
+        "length",
+        "digest",
+        "disk",
+        "no_room",
+        "upstream",
+        "abandoned",
+    ];
+
     /// The word for it in metrics.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -77,3 +87,30 @@ impl std::fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_in_the_list() {
+        let digest = Digest::of(b"");
+        let error = io::Error::from(io::ErrorKind::StorageFull);
+        let failures = [
+            Failure::Length {
+                expected: 1,
+                found: 2,
+            },
+            Failure::Digest {
+                expected: digest.clone(),
+                found: digest,
+            },
+            Failure::Disk(Arc::new(error)),
+            Failure::NoRoom(NoRoom { wanted: 1 }),
+            Failure::Source("".into()),
+            Failure::Abandoned,
+        ];
+        let reasons = failures.each_ref().map(Failure::reason);
+        assert_eq!(reasons, Failure::REASONS);
+    }
+}

@@ -7,7 +7,6 @@
 //! Credentials go to a realm only if [`realm_may_have`] says so: a registry that is not ours to trust must
 //! not be able to name any place it likes as the place to send passwords to.
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, USER_AGENT};
+use http::uri::Authority;
 use http::{HeaderValue, Request, Uri};
 use http_body_util::Empty;
 use moka::sync::Cache;
@@ -29,7 +29,8 @@ use super::Settings;
 
 use super::credentials::Credentials;
 use super::error::Error;
-use super::http1::{Http, origin, parse_uri};
+use super::http1::{Http, parse_uri};
+use super::origin::{is_loopback, is_private, origin, same_domain};
 
 /// Docker Hub's tokens are about 3 KiB; anything much larger is not a token.
 const MAX_TOKEN_BODY: usize = 64 * 1024;
@@ -63,6 +64,8 @@ enum Scheme {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct TokenId {
+    /// Whether our credentials are shown for it: only for tokens of the upstream itself.
+    ours: bool,
     realm: String,
     service: Option<String>,
     scope: Option<String>,
@@ -113,10 +116,12 @@ impl Auth {
             None => Ok(None),
             Some(Scheme::Basic) => self.basic(),
             Some(Scheme::Bearer { realm, service }) => {
+                let scope = repository.map(pull_scope);
                 let id = TokenId {
+                    ours: true,
                     realm,
                     service,
-                    scope: repository.map(pull_scope),
+                    scope,
                 };
                 match self.token(id).await {
                     Ok(token) => Ok(Some(token.header.clone())),
@@ -150,6 +155,7 @@ impl Auth {
                     .filter(|scope| !scope.is_empty())
                     .or_else(|| repository.map(pull_scope));
                 let id = TokenId {
+                    ours: true,
                     realm: realm.clone(),
                     service: service.clone(),
                     scope,
@@ -171,6 +177,49 @@ impl Auth {
             return Ok(self.basic()?.filter(|header| sent != Some(header)));
         }
         Ok(None)
+    }
+
+    /// What to answer to a 401 of a host that upstream redirected to: a token for anybody, and no secret.
+    pub(super) async fn answer_elsewhere(
+        &self,
+        challenges: &[Challenge],
+        repository: Option<&Repository>,
+    ) -> Result<Option<HeaderValue>, Error> {
+        for challenge in challenges {
+            if let Challenge::Bearer {
+                realm,
+                service,
+                scope,
+                ..
+            } = challenge
+            {
+                let scope = scope.clone().or_else(|| repository.map(pull_scope));
+                let (realm, service) = (realm.clone(), service.clone());
+                let id = TokenId {
+                    ours: false,
+                    realm,
+                    service,
+                    scope,
+                };
+                return self.token(id).await.map(|token| Some(token.header.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the token that was sent is old enough for a refusal to mean that it has expired.
+    ///
+    /// Some registries say so with 403 instead of 401.
+    pub(super) fn may_have_expired(&self, sent: &HeaderValue) -> bool {
+        let token = self.tokens.iter().find(|(_, token)| token.header == *sent);
+        token.is_some_and(|(_, token)| token.issued.elapsed() > JUST_ISSUED)
+    }
+
+    /// Forgets a token that was refused, so that the next request brings a new one.
+    pub(super) fn discard(&self, sent: &HeaderValue) {
+        if let Some((id, _)) = self.tokens.iter().find(|(_, token)| token.header == *sent) {
+            self.tokens.invalidate(&*id);
+        }
     }
 
     fn learn(&self, scheme: Option<Scheme>) {
@@ -222,14 +271,15 @@ impl Auth {
 
     fn token_request(&self, id: &TokenId) -> Result<Request<Empty<Bytes>>, Error> {
         let realm = parse_uri(&id.realm)?;
-        realm_may_have(self.credentials.is_some(), &self.home, &realm, &self.realms)?;
+        let credentials = self.credentials.as_ref().filter(|_| id.ours);
+        realm_may_have(credentials.is_some(), &self.home, &realm, &self.realms)?;
         let mut query = form_urlencoded::Serializer::new(String::new());
         for (key, value) in [("service", &id.service), ("scope", &id.scope)] {
             if let Some(value) = value {
                 query.append_pair(key, value);
             }
         }
-        if let Some(credentials) = &self.credentials {
+        if let Some(credentials) = credentials {
             query.append_pair("account", &credentials.username);
         }
         query.append_pair("client_id", "pierglass");
@@ -239,7 +289,7 @@ impl Auth {
             .header(USER_AGENT, concat!("pierglass/", env!("CARGO_PKG_VERSION")))
             .header(ACCEPT, "application/json")
             .header(ACCEPT_ENCODING, "identity");
-        if let Some(basic) = self.basic()? {
+        if let Some(basic) = self.basic()?.filter(|_| id.ours) {
             request = request.header(AUTHORIZATION, basic);
         }
         request
@@ -283,7 +333,13 @@ struct TokenAnswer {
 
 async fn exchange(http: &Http, request: Request<Empty<Bytes>>) -> Result<Token, Error> {
     let host = request.uri().host().unwrap_or_default().to_owned();
-    let result = exchange_with(http, request, &host).await;
+    let limit = http.header_limit();
+    let result = match tokio::time::timeout(limit, exchange_with(http, request, &host)).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::Silent(
+            format!("{host} gave no token within {limit:?}").into(),
+        )),
+    };
     let word = match &result {
         Ok(_) => "ok",
         Err(Error::Denied { .. }) => "denied",
@@ -373,11 +429,7 @@ fn realm_may_have(
     if realm.scheme_str() != Some("https") && realm.scheme_str() != home.scheme_str() {
         return refuse("over plain http");
     }
-    if origin(home) == origin(realm)
-        || listed
-            .iter()
-            .any(|listed| host.eq_ignore_ascii_case(listed))
-    {
+    if origin(home) == origin(realm) || listed.iter().any(|listed| names(listed, realm)) {
         return Ok(());
     }
     if is_private(host) && !is_private(home_host) {
@@ -392,41 +444,18 @@ fn realm_may_have(
     refuse("which is another domain than its own")
 }
 
-fn same_domain(a: &str, b: &str) -> bool {
-    let (a, b) = (a.to_ascii_lowercase(), b.to_ascii_lowercase());
-    let domain = |host: &str| psl::domain_str(host).map(str::to_owned);
-    ip(&a).is_none() && ip(&b).is_none() && domain(&a).is_some() && domain(&a) == domain(&b)
-}
-
-fn ip(host: &str) -> Option<IpAddr> {
-    host.trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse()
-        .ok()
-}
-
-fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || ip(host).is_some_and(|ip| ip.is_loopback())
-}
-
-/// Addresses that are not of the public internet, as far as a literal shows it.
-fn is_private(host: &str) -> bool {
-    match ip(host) {
-        None => is_loopback(host),
-        Some(IpAddr::V4(ip)) => {
-            ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified()
-        }
-        Some(IpAddr::V6(ip)) => {
-            let mapped = ip
-                .to_ipv4_mapped()
-                .is_some_and(|ip| is_private(&ip.to_string()));
-            ip.is_loopback()
-                || ip.is_unspecified()
-                || ip.is_unique_local()
-                || ip.is_unicast_link_local()
-                || mapped
-        }
-    }
+/// Whether an entry of the list, a host with or without a port, means that realm.
+fn names(listed: &str, realm: &Uri) -> bool {
+    let Ok(listed) = listed.parse::<Authority>() else {
+        return false;
+    };
+    let same_host = realm
+        .host()
+        .is_some_and(|host| host.eq_ignore_ascii_case(listed.host()));
+    same_host
+        && listed
+            .port_u16()
+            .is_none_or(|port| origin(realm).2 == Some(port))
 }
 
 #[cfg(test)]
@@ -434,7 +463,7 @@ mod tests {
     use super::*;
 
     fn allowed(credentials: bool, home: &str, realm: &str) -> bool {
-        let listed = ["login.example".to_owned()];
+        let listed = ["login.example".to_owned(), "ported.example:8443".to_owned()];
         realm_may_have(
             credentials,
             &home.parse().unwrap(),
@@ -461,6 +490,9 @@ mod tests {
             allowed(true, "https://r.corp.example", "https://login.example/t"),
             "listed"
         );
+        let home = "https://r.corp.example";
+        assert!(allowed(true, home, "https://ported.example:8443/t"));
+        assert!(!allowed(true, home, "https://ported.example/t"));
         assert!(!allowed(
             true,
             "https://r.example.co.uk",

@@ -4,26 +4,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, IF_NONE_MATCH, LOCATION, RANGE, RETRY_AFTER, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, IF_NONE_MATCH, LOCATION, RANGE, RETRY_AFTER,
+    USER_AGENT, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 
-use crate::headers::challenge;
+use crate::headers::challenge::{self, Challenge};
 use crate::metrics::Metrics;
-use crate::oci::endpoint::{Endpoint, Kind};
+use crate::oci::endpoint::Endpoint;
 
 use super::Settings;
 use super::auth::Auth;
 use super::error::{Error, StartError};
-use super::http1::{Body, Http, origin, parse_uri};
+use super::http1::{Body, Http, parse_uri};
+use super::origin::{is_private, origin};
 use super::quota::RateLimit;
 
 /// Registries redirect once, regional ones twice; more is a loop.
 const MAX_REDIRECTS: usize = 5;
 /// How much of an error's body is read for its message.
 const MAX_ERROR_BODY: usize = 16 * 1024;
+/// How long the body of a redirect or of a refusal may take.
+const DRAIN: Duration = Duration::from_millis(100);
 const AGENT: &str = concat!("pierglass/", env!("CARGO_PKG_VERSION"));
 
 /// Sends requests to one upstream.
@@ -89,43 +93,63 @@ impl Client {
     /// Authenticates as upstream demands: with the token at hand, and once more with a new one.
     async fn authenticate_and_send(&self, ask: Ask) -> Result<Reply, Error> {
         let repository = ask.endpoint.repository().cloned();
-        let kind = ask.endpoint.kind();
         let uri = parse_uri(&format!("{}{}", self.base, ask.endpoint.path()))?;
-        let authorization = self.auth.authorization(repository.as_ref()).await?;
-        let response = self
-            .follow(&ask, kind, uri.clone(), authorization.as_ref())
-            .await?;
-        if response.status() != StatusCode::UNAUTHORIZED
-            && !expired(&response, authorization.is_some())
-        {
-            return self.reply(response, &ask).await;
-        }
-        let challenges =
-            challenge::parse(response.headers().get_all(http::header::WWW_AUTHENTICATE));
-        match self
-            .auth
-            .answer(&challenges, repository.as_ref(), authorization.as_ref())
-            .await?
-        {
-            Some(authorization) => {
-                drain(response, &self.http).await;
-                let response = self.follow(&ask, kind, uri, Some(&authorization)).await?;
-                self.reply(response, &ask).await
+        let sent = self.auth.authorization(repository.as_ref()).await?;
+        let (response, at) = self.follow(&ask, uri.clone(), sent.as_ref()).await?;
+        let away = origin(&at) != origin(&uri);
+        let answer = match (response.status(), &sent) {
+            (StatusCode::UNAUTHORIZED, _) if away => {
+                let challenges = challenges(&response);
+                self.auth
+                    .answer_elsewhere(&challenges, repository.as_ref())
+                    .await?
             }
-            // No challenge we can meet: the refusal stands.
-            None => self.reply(response, &ask).await,
+            (StatusCode::UNAUTHORIZED, sent) => {
+                let challenges = self.challenges_of_home(&response, &ask).await;
+                self.auth
+                    .answer(&challenges, repository.as_ref(), sent.as_ref())
+                    .await?
+            }
+            (StatusCode::FORBIDDEN, Some(sent)) if !away && self.auth.may_have_expired(sent) => {
+                self.auth.discard(sent);
+                self.auth.authorization(repository.as_ref()).await?
+            }
+            _ => None,
+        };
+        let Some(authorization) = answer else {
+            // Nothing better to show: the answer stands.
+            return self.reply(response, &ask).await;
+        };
+        drain(response, &self.http).await;
+        let again = if away { at } else { uri };
+        let (response, _) = self.follow(&ask, again, Some(&authorization)).await?;
+        self.reply(response, &ask).await
+    }
+
+    /// What a 401 asks for. Some registries (Artifact Registry) refuse without a word; they say it at `/v2/`.
+    async fn challenges_of_home(&self, refusal: &Response<Incoming>, ask: &Ask) -> Vec<Challenge> {
+        let stated = challenges(refusal);
+        if !stated.is_empty() || ask.endpoint == Endpoint::Base {
+            return stated;
+        }
+        let base = Ask::new(Method::GET, Endpoint::Base);
+        let Ok(uri) = parse_uri(&format!("{}{}", self.base, base.endpoint.path())) else {
+            return stated;
+        };
+        match self.follow(&base, uri.clone(), None).await {
+            Ok((response, at)) if origin(&at) == origin(&uri) => challenges(&response),
+            _ => stated,
         }
     }
 
-    /// Sends the request and follows redirects. Authorization goes to the upstream's own origin alone:
-    /// elsewhere it would be a leak, and S3 refuses it besides a signed URL.
+    /// Sends the request and follows redirects; says where it ended. Authorization goes to the origin it is
+    /// for alone: elsewhere it would be a leak, and S3 refuses it besides a signed URL.
     async fn follow(
         &self,
         ask: &Ask,
-        kind: Kind,
         mut uri: Uri,
         authorization: Option<&HeaderValue>,
-    ) -> Result<Response<Incoming>, Error> {
+    ) -> Result<(Response<Incoming>, Uri), Error> {
         let home = origin(&uri);
         for _ in 0..=MAX_REDIRECTS {
             let mut request = Request::builder()
@@ -140,14 +164,17 @@ impl Client {
             let request = request
                 .body(Empty::new())
                 .map_err(|error| Error::wrong(error.to_string()))?;
-            let response = self.http.send(request, kind.as_str()).await?;
+            let response = self
+                .http
+                .send(request, ask.endpoint.kind().as_str())
+                .await?;
             match redirect(&response, &uri)? {
                 Some(next) => {
                     tracing::debug!(upstream = %self.http.namespace(), to = next.host(), "redirected");
                     drain(response, &self.http).await;
                     uri = next;
                 }
-                None => return Ok(response),
+                None => return Ok((response, uri)),
             }
         }
         Err(Error::wrong(format!("more than {MAX_REDIRECTS} redirects")))
@@ -269,6 +296,15 @@ fn redirect(response: &Response<Incoming>, from: &Uri) -> Result<Option<Uri>, Er
             "a redirect from https to plain http".to_owned(),
         ));
     }
+    let (from_host, host) = (
+        from.host().unwrap_or_default(),
+        next.host().unwrap_or_default(),
+    );
+    if is_private(host) && !is_private(from_host) {
+        return Err(Error::wrong(
+            "a redirect from a public host to a private address".to_owned(),
+        ));
+    }
     Ok(Some(next))
 }
 
@@ -294,21 +330,17 @@ fn resolve(from: &Uri, location: &str) -> Option<Uri> {
         .ok()
 }
 
-/// ECR and its kin say 403 where a token has expired; worth one new token if we had sent one.
-fn expired(response: &Response<Incoming>, sent_authorization: bool) -> bool {
-    sent_authorization
-        && response.status() == StatusCode::FORBIDDEN
-        && response
-            .headers()
-            .contains_key(http::header::WWW_AUTHENTICATE)
+fn challenges(response: &Response<Incoming>) -> Vec<Challenge> {
+    challenge::parse(response.headers().get_all(WWW_AUTHENTICATE))
 }
 
-/// Reads a short body to its end, so that its connection can be used again.
+/// Reads a short body to its end, so that its connection can be used again; one that does not come at once
+/// is not worth waiting for.
 async fn drain(response: Response<Incoming>, http: &Http) {
-    let _ = http
+    let body = http
         .body(response.into_body())
-        .collect_up_to(MAX_ERROR_BODY)
-        .await;
+        .collect_up_to(MAX_ERROR_BODY);
+    let _ = tokio::time::timeout(DRAIN, body).await;
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {

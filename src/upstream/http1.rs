@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::PROXY_AUTHORIZATION;
-use http::uri::{Authority, Scheme};
+use http::uri::Authority;
 use http::{Request, Response, Uri};
 use http_body::Body as _;
 use http_body_util::Empty;
@@ -44,6 +44,10 @@ impl Http {
             .pool_timer(TokioTimer::new())
             .build(connector);
         metrics.upstream_up.with_label_values(&[&namespace]).set(1);
+        // Present from the start, so that the first count is an increase.
+        metrics.upstream_bytes.with_label_values(&[&namespace]);
+        metrics.fill_resumes.with_label_values(&[&namespace]);
+        metrics.fills_in_flight.with_label_values(&[&namespace]);
         Ok(Self {
             pool,
             proxies,
@@ -71,7 +75,7 @@ impl Http {
             .map(Authority::to_string)
             .unwrap_or_default();
         let started = Instant::now();
-        let outcome = tokio::time::timeout(self.timeouts.headers, self.pool.request(request)).await;
+        let outcome = tokio::time::timeout(self.timeouts.headers, self.send_twice(request)).await;
         let result = match outcome {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(connection_error(&host, &error)),
@@ -98,6 +102,22 @@ impl Http {
             .with_label_values(&[&*self.namespace, kind]);
         duration.observe(started.elapsed().as_secs_f64());
         result
+    }
+
+    /// Sends, and sends again if the connection broke before there was an answer: a server may close an idle
+    /// connection the moment it is used again. GET and HEAD, all we send, can be repeated (RFC 9110 9.2.2).
+    async fn send_twice(
+        &self,
+        request: Request<Empty<Bytes>>,
+    ) -> Result<Response<Incoming>, legacy::Error> {
+        let again = request.clone();
+        match self.pool.request(request).await {
+            Err(error) if !error.is_connect() => {
+                tracing::debug!(upstream = %self.namespace, error = causes(&error), "asking again");
+                self.pool.request(again).await
+            }
+            first => first,
+        }
     }
 
     pub(super) fn body(&self, incoming: Incoming) -> Body {
@@ -194,20 +214,6 @@ pub(super) fn parse_uri(text: &str) -> Result<Uri, Error> {
         .map_err(|error| Error::wrong(format!("not a URL: {error}")))
 }
 
-/// Scheme, host and port (RFC 6454): what decides whether credentials may follow.
-pub(super) fn origin(uri: &Uri) -> (Option<Scheme>, Option<String>, Option<u16>) {
-    let port = uri.port_u16().or_else(|| match uri.scheme_str() {
-        Some("https") => Some(443),
-        Some("http") => Some(80),
-        _ => None,
-    });
-    (
-        uri.scheme().cloned(),
-        uri.host().map(str::to_ascii_lowercase),
-        port,
-    )
-}
-
 fn connection_error(host: &str, error: &legacy::Error) -> Error {
     Error::unavailable(format!("{host}: {}", causes(error)))
 }
@@ -224,23 +230,4 @@ fn causes(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_origin_counts_the_default_port() {
-        let origin = |text: &str| origin(&text.parse().unwrap());
-        assert_eq!(
-            origin("https://A.example/x"),
-            origin("https://a.example:443/y")
-        );
-        assert_ne!(origin("https://a.example/"), origin("http://a.example/"));
-        assert_ne!(
-            origin("https://a.example/"),
-            origin("https://a.example:444/")
-        );
-    }
 }

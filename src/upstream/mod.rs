@@ -6,7 +6,7 @@
 //!
 //! Reading order: this file (the questions one can ask an upstream), `select` (which one is asked),
 //! [`client`] (one request with its token and redirects), [`auth`] (tokens), [`credentials`] (where secrets
-//! come from), `http1` (one request as it is, time limits), `connect` (sockets, TLS, proxies).
+//! come from), `http1` (one request as it is, time limits), `origin` (where it may go), `connect` (sockets, TLS, proxies).
 
 pub mod auth;
 pub mod client;
@@ -14,6 +14,7 @@ mod connect;
 pub mod credentials;
 mod error;
 mod http1;
+mod origin;
 mod quota;
 mod select;
 
@@ -238,7 +239,10 @@ impl Upstream {
         let Reply { headers, body, .. } = self.client.send(ask).await?;
         let stated = stated_digest(&headers)?;
         let expected_length = content_length(&headers);
-        let bytes = body.collect_up_to(MAX_MANIFEST).await?;
+        let limit = self.settings.timeouts.headers;
+        let bytes = tokio::time::timeout(limit, body.collect_up_to(MAX_MANIFEST)).await;
+        let late = |_| Error::Silent(format!("the manifest was not whole within {limit:?}").into());
+        let bytes = bytes.map_err(late)??;
         if expected_length.is_some_and(|length| length != bytes.len() as u64) {
             return Err(Error::wrong(format!(
                 "the manifest is {} bytes long, not as announced",
