@@ -16,6 +16,7 @@
 //! - `limits`: the store stays within its limit, and what has no room passes through
 //! - `damage`: what is damaged on disk is fetched again and not served
 //! - `server`: limits of connections, TLS and HTTP/2, the admin address, the log, the end
+//! - `resume`: a transfer that breaks off goes on where it was
 //! - `proxy`: upstreams through proxies and over TLS, and upstreams that are silent or gone
 //! - `commands`: the command line, its messages and its exit codes
 #![allow(
@@ -30,18 +31,19 @@
 mod support;
 
 mod auth;
+mod commands;
+mod crash;
+mod damage;
 mod fake_registry;
 mod headers;
 mod herd;
 mod layers;
+mod limits;
 mod ownership;
+mod proxy;
 mod ranges;
+mod resume;
 mod routing;
+mod server;
 mod tags;
 mod wrong_content;
-mod commands;
-mod crash;
-mod damage;
-mod limits;
-mod proxy;
-mod server;

@@ -259,7 +259,7 @@ async fn an_upstream_that_never_answers_is_given_up_in_time() {
 async fn a_body_that_stalls_is_aborted_and_not_ended() {
     let registry = FakeRegistry::start().await;
     for (size, max_size, framing) in [
-        (MIB, "1GiB", Fault::Stall(MIB / 2, Duration::from_secs(60))),
+        (MIB, "1GiB", Fault::Stall(MIB / 16, Duration::from_secs(60))),
         (
             9 * MIB,
             "4MiB",
