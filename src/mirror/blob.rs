@@ -13,6 +13,7 @@ use crate::oci::name::{QualifiedName, Repository};
 use crate::store::reader::Reader;
 use crate::upstream::{self, FetchedBlob};
 
+use super::ahead::Lookahead;
 use super::bypass::Bypass;
 use super::fill::{self, Fill, Filling};
 use super::{Error, Mirror, Outcome, Site, Want};
@@ -32,8 +33,10 @@ pub struct BlobAnswer {
 
 /// Where a blob's bytes come from.
 pub enum Content {
-    /// The store: a stored blob, or one that is growing.
-    Reader(Reader),
+    /// The store.
+    Stored(Reader),
+    /// The store, where it is growing; parts it has not come to can be fetched ahead.
+    Growing(Reader, Lookahead),
     /// Upstream, past the store; one client alone.
     Bypass(Box<Bypass>),
 }
@@ -135,7 +138,10 @@ impl Mirror {
         let reader = growing.reader();
         Ok(Some(BlobAnswer {
             size: reader.length(),
-            content: Some(Content::Reader(reader)),
+            content: Some(Content::Growing(
+                reader,
+                Lookahead::new(&site.upstream, &name.repository, digest),
+            )),
             outcome,
         }))
     }
@@ -263,7 +269,7 @@ fn stored(reader: Reader, want: Want, outcome: Outcome) -> BlobAnswer {
     let size = reader.length();
     BlobAnswer {
         size,
-        content: (want == Want::Content).then_some(Content::Reader(reader)),
+        content: (want == Want::Content).then_some(Content::Stored(reader)),
         outcome,
     }
 }

@@ -5,8 +5,10 @@
 //! server's work.
 //!
 //! Reading order: this file (the values), [`manifest`], `tag` and [`blob`] (the decisions), [`freshness`]
-//! (pure), `fill` (a blob on its way into the store), [`bypass`] (one that has no room there).
+//! (pure), `fill` (a blob on its way into the store), [`ahead`] (reading what it has not reached), [`bypass`]
+//! (a blob that has no room there).
 
+pub mod ahead;
 pub mod blob;
 pub mod bypass;
 mod fill;

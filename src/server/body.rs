@@ -4,8 +4,10 @@
 //! make this thread wait for the disk goes to a blocking thread. A body that cannot be finished ends in an
 //! error, upon which hyper cuts the connection: a client must never take a torn body for a whole one.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -13,8 +15,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
+use crate::mirror::ahead::{Ahead, Lookahead, Pace, decide};
 use crate::mirror::bypass::Bypass;
 use crate::store::reader::{Available, Reader, read_blocking};
+use crate::upstream;
 
 use super::account::{Account, Broken};
 
@@ -34,7 +38,7 @@ pub struct Body {
 enum State {
     Done,
     Whole(Bytes),
-    Store(StoreBody),
+    Store(Box<StoreBody>),
     Bypass(Box<Bypass>),
     Waiting(Pin<Box<dyn Future<Output = Step> + Send>>),
 }
@@ -42,12 +46,26 @@ enum State {
 /// What a wait led to: the next state, and a piece to send unless it is over.
 type Step = Result<(State, Option<Bytes>), Broken>;
 
-/// Reads a part of a blob from the store.
+/// One piece of a body that is made of several.
+pub enum Piece {
+    /// Bytes at hand: the header of a part.
+    Bytes(Bytes),
+    /// A range of the blob.
+    Range(Range<u64>),
+}
+
+/// Reads ranges of a blob from the store.
 pub struct StoreBody {
     reader: Reader,
+    /// Where bytes can be had that a growing blob has not come to.
+    ahead: Option<Lookahead>,
+    /// Such bytes, on their way.
+    window: Option<Box<Bypass>>,
     position: u64,
-    /// Where to stop; the blob's end if it is not known yet.
+    /// Where the range ends that is being read; `u64::MAX` for the end of a blob whose length is not known yet.
     end: u64,
+    /// What comes after it.
+    pieces: VecDeque<Piece>,
     buffers: Buffers,
 }
 
@@ -71,18 +89,39 @@ impl Body {
         }
     }
 
-    /// A blob from the store, from `start` on and up to `end` (exclusive), or to its end.
-    pub fn store(reader: Reader, start: u64, end: Option<u64>, buffers: &Buffers) -> Self {
-        let left = end.map(|end| end.saturating_sub(start));
+    /// A blob from the store, all of it; its length if that is known by now.
+    pub fn store(reader: Reader, length: Option<u64>, buffers: &Buffers) -> Self {
+        let whole = Piece::Range(0..length.unwrap_or(u64::MAX));
+        Self {
+            left: length,
+            ..Self::pieces(reader, None, [whole], buffers)
+        }
+    }
+
+    /// Pieces of a blob from the store, in that order. What a growing blob has not come to is fetched `ahead`.
+    pub fn pieces(
+        reader: Reader,
+        ahead: Option<Lookahead>,
+        pieces: impl IntoIterator<Item = Piece>,
+        buffers: &Buffers,
+    ) -> Self {
+        let pieces: VecDeque<_> = pieces.into_iter().collect();
+        let left = pieces
+            .iter()
+            .map(Piece::length)
+            .fold(0, u64::saturating_add);
         let body = StoreBody {
             reader,
-            position: start,
-            end: end.unwrap_or(u64::MAX),
+            ahead,
+            window: None,
+            position: 0,
+            end: 0,
+            pieces,
             buffers: buffers.clone(),
         };
         Self {
-            state: State::Store(body),
-            left,
+            state: State::Store(Box::new(body)),
+            left: Some(left),
             account: None,
         }
     }
@@ -176,13 +215,22 @@ impl http_body::Body for Body {
 enum Now {
     Step(Step),
     /// It cannot be had without waiting, for the disk or for upstream.
-    Later(StoreBody),
+    Later(Box<StoreBody>),
 }
 
 impl StoreBody {
-    fn next_now(self) -> Now {
-        if self.position >= self.end {
-            return Now::Step(Ok((State::Done, None)));
+    fn next_now(mut self: Box<Self>) -> Now {
+        while self.position >= self.end {
+            match self.pieces.pop_front() {
+                None => return Now::Step(Ok((State::Done, None))),
+                Some(Piece::Bytes(bytes)) => {
+                    return Now::Step(Ok((State::Store(self), Some(bytes))));
+                }
+                Some(Piece::Range(range)) => (self.position, self.end) = (range.start, range.end),
+            }
+        }
+        if self.window.is_some() {
+            return Now::Later(self);
         }
         let upto = match self.reader.available(self.position) {
             Available::UpTo(upto) => upto.min(self.end),
@@ -198,8 +246,11 @@ impl StoreBody {
         }
     }
 
-    async fn next_later(mut self) -> Step {
-        let upto = match self.reader.wait(self.position).await {
+    async fn next_later(mut self: Box<Self>) -> Step {
+        if let Some(window) = self.window.take() {
+            return self.next_of_window(window).await;
+        }
+        let upto = match self.wait().await {
             Available::UpTo(upto) => upto.min(self.end),
             Available::End => return self.at_the_end(),
             Available::Failed(failure) => return Err(failure.into()),
@@ -216,14 +267,63 @@ impl StoreBody {
         self.piece(buffer, count)
     }
 
-    fn piece(mut self, buffer: Buffer, count: usize) -> Step {
+    /// Waits for the fill, or opens a window past it; [`Available::NotYet`] asks to be called again.
+    async fn wait(&mut self) -> Available {
+        let Some(ahead) = &self.ahead else {
+            return self.reader.wait(self.position).await;
+        };
+        let now = self.reader.available(self.position);
+        if !matches!(now, Available::NotYet) {
+            return now;
+        }
+        let (readable, running) = self.reader.pace();
+        match decide(Pace { readable, running }, &(self.position..self.end)) {
+            Ahead::Wait(patience) => {
+                let wait = self.reader.wait(self.position);
+                tokio::time::timeout(patience, wait)
+                    .await
+                    .unwrap_or(Available::NotYet)
+            }
+            Ahead::Fetch(window) => {
+                match ahead.fetch(window).await {
+                    Ok(window) => self.window = Some(window),
+                    Err(error) => self.only_wait(&error),
+                }
+                Available::NotYet
+            }
+        }
+    }
+
+    async fn next_of_window(mut self: Box<Self>, mut window: Box<Bypass>) -> Step {
+        match window.chunk().await {
+            Ok(Some(bytes)) => {
+                self.position += bytes.len() as u64;
+                self.window = Some(window);
+                Ok((State::Store(self), Some(bytes)))
+            }
+            Ok(None) => Ok((State::Store(self), None)),
+            Err(error) => {
+                self.only_wait(&error);
+                Ok((State::Store(self), None))
+            }
+        }
+    }
+
+    /// The bytes will come with the fill, only later.
+    fn only_wait(&mut self, error: &upstream::Error) {
+        tracing::debug!(%error, "cannot fetch ahead of the fill");
+        self.ahead = None;
+    }
+
+    fn piece(mut self: Box<Self>, buffer: Buffer, count: usize) -> Step {
         if count == 0 {
             // The file is shorter than the blob: somebody truncated it under us.
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
         self.position += count as u64;
         let bytes = buffer.filled(count);
-        let next = if self.position >= self.end {
+        let over = self.position >= self.end && self.pieces.is_empty();
+        let next = if over {
             State::Done
         } else {
             State::Store(self)
@@ -232,12 +332,21 @@ impl StoreBody {
     }
 
     /// The blob ended. That is wrong if more was promised.
-    fn at_the_end(self) -> Step {
-        let short = self.end != u64::MAX && self.position < self.end;
+    fn at_the_end(self: Box<Self>) -> Step {
+        let short = self.end != u64::MAX || !self.pieces.is_empty();
         if short {
             Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
         } else {
             Ok((State::Done, None))
+        }
+    }
+}
+
+impl Piece {
+    fn length(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Range(range) => range.end.saturating_sub(range.start),
         }
     }
 }

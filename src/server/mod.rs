@@ -9,6 +9,7 @@
 
 pub mod account;
 pub mod admin;
+mod blob;
 pub mod body;
 mod guard;
 pub mod respond;

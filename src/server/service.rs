@@ -4,21 +4,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, IF_NONE_MATCH, IF_RANGE, RANGE, USER_AGENT};
+use http::header::{IF_NONE_MATCH, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::headers::etag::if_none_match;
-use crate::headers::range::{self, Parsed, RangeSet, Selection};
 use crate::metrics::Metrics;
-use crate::mirror::blob::{BlobAnswer, Content};
 use crate::mirror::{Mirror, Outcome, Site, Want};
-use crate::oci::digest::Digest;
 use crate::oci::endpoint::{Endpoint, Kind, Prefix, Route};
-use crate::oci::error::ErrorCode;
 use crate::oci::name::{Namespace, Reference, Repository};
 
 use super::account::{Account, Entry};
+use super::blob::BlobRequest;
 use super::body::{Body, Buffers};
 use super::respond::{self, OCI_NAMESPACE, Problem};
 
@@ -113,8 +110,16 @@ impl Service {
                 .await?
             }
             Endpoint::Blob { repository, digest } => {
-                self.blob(request.headers(), &site, &repository, &digest, want, trail)
-                    .await?
+                let blob = BlobRequest {
+                    mirror: &self.mirror,
+                    buffers: &self.buffers,
+                    site: &site,
+                    repository: &repository,
+                    digest: &digest,
+                };
+                let (response, outcome) = blob.answer(request.headers(), want).await?;
+                trail.outcome = outcome;
+                response
             }
             Endpoint::Base => {
                 trail.outcome = Outcome::Hit;
@@ -160,125 +165,6 @@ impl Service {
         } else {
             response
         })
-    }
-
-    async fn blob(
-        &self,
-        headers: &HeaderMap,
-        site: &Site,
-        repository: &Repository,
-        digest: &Digest,
-        want: Want,
-        trail: &mut Trail,
-    ) -> Result<Response<Body>, Problem> {
-        // Who has it already only needs to hear that it is there.
-        let unchanged = if_none_match(headers.get_all(IF_NONE_MATCH), &respond::etag(digest));
-        let want = if unchanged { Want::Header } else { want };
-        let answer = self.mirror.blob(site, repository, digest, want).await;
-        let answer =
-            answer.map_err(|error| Problem::of(&error, site.upstream.namespace().as_str()))?;
-        trail.outcome = answer.outcome;
-        if unchanged {
-            return Ok(respond::not_modified(respond::blob(
-                StatusCode::OK,
-                digest,
-                answer.outcome,
-                false,
-            )));
-        }
-        match ranges(headers, digest, want)? {
-            Some(ranges) => self.part(site, repository, digest, answer, &ranges).await,
-            None => Ok(self.whole(digest, answer)),
-        }
-    }
-
-    fn whole(&self, digest: &Digest, answer: BlobAnswer) -> Response<Body> {
-        let stored = matches!(answer.content, Some(Content::Reader(_)));
-        let mut response = respond::blob(StatusCode::OK, digest, answer.outcome, stored);
-        if let Some(size) = answer.size {
-            response.headers_mut().insert(CONTENT_LENGTH, size.into());
-        }
-        *response.body_mut() = match answer.content {
-            None => Body::empty(),
-            Some(Content::Reader(reader)) => Body::store(reader, 0, answer.size, &self.buffers),
-            Some(Content::Bypass(bypass)) => Body::bypass(bypass, answer.size),
-        };
-        response
-    }
-
-    /// Always a real 206 with the blob's whole length, also while it is still coming in: clients that got
-    /// one 206 count on it for all their pieces.
-    async fn part(
-        &self,
-        site: &Site,
-        repository: &Repository,
-        digest: &Digest,
-        answer: BlobAnswer,
-        ranges: &RangeSet,
-    ) -> Result<Response<Body>, Problem> {
-        let namespace = site.upstream.namespace().as_str();
-        let (total, content) = match (answer.size, answer.content) {
-            (Some(total), content) => (total, content),
-            // Upstream did not say how long it is: nobody can tell before its end.
-            (None, Some(Content::Reader(mut reader))) => match reader.wait_length().await {
-                Ok(total) => (total, Some(Content::Reader(reader))),
-                Err(failure) => {
-                    let message = format!("{namespace}: {failure}");
-                    return Err(Problem::new(
-                        StatusCode::BAD_GATEWAY,
-                        ErrorCode::Unknown,
-                        message,
-                    ));
-                }
-            },
-            (None, _) => {
-                let message = format!(
-                    "{namespace} does not say how long the blob is, so no part of it can be served"
-                );
-                return Err(Problem::new(
-                    StatusCode::BAD_GATEWAY,
-                    ErrorCode::Unknown,
-                    message,
-                ));
-            }
-        };
-        let part = match ranges.resolve(total) {
-            Selection::One(part) => part,
-            Selection::Unsatisfiable => {
-                return Ok(respond::unsatisfiable(digest, answer.outcome, total));
-            }
-            Selection::Many(_) => {
-                let message = "several ranges in one request are not supported; ask for one";
-                return Err(Problem::new(
-                    StatusCode::BAD_REQUEST,
-                    ErrorCode::Unsupported,
-                    message,
-                ));
-            }
-        };
-        let stored = matches!(content, Some(Content::Reader(_)));
-        let mut response =
-            respond::blob(StatusCode::PARTIAL_CONTENT, digest, answer.outcome, stored);
-        let length = part.end.saturating_sub(part.start);
-        response
-            .headers_mut()
-            .insert(CONTENT_RANGE, range::content_range(&part, total));
-        response.headers_mut().insert(CONTENT_LENGTH, length.into());
-        *response.body_mut() = match content {
-            None => Body::empty(),
-            Some(Content::Reader(reader)) => {
-                Body::store(reader, part.start, Some(part.end), &self.buffers)
-            }
-            Some(Content::Bypass(whole)) => {
-                drop(whole);
-                let bypass = self.mirror.blob_part(site, repository, digest, part).await;
-                Body::bypass(
-                    bypass.map_err(|error| Problem::of(&error, namespace))?,
-                    Some(length),
-                )
-            }
-        };
-        Ok(response)
     }
 
     fn open_account(
@@ -331,31 +217,5 @@ impl Service {
                 bytes: 0,
             },
         )
-    }
-}
-
-/// The ranges a request asks for; `None` for all of the blob.
-fn ranges(headers: &HeaderMap, digest: &Digest, want: Want) -> Result<Option<RangeSet>, Problem> {
-    // RFC 9110 14.2: Range means nothing on a HEAD; 13.1.5: a condition that fails makes it void.
-    let Some(value) = headers.get(RANGE).filter(|_| want == Want::Content) else {
-        return Ok(None);
-    };
-    if headers
-        .get(IF_RANGE)
-        .is_some_and(|condition| !range::if_range_matches(condition, &respond::etag(digest)))
-    {
-        return Ok(None);
-    }
-    match range::parse(value) {
-        Parsed::Ignore => Ok(None),
-        Parsed::Ranges(ranges) => Ok(Some(ranges)),
-        Parsed::TooMany => {
-            let message = "more ranges in one request than are served";
-            Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                ErrorCode::Unsupported,
-                message,
-            ))
-        }
     }
 }

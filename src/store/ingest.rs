@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -78,13 +79,19 @@ pub struct Verified {
 pub struct Growing {
     file: Arc<File>,
     size: Option<u64>,
+    begun: Instant,
     progress: watch::Receiver<Progress>,
 }
 
 impl Growing {
     /// A reader of its own, from the first byte on.
     pub fn reader(&self) -> Reader {
-        Reader::growing(Arc::clone(&self.file), self.size, self.progress.clone())
+        Reader::growing(
+            Arc::clone(&self.file),
+            self.size,
+            self.begun,
+            self.progress.clone(),
+        )
     }
 
     /// The announced size in bytes, if there was one.
@@ -126,6 +133,7 @@ impl Ingest {
         let growing = Growing {
             file: Arc::clone(&file),
             size,
+            begun: Instant::now(),
             progress: receiver,
         };
         let writer = Some(Writer {

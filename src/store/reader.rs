@@ -10,6 +10,7 @@ use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::sync::watch;
@@ -28,6 +29,7 @@ enum Source {
     },
     Growing {
         size: Option<u64>,
+        begun: Instant,
         progress: watch::Receiver<Progress>,
     },
 }
@@ -56,11 +58,31 @@ impl Reader {
     pub(super) fn growing(
         file: Arc<File>,
         size: Option<u64>,
+        begun: Instant,
         progress: watch::Receiver<Progress>,
     ) -> Self {
         Self {
             file,
-            source: Source::Growing { size, progress },
+            source: Source::Growing {
+                size,
+                begun,
+                progress,
+            },
+        }
+    }
+
+    /// How many bytes a growing blob has so far, and for how long it has been growing.
+    pub fn pace(&self) -> (u64, Duration) {
+        match &self.source {
+            Source::Stored { length } => (*length, Duration::ZERO),
+            Source::Growing {
+                begun, progress, ..
+            } => match *progress.borrow() {
+                Progress::Growing(readable) | Progress::Complete(readable) => {
+                    (readable, begun.elapsed())
+                }
+                Progress::Failed(_) => (0, begun.elapsed()),
+            },
         }
     }
 
@@ -68,7 +90,7 @@ impl Reader {
     pub fn length(&self) -> Option<u64> {
         match &self.source {
             Source::Stored { length } => Some(*length),
-            Source::Growing { size, progress } => match *progress.borrow() {
+            Source::Growing { size, progress, .. } => match *progress.borrow() {
                 Progress::Complete(length) => Some(length),
                 Progress::Growing(_) | Progress::Failed(_) => *size,
             },

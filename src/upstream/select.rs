@@ -67,7 +67,7 @@ impl Upstreams {
                         canonical(prefix) == upstream.settings.namespace
                     }
                     Prefix::None | Prefix::BeforeV2(_) => true,
-                };
+                } || route.endpoint.repository().is_none();
                 let route = if same {
                     route
                 } else {

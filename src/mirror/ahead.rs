@@ -1,0 +1,176 @@
+//! Reading ahead of a fill: wait for it, or fetch the bytes on their own? The decision is pure.
+//!
+//! Lazy pullers read a few kilobytes here and there of a blob nobody has yet, and parallel pullers ask for
+//! its second half before its first is in. Waiting for the fill costs time, fetching costs upstream the
+//! same bytes twice.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::oci::digest::Digest;
+use crate::oci::name::Repository;
+use crate::upstream::{self, Upstream};
+
+use super::bypass::Bypass;
+
+/// What to do about bytes that the fill has not reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ahead {
+    /// The fill gets there soon; look again after this long at the latest.
+    Wait(Duration),
+    /// Fetch these bytes from upstream, and then decide anew.
+    Fetch(Range<u64>),
+}
+
+/// How a fill is doing.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Bytes that can be read by now.
+    pub readable: u64,
+    /// Since its first byte was waited for.
+    pub running: Duration,
+}
+
+/// A request for no more than this is somebody looking something up, who waits for the answer.
+const SMALL: u64 = 2 * 1024 * 1024;
+/// The most that is fetched at a time: what a client costs upstream that hangs up after its first bytes.
+const WINDOW: u64 = 2 * 1024 * 1024;
+/// A fill this near is waited for however slow it is: a request of its own would take as long.
+const NEAR: u64 = 64 * 1024;
+/// How long somebody waits who asked for little, and who asked for much.
+const PATIENCE_SMALL: Duration = Duration::from_millis(30);
+const PATIENCE_LARGE: Duration = Duration::from_secs(3);
+/// How long a fill must run before its pace says anything.
+const WARM_UP: Duration = Duration::from_millis(100);
+
+/// Decides about the bytes from `wanted.start` on, up to `wanted.end`, which the fill has not reached.
+pub fn decide(pace: Pace, wanted: &Range<u64>) -> Ahead {
+    let gap = wanted.start.saturating_sub(pace.readable);
+    let length = wanted.end.saturating_sub(wanted.start);
+    if gap <= NEAR {
+        return Ahead::Wait(PATIENCE_LARGE);
+    }
+    let small = length <= SMALL;
+    if !small && pace.running < WARM_UP {
+        return Ahead::Wait(WARM_UP);
+    }
+    let patience = if small {
+        PATIENCE_SMALL
+    } else {
+        PATIENCE_LARGE
+    };
+    match arrival(pace, gap) {
+        Some(arrival) if arrival <= patience => Ahead::Wait(patience),
+        _ => Ahead::Fetch(wanted.start..wanted.end.min(wanted.start.saturating_add(WINDOW))),
+    }
+}
+
+/// When a fill that goes on as it did will have written `gap` more bytes; `None` if it has none yet.
+fn arrival(pace: Pace, gap: u64) -> Option<Duration> {
+    if pace.readable == 0 {
+        return None;
+    }
+    let seconds = pace.running.as_secs_f64() * gap as f64 / pace.readable as f64;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// Fetches parts of a blob that is on its way, ahead of the fill.
+#[derive(Debug, Clone)]
+pub struct Lookahead {
+    upstream: Arc<Upstream>,
+    repository: Repository,
+    digest: Digest,
+}
+
+impl Lookahead {
+    pub(super) fn new(upstream: &Arc<Upstream>, repository: &Repository, digest: &Digest) -> Self {
+        let (repository, digest) = (repository.clone(), digest.clone());
+        Self {
+            upstream: Arc::clone(upstream),
+            repository,
+            digest,
+        }
+    }
+
+    /// Asks upstream for `window` alone.
+    ///
+    /// An upstream that ignores Range would send the whole blob once more: that is an error here, and the
+    /// caller waits for the fill.
+    pub async fn fetch(&self, window: Range<u64>) -> Result<Box<Bypass>, upstream::Error> {
+        let fetched = self
+            .upstream
+            .get_blob(&self.repository, &self.digest, Some(window.clone()))
+            .await?;
+        if fetched.part.is_none() {
+            return Err(upstream::Error::Wrong(
+                "upstream does not serve parts of a blob".into(),
+            ));
+        }
+        Ok(Box::new(Bypass::part(fetched, window)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1024 * 1024;
+
+    fn pace(readable: u64, seconds: u64) -> Pace {
+        Pace {
+            readable,
+            running: Duration::from_secs(seconds),
+        }
+    }
+
+    #[test]
+    fn what_is_about_to_arrive_is_waited_for() {
+        // 100 MiB/s, 8 MiB ahead: a few hundredths of a second.
+        assert!(matches!(
+            decide(pace(100 * MIB, 1), &(108 * MIB..1024 * MIB)),
+            Ahead::Wait(_)
+        ));
+        // Next to the fill, at any pace.
+        assert!(matches!(decide(pace(0, 60), &(0..1)), Ahead::Wait(_)));
+        assert!(matches!(
+            decide(pace(MIB, 60), &(MIB + 10..MIB + 20)),
+            Ahead::Wait(_)
+        ));
+    }
+
+    #[test]
+    fn a_footer_is_fetched_at_once_and_exactly() {
+        let footer = 1024 * MIB - 65536..1024 * MIB;
+        assert_eq!(
+            decide(pace(20 * MIB, 1), &footer),
+            Ahead::Fetch(footer.clone())
+        );
+        assert_eq!(decide(pace(0, 0), &footer), Ahead::Fetch(footer.clone()));
+    }
+
+    #[test]
+    fn an_open_range_is_fetched_in_windows() {
+        let wanted = 512 * MIB..1024 * MIB;
+        assert_eq!(
+            decide(pace(20 * MIB, 1), &wanted),
+            Ahead::Fetch(512 * MIB..512 * MIB + WINDOW)
+        );
+    }
+
+    #[test]
+    fn much_is_not_fetched_before_the_pace_of_the_fill_is_known() {
+        assert!(matches!(
+            decide(pace(0, 0), &(8 * MIB..512 * MIB)),
+            Ahead::Wait(_)
+        ));
+    }
+
+    #[test]
+    fn a_fill_that_stands_still_is_not_waited_for() {
+        assert!(matches!(
+            decide(pace(MIB, 600), &(200 * MIB..300 * MIB)),
+            Ahead::Fetch(_)
+        ));
+    }
+}

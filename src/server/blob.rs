@@ -1,0 +1,222 @@
+//! Blobs as responses: all of one, a part, or several parts.
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+use crate::headers::etag::if_none_match;
+use crate::headers::multipart::Multipart;
+use crate::headers::range::{self, Parsed, RangeSet, Selection};
+use crate::mirror::ahead::Lookahead;
+use crate::mirror::blob::{BlobAnswer, Content};
+use crate::mirror::{Mirror, Outcome, Site, Want};
+use crate::oci::digest::Digest;
+use crate::oci::error::ErrorCode;
+use crate::oci::name::Repository;
+use crate::store::reader::Reader;
+
+use super::body::{Body, Buffers, Piece};
+use super::respond::{self, Problem};
+
+/// A multi-range request may ask for this many times the blob in all: whoever asks for overlapping parts
+/// without end wants to do harm (RFC 9110 17.15).
+const MOST_COPIES: u64 = 2;
+
+/// What a request for a blob is about.
+pub(super) struct BlobRequest<'a> {
+    pub(super) mirror: &'a std::sync::Arc<Mirror>,
+    pub(super) buffers: &'a Buffers,
+    pub(super) site: &'a Site,
+    pub(super) repository: &'a Repository,
+    pub(super) digest: &'a Digest,
+}
+
+impl BlobRequest<'_> {
+    /// Answers it; the outcome is for the log.
+    pub(super) async fn answer(
+        &self,
+        headers: &HeaderMap,
+        want: Want,
+    ) -> Result<(Response<Body>, Outcome), Problem> {
+        // Who has it already only needs to hear that it is there.
+        let etag = respond::etag(self.digest);
+        let unchanged = if_none_match(headers.get_all(IF_NONE_MATCH), &etag);
+        let want = if unchanged { Want::Header } else { want };
+        let answer = self
+            .mirror
+            .blob(self.site, self.repository, self.digest, want)
+            .await;
+        let answer = answer.map_err(|error| Problem::of(&error, self.namespace()))?;
+        let outcome = answer.outcome;
+        if unchanged {
+            let response = respond::blob(StatusCode::OK, self.digest, outcome, false);
+            return Ok((respond::not_modified(response), outcome));
+        }
+        let response = match ranges(headers, &etag, want)? {
+            Some(ranges) => self.part(answer, &ranges).await?,
+            None => self.whole(answer),
+        };
+        Ok((response, outcome))
+    }
+
+    fn namespace(&self) -> &str {
+        self.site.upstream.namespace().as_str()
+    }
+
+    fn whole(&self, answer: BlobAnswer) -> Response<Body> {
+        let stored = matches!(
+            answer.content,
+            Some(Content::Stored(_) | Content::Growing(..))
+        );
+        let mut response = respond::blob(StatusCode::OK, self.digest, answer.outcome, stored);
+        if let Some(size) = answer.size {
+            response.headers_mut().insert(CONTENT_LENGTH, size.into());
+        }
+        *response.body_mut() = match answer.content {
+            None => Body::empty(),
+            Some(Content::Stored(reader) | Content::Growing(reader, _)) => {
+                Body::store(reader, answer.size, self.buffers)
+            }
+            Some(Content::Bypass(bypass)) => Body::bypass(bypass, answer.size),
+        };
+        response
+    }
+
+    /// Always a real 206 with the blob's whole length, also while it is still coming in: clients that got
+    /// one 206 count on it for all their pieces.
+    async fn part(&self, answer: BlobAnswer, ranges: &RangeSet) -> Result<Response<Body>, Problem> {
+        let (size, outcome) = (answer.size, answer.outcome);
+        match answer.content {
+            Some(Content::Stored(reader)) => self.of_store(reader, None, ranges, outcome).await,
+            Some(Content::Growing(reader, ahead)) => {
+                self.of_store(reader, Some(ahead), ranges, outcome).await
+            }
+            Some(Content::Bypass(_)) | None => self.of_bypass(size, ranges, outcome).await,
+        }
+    }
+
+    async fn of_store(
+        &self,
+        mut reader: Reader,
+        ahead: Option<Lookahead>,
+        ranges: &RangeSet,
+        outcome: Outcome,
+    ) -> Result<Response<Body>, Problem> {
+        // Where upstream does not say how long the blob is, nobody can tell before its end.
+        let total = reader
+            .wait_length()
+            .await
+            .map_err(|failure| self.bad_gateway(&failure))?;
+        let parts = match ranges.resolve(total) {
+            Selection::Unsatisfiable => {
+                return Ok(respond::unsatisfiable(self.digest, outcome, total));
+            }
+            Selection::One(part) => {
+                let mut response = self.partial(outcome, true, &part, total);
+                let pieces = [Piece::Range(part)];
+                *response.body_mut() = Body::pieces(reader, ahead, pieces, self.buffers);
+                return Ok(response);
+            }
+            Selection::Many(parts) => parts,
+        };
+        let asked = parts
+            .iter()
+            .map(|part| part.end - part.start)
+            .fold(0, u64::saturating_add);
+        if asked > total.saturating_mul(MOST_COPIES) {
+            return Err(bad_request("the ranges overlap more than is sensible"));
+        }
+        let multipart = Multipart::new(
+            self.digest.hex().as_str(),
+            "application/octet-stream",
+            total,
+        );
+        let mut response = respond::blob(StatusCode::PARTIAL_CONTENT, self.digest, outcome, true);
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, multipart.content_type());
+        response
+            .headers_mut()
+            .insert(CONTENT_LENGTH, multipart.length(&parts).into());
+        let end = Piece::Bytes(multipart.end());
+        let pieces = parts.into_iter().flat_map(|part| {
+            let header = Bytes::from(multipart.part(&part));
+            [Piece::Bytes(header), Piece::Range(part)]
+        });
+        let pieces: Vec<_> = pieces.chain([end]).collect();
+        *response.body_mut() = Body::pieces(reader, ahead, pieces, self.buffers);
+        Ok(response)
+    }
+
+    /// Of a blob that is not kept every part is asked of upstream.
+    async fn of_bypass(
+        &self,
+        size: Option<u64>,
+        ranges: &RangeSet,
+        outcome: Outcome,
+    ) -> Result<Response<Body>, Problem> {
+        let Some(total) = size else {
+            return Err(self.bad_gateway(&"it does not say how long the blob is"));
+        };
+        let part = match ranges.resolve(total) {
+            Selection::One(part) => part,
+            Selection::Unsatisfiable => {
+                return Ok(respond::unsatisfiable(self.digest, outcome, total));
+            }
+            Selection::Many(_) => {
+                return Err(bad_request(
+                    "of a blob without room in the store only one range is served",
+                ));
+            }
+        };
+        let mut response = self.partial(outcome, false, &part, total);
+        let length = part.end - part.start;
+        let bypass = self
+            .mirror
+            .blob_part(self.site, self.repository, self.digest, part)
+            .await;
+        let bypass = bypass.map_err(|error| Problem::of(&error, self.namespace()))?;
+        *response.body_mut() = Body::bypass(bypass, Some(length));
+        Ok(response)
+    }
+
+    fn partial(
+        &self,
+        outcome: Outcome,
+        stored: bool,
+        part: &std::ops::Range<u64>,
+        total: u64,
+    ) -> Response<Body> {
+        let mut response = respond::blob(StatusCode::PARTIAL_CONTENT, self.digest, outcome, stored);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_RANGE, range::content_range(part, total));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(part.end - part.start));
+        response
+    }
+
+    fn bad_gateway(&self, why: &dyn std::fmt::Display) -> Problem {
+        let message = format!("{}: {why}", self.namespace());
+        Problem::new(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, message)
+    }
+}
+
+/// The ranges a request asks for; `None` for all of the blob.
+fn ranges(headers: &HeaderMap, etag: &str, want: Want) -> Result<Option<RangeSet>, Problem> {
+    // RFC 9110 14.2: Range means nothing on a HEAD; 13.1.5: a condition that fails makes it void.
+    let Some(value) = headers.get(RANGE).filter(|_| want == Want::Content) else {
+        return Ok(None);
+    };
+    let condition = headers.get(IF_RANGE);
+    if condition.is_some_and(|condition| !range::if_range_matches(condition, etag)) {
+        return Ok(None);
+    }
+    match range::parse(value) {
+        Parsed::Ignore => Ok(None),
+        Parsed::Ranges(ranges) => Ok(Some(ranges)),
+        Parsed::TooMany => Err(bad_request("more ranges in one request than are served")),
+    }
+}
+
+fn bad_request(message: &str) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, ErrorCode::Unsupported, message)
+}
