@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_NONE_MATCH, IF_RANGE, RANGE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 
 use crate::headers::etag::if_none_match;
 use crate::headers::multipart::Multipart;
@@ -29,6 +29,7 @@ pub(super) struct BlobRequest<'a> {
     pub(super) site: &'a Site,
     pub(super) repository: &'a Repository,
     pub(super) digest: &'a Digest,
+    pub(super) version: Version,
 }
 
 impl BlobRequest<'_> {
@@ -54,7 +55,7 @@ impl BlobRequest<'_> {
         }
         let response = match ranges(headers, &etag, want)? {
             Some(ranges) => self.part(answer, &ranges).await?,
-            None => self.whole(answer),
+            None => self.whole(answer).await?,
         };
         Ok((response, outcome))
     }
@@ -63,7 +64,11 @@ impl BlobRequest<'_> {
         self.site.upstream.namespace().as_str()
     }
 
-    fn whole(&self, answer: BlobAnswer) -> Response<Body> {
+    async fn whole(&self, mut answer: BlobAnswer) -> Result<Response<Body>, Problem> {
+        if answer.size.is_none() && self.version < Version::HTTP_11 {
+            // Without chunks the end of the connection is the end of the body: a torn one would look whole.
+            answer.size = Some(self.length_of(&mut answer.content).await?);
+        }
         let stored = matches!(
             answer.content,
             Some(Content::Stored(_) | Content::Growing(..))
@@ -79,7 +84,19 @@ impl BlobRequest<'_> {
             }
             Some(Content::Bypass(bypass)) => Body::bypass(bypass, answer.size),
         };
-        response
+        Ok(response)
+    }
+
+    async fn length_of(&self, content: &mut Option<Content>) -> Result<u64, Problem> {
+        match content {
+            Some(Content::Stored(reader) | Content::Growing(reader, _)) => {
+                let length = reader.wait_length().await;
+                length.map_err(|failure| self.bad_gateway(&failure))
+            }
+            Some(Content::Bypass(_)) | None => {
+                Err(self.bad_gateway(&"it does not say how long the blob is"))
+            }
+        }
     }
 
     /// Always a real 206 with the blob's whole length, also while it is still coming in: clients that got

@@ -332,7 +332,7 @@ impl StoreBody {
     }
 
     /// The blob ended. That is wrong if more was promised.
-    fn at_the_end(self: Box<Self>) -> Step {
+    fn at_the_end(&self) -> Step {
         let short = self.end != u64::MAX || !self.pieces.is_empty();
         if short {
             Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())

@@ -116,6 +116,7 @@ impl Service {
                     site: &site,
                     repository: &repository,
                     digest: &digest,
+                    version: request.version(),
                 };
                 let (response, outcome) = blob.answer(request.headers(), want).await?;
                 trail.outcome = outcome;
