@@ -21,6 +21,7 @@ use crate::store::reader::{Available, Reader, read_blocking};
 use crate::upstream;
 
 use super::account::{Account, Broken};
+use super::activity::Open;
 
 /// Large enough that a system call costs little beside its copy, small enough that many slow clients fit.
 const CHUNK: usize = 64 * 1024;
@@ -33,6 +34,8 @@ pub struct Body {
     /// Bytes still to come, if that is known.
     left: Option<u64>,
     account: Option<Account>,
+    /// Hears when bytes are asked for.
+    open: Option<Open>,
 }
 
 enum State {
@@ -76,6 +79,7 @@ impl Body {
             state: State::Done,
             left: Some(0),
             account: None,
+            open: None,
         }
     }
 
@@ -86,6 +90,7 @@ impl Body {
             state: State::Whole(bytes),
             left,
             account: None,
+            open: None,
         }
     }
 
@@ -123,6 +128,7 @@ impl Body {
             state: State::Store(Box::new(body)),
             left: Some(left),
             account: None,
+            open: None,
         }
     }
 
@@ -132,6 +138,7 @@ impl Body {
             state: State::Bypass(bypass),
             left: length,
             account: None,
+            open: None,
         }
     }
 
@@ -139,6 +146,13 @@ impl Body {
     #[must_use]
     pub fn with_account(mut self, account: Account) -> Self {
         self.account = Some(account);
+        self
+    }
+
+    /// Tells `open` whenever bytes are asked for.
+    #[must_use]
+    pub(super) fn watched(mut self, open: Open) -> Self {
+        self.open = Some(open);
         self
     }
 
@@ -167,6 +181,9 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if let Some(open) = &self.open {
+            open.touch();
+        }
         loop {
             let step = match std::mem::replace(&mut self.state, State::Done) {
                 State::Done => return Poll::Ready(None),

@@ -15,7 +15,7 @@ use crate::support::client::{self, Downloading, Ending, Raw, download, raw};
 use crate::support::disk::{blobs, eventually};
 use crate::support::mirror::{log_field, sum_of};
 use crate::support::tls::{Certificate, get_h1, get_h2};
-use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, digest_of};
+use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, digest_of, until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const MIB: u64 = 1024 * 1024;
@@ -608,4 +608,64 @@ async fn http2_pulls_finish_within_the_drain() {
     let finished = Instant::now();
     assert_eq!(mirror.wait().code(), Some(0));
     assert!(finished.elapsed() < Duration::from_secs(5));
+}
+
+/// Connections that clients have open, that of the one who asks included.
+async fn connections(mirror: &Mirror) -> f64 {
+    let open = mirror.metric("pierglass_connections", &[]).await;
+    open.unwrap_or(0.0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_http2_client_that_stops_reading_kept_its_connection_for_ever() {
+    let registry = FakeRegistry::start().await;
+    let digest = registry.put_generated_blob("a/b", 77, 8 * 1024 * 1024);
+    let config = MirrorConfig::for_upstream(&registry)
+        .top("header_timeout", "\"1s\"")
+        .top("idle_timeout", "\"1s\"");
+    let mirror = Mirror::start(config);
+    let stream = TcpStream::connect(mirror.authority()).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    // It goes on answering pings.
+    tokio::spawn(connection);
+    let request = http::Request::get(mirror.blob_url("a/b", &digest)).body(Empty::<Bytes>::new());
+    let unread = sender.send_request(request.unwrap()).await.unwrap();
+    until("its connection is closed", async || {
+        connections(&mirror).await <= 1.0
+    })
+    .await;
+    drop(unread);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_http2_connection_ends_and_a_busy_one_does_not() {
+    let registry = FakeRegistry::start().await;
+    let digest = registry.put_generated_blob("a/b", 78, 4 * 1024 * 1024);
+    registry.set_rate(1024 * 1024);
+    let config = MirrorConfig::for_upstream(&registry)
+        .top("header_timeout", "\"1s\"")
+        .top("idle_timeout", "\"1s\"");
+    let mirror = Mirror::start(config);
+    let stream = TcpStream::connect(mirror.authority()).await.unwrap();
+    // Four seconds of a slow transfer outlast both limits.
+    let answer = get_h2(stream, &[mirror.blob_url("a/b", &digest)])
+        .await
+        .remove(0);
+    assert_eq!(answer.unwrap().body.len(), 4 * 1024 * 1024);
+    let stream = TcpStream::connect(mirror.authority()).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(
+        TokioExecutor::new(),
+        TokioIo::new(stream),
+    )
+    .await
+    .unwrap();
+    tokio::spawn(connection);
+    until("the idle one is closed", async || {
+        connections(&mirror).await <= 1.0
+    })
+    .await;
+    drop(sender);
 }

@@ -1,0 +1,116 @@
+//! Whether anything moves on an HTTP/2 connection.
+//!
+//! Over HTTP/1.1 a client that stops reading lets writes wait, which [`super::guard`] sees. Over HTTP/2 it
+//! closes its window instead: hyper then asks a body for nothing more, writes nothing, and goes on answering
+//! pings for ever. What tells is whether any body is asked for bytes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// What happened on one connection.
+pub(super) struct Activity {
+    started: Instant,
+    /// Milliseconds after `started`.
+    last: AtomicU64,
+    /// Requests being answered.
+    open: AtomicUsize,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            last: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Activity {
+    fn touch(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(now, Ordering::Relaxed);
+    }
+
+    fn quiet_for(&self) -> Duration {
+        let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(last)
+    }
+
+    /// Completes when nothing was asked for during `idle`, or when nothing that was asked for was taken
+    /// during `stalled`.
+    pub(super) async fn ceases(&self, idle: Duration, stalled: Duration) {
+        loop {
+            let limit = if self.open.load(Ordering::Relaxed) == 0 {
+                idle
+            } else {
+                stalled
+            };
+            match limit.checked_sub(self.quiet_for()) {
+                Some(left) if !left.is_zero() => sleep(left).await,
+                _ => return,
+            }
+        }
+    }
+}
+
+/// One request being answered; over when dropped.
+pub(super) struct Open(Arc<Activity>);
+
+impl Open {
+    pub(super) fn new(activity: &Arc<Activity>) -> Self {
+        activity.open.fetch_add(1, Ordering::Relaxed);
+        activity.touch();
+        Self(Arc::clone(activity))
+    }
+
+    /// Its body was asked for bytes.
+    pub(super) fn touch(&self) {
+        self.0.touch();
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(60);
+    const STALLED: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_ends_after_a_while() {
+        let activity = Activity::default();
+        let started = Instant::now();
+        activity.ceases(IDLE, STALLED).await;
+        assert!(started.elapsed() >= IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_moves_keeps_it() {
+        let activity = Arc::new(Activity::default());
+        let open = Open::new(&activity);
+        let moving = async {
+            for _ in 0..20 {
+                sleep(STALLED / 2).await;
+                open.touch();
+            }
+        };
+        tokio::select! {
+            () = activity.ceases(IDLE, STALLED) => panic!("it was moving"),
+            () = moving => {}
+        }
+        let stopped = Instant::now();
+        activity.ceases(IDLE, STALLED).await;
+        assert!(stopped.elapsed() <= STALLED);
+    }
+}

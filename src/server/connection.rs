@@ -1,0 +1,171 @@
+//! One connection: which HTTP it speaks, and the limits it is held to.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::Watcher;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio_rustls::TlsAcceptor;
+
+use crate::metrics::Metrics;
+
+use super::account::Broken;
+use super::activity::{Activity, Open};
+use super::body::Body;
+use super::guard::Guard;
+use super::{Limits, tls};
+
+/// A request header may be this long: multi-range requests alone reach 20 KiB. It is also how much of a
+/// body waits in memory for a slow client.
+const MAX_HEADER: usize = 64 * 1024;
+
+/// The bytes an HTTP/2 connection begins with (RFC 9113 3.4). hyper waits for them without a limit.
+const H2_PREFACE: usize = 24;
+
+/// Bytes that wait in the kernel for a client, beyond what is on its way to it.
+const UNSENT: u32 = 128 * 1024;
+
+/// One client's connection.
+pub(super) struct Connection<H> {
+    pub(super) peer: SocketAddr,
+    pub(super) limits: Limits,
+    pub(super) watcher: Watcher,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) answer: H,
+    /// `watcher` only knows connections that hyper has; until then this one tells of the end.
+    pub(super) stopped: watch::Receiver<()>,
+    pub(super) _place: OwnedSemaphorePermit,
+}
+
+impl<H, F> Connection<H>
+where
+    H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    /// Serves it to its end.
+    pub(super) async fn run(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+        let open = self.metrics.connections.clone();
+        open.inc();
+        // Small answers must not wait for the client's acknowledgement of the last one.
+        let _ = stream.set_nodelay(true);
+        let socket = socket2::SockRef::from(&stream);
+        let _ = socket.set_keepalive(true);
+        // The kernel takes little ahead of what the client reads: less memory a slow client, and a write that
+        // waits means a client that does not read, not one that is slow.
+        let _ = socket.set_tcp_notsent_lowat(UNSENT);
+        let served = match tls {
+            None => self.plain(stream).await,
+            Some(tls) => self.secure(stream, tls).await,
+        };
+        if let Err(error) = served {
+            // A client that hangs up is everyday life: lazy pullers do it after each piece.
+            tracing::debug!(%error, "connection ended");
+        }
+        open.dec();
+    }
+
+    async fn plain(mut self, stream: TcpStream) -> Result<(), Broken> {
+        let first = tokio::time::timeout(self.limits.header_timeout, speaks_h2(&stream));
+        let h2 = tokio::select! {
+            biased;
+            h2 = first => h2??,
+            _ = self.stopped.changed() => return Ok(()),
+        };
+        self.serve(stream, h2).await
+    }
+
+    async fn secure(mut self, stream: TcpStream, tls: TlsAcceptor) -> Result<(), Broken> {
+        let handshake = tokio::time::timeout(self.limits.header_timeout, tls.accept(stream));
+        let stream = tokio::select! {
+            biased;
+            stream = handshake => stream??,
+            _ = self.stopped.changed() => return Ok(()),
+        };
+        let h2 = stream.get_ref().1.alpn_protocol() == Some(tls::H2);
+        self.serve(stream, h2).await
+    }
+
+    async fn serve<I>(self, stream: I, h2: bool) -> Result<(), Broken>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let guarded = Guard::new(stream, self.limits.idle_timeout);
+        if h2 {
+            let guarded = guarded.expecting(H2_PREFACE, self.limits.header_timeout);
+            self.http2(guarded).await
+        } else {
+            self.http1(guarded).await
+        }
+    }
+
+    async fn http1<I>(self, io: I) -> Result<(), Broken>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (answer, peer) = (self.answer, self.peer);
+        let service = service_fn(move |request| {
+            let response = answer(request, peer);
+            async move { Ok::<_, Infallible>(response.await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_timeout)
+            .max_buf_size(MAX_HEADER)
+            .serve_connection(TokioIo::new(io), service);
+        Ok(self.watcher.watch(connection).await?)
+    }
+
+    async fn http2<I>(self, io: I) -> Result<(), Broken>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (answer, peer, limits) = (self.answer, self.peer, self.limits);
+        let activity = Arc::new(Activity::default());
+        let watched = Arc::clone(&activity);
+        let service = service_fn(move |request| {
+            let open = Open::new(&watched);
+            let response = answer(request, peer);
+            async move { Ok::<_, Infallible>(response.await.map(|body| body.watched(open))) }
+        });
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(limits.header_timeout)
+            .keep_alive_timeout(limits.idle_timeout)
+            .max_concurrent_streams(128)
+            .max_header_list_size(MAX_HEADER as u32)
+            .max_send_buf_size(MAX_HEADER)
+            .serve_connection(TokioIo::new(io), service);
+        tokio::select! {
+            served = self.watcher.watch(connection) => Ok(served?),
+            () = activity.ceases(limits.header_timeout, limits.idle_timeout) => {
+                Err("nothing moves on this connection".into())
+            }
+        }
+    }
+}
+
+/// Looks at the first bytes, leaving them unread: HTTP/2 with prior knowledge begins with `PRI * HTTP/2.0`
+/// (RFC 9113 3.4), and no HTTP/1 method in use begins with `PR`.
+///
+/// hyper-util's own detection has no time limit: a silent connection would stay for ever.
+async fn speaks_h2(stream: &TcpStream) -> std::io::Result<bool> {
+    let mut first = [0; 2];
+    loop {
+        match stream.peek(&mut first).await? {
+            0 => return Ok(false),
+            1 if first[0] == b'P' => tokio::time::sleep(Duration::from_millis(5)).await,
+            1 => return Ok(false),
+            _ => return Ok(&first == b"PR"),
+        }
+    }
+}
