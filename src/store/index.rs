@@ -72,8 +72,9 @@ impl Usage {
 
 /// What looking an entry up says about its file.
 pub(super) enum Touched {
-    /// As it should be; `freshen` asks the caller to write the time of this use to disk.
-    Known { freshen: bool },
+    /// As it should be, as far as memory knows. `freshen` asks the caller to write the time of this use to
+    /// disk, `unproven` to look whether the file still has the length it was committed with.
+    Known { freshen: bool, unproven: bool },
     /// The file is not as long as it was when it was committed.
     WrongLength { expected: u64 },
 }
@@ -99,6 +100,8 @@ struct Entry {
     length: u64,
     /// When its recency was last written to disk, in seconds of the Unix epoch.
     freshened: u32,
+    /// Whether `length` is what was committed, and not just what was found at the start.
+    proven: bool,
 }
 
 impl Index {
@@ -140,9 +143,12 @@ impl Index {
             // Before the scan came by: the disk is the truth, so it counts from now on.
             // After it: an eviction has it in hand, and the open file can still be read to its end.
             if !inner.scanned {
-                inner.insert(key.clone(), length, now);
+                inner.insert(key.clone(), length, now, false);
             }
-            return Touched::Known { freshen: false };
+            return Touched::Known {
+                freshen: false,
+                unproven: true,
+            };
         };
         if entry.length != length {
             return Touched::WrongLength {
@@ -154,7 +160,17 @@ impl Index {
         if freshen {
             entry.freshened = now;
         }
-        Touched::Known { freshen }
+        Touched::Known {
+            freshen,
+            unproven: !entry.proven,
+        }
+    }
+
+    /// Notes that a file found at the start has the length it was committed with.
+    pub(super) fn prove(&self, key: &Key) {
+        if let Some(entry) = self.inner().entries.peek_mut(key) {
+            entry.proven = true;
+        }
     }
 
     /// Marks an entry as used now, if it is known, without a look at its file.
@@ -167,7 +183,7 @@ impl Index {
     pub(super) fn commit(&self, key: Key, length: u64, reserved: u64, written: u64) {
         let mut inner = self.inner();
         inner.release(reserved, written);
-        inner.insert(key, length, unix_seconds());
+        inner.insert(key, length, unix_seconds(), true);
         drop(inner);
         self.freed.notify_waiters();
     }
@@ -177,7 +193,7 @@ impl Index {
         let mut inner = self.inner();
         for (key, length, modified) in found {
             if !inner.entries.contains(&key) {
-                inner.insert(key.clone(), length, modified);
+                inner.insert(key.clone(), length, modified, false);
                 inner.entries.demote(&key);
             }
         }
@@ -272,11 +288,16 @@ impl Index {
 }
 
 impl Inner {
-    fn insert(&mut self, key: Key, length: u64, freshened: u32) {
+    fn insert(&mut self, key: Key, length: u64, freshened: u32, proven: bool) {
         self.remove(&key);
         self.usage.stored = self.usage.stored.saturating_add(cost(length));
         self.usage.blobs += u64::from(matches!(key, Key::Blob(_)));
-        self.entries.put(key, Entry { length, freshened });
+        let entry = Entry {
+            length,
+            freshened,
+            proven,
+        };
+        self.entries.put(key, entry);
     }
 
     fn release(&mut self, bytes: u64, written: u64) {

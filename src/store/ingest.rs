@@ -18,6 +18,7 @@ use crate::oci::digest::{Digest, Hasher};
 use super::evict::Reservation;
 use super::index::{NoRoom, cost};
 use super::layout::Key;
+use super::length;
 use super::progress::{Failure, Progress};
 use super::reader::Reader;
 use super::{PATIENCE, Store};
@@ -243,6 +244,7 @@ impl Ingest {
 
     async fn publish(mut self, file: Arc<File>) -> Result<u64, Failure> {
         let publish = move || {
+            length::note(&file, self.written);
             file.sync_all()?;
             let key = Key::Blob(self.digest.clone());
             let path = std::mem::take(&mut self.path);

@@ -12,6 +12,7 @@ mod evict;
 mod index;
 pub mod ingest;
 mod layout;
+mod length;
 pub mod progress;
 pub mod reader;
 pub mod records;
@@ -187,15 +188,22 @@ impl Store {
         };
         let metadata = file.metadata().ok()?;
         match self.index.touch(&key, metadata.len()) {
-            index::Touched::Known { freshen } => {
+            index::Touched::Known { freshen, unproven } => {
+                if unproven {
+                    match length::committed(&file) {
+                        Some(expected) if expected != metadata.len() => {
+                            self.drop_damaged(&key, digest, expected, metadata.len());
+                            return None;
+                        }
+                        Some(_) | None => self.index.prove(&key),
+                    }
+                }
                 if freshen {
                     set_modified_now(&file);
                 }
             }
             index::Touched::WrongLength { expected } => {
-                tracing::error!(digest = %digest, expected, found = metadata.len(),
-                    "a stored blob changed its length on disk; it is dropped and fetched again");
-                self.discard(&key);
+                self.drop_damaged(&key, digest, expected, metadata.len());
                 return None;
             }
         }
@@ -236,6 +244,11 @@ impl Store {
         self.metrics
             .store_blobs
             .set(i64::try_from(usage.blobs).unwrap_or(i64::MAX));
+    }
+
+    fn drop_damaged(&self, key: &Key, digest: &Digest, expected: u64, found: u64) {
+        tracing::error!(%digest, expected, found, "a stored blob is damaged: its length changed on disk; it is dropped and fetched again");
+        self.discard(key);
     }
 
     /// Forgets an entry whose file was not found, unless it was committed since.

@@ -177,3 +177,23 @@ async fn a_torn_list_of_blobs_loses_no_blob_that_is_named_after() {
         registry.up();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_truncated_while_the_mirror_was_down_was_served_as_whole() {
+    let (registry, mut mirror, image) = with_image().await;
+    let digest = &image.blobs()[1];
+    let file = blob_file(&mirror.store_path(), digest);
+    for length in [1000, 2_999_999] {
+        mirror.kill9();
+        truncate(&file, length);
+        mirror.restart();
+        registry.reset_counts();
+        let url = mirror.blob_url("a/b", digest);
+        download(&url, &[]).await.unwrap().assert_is(digest);
+        assert_eq!(registry.counts().blob_gets, 1, "cut to {length}");
+        let store = mirror.store_path();
+        eventually(PATIENCE, "the commit", || {
+            file.metadata().is_ok_and(|file| file.len() == 3_000_000) && blobs(&store).len() == 3
+        });
+    }
+}
