@@ -9,6 +9,7 @@
 //! - `ownership`: a blob is read only under a repository that has it
 //! - `routing`: every way to name a registry, and every way to name none
 //! - `ranges`: parts of blobs, stored and cold
+//! - `media_types`: manifests of any kind pass through byte by byte
 //! - `auth`: tokens, passwords, redirects; and where none of them may go
 //! - `headers`: what every answer says about itself
 //! - `layers`: the arrows of `src/lib.rs`
@@ -39,6 +40,7 @@ mod headers;
 mod herd;
 mod layers;
 mod limits;
+mod media_types;
 mod ownership;
 mod proxy;
 mod ranges;
