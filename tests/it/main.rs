@@ -9,6 +9,7 @@
 //! - `ownership`: a blob is read only under a repository that has it
 //! - `routing`: every way to name a registry, and every way to name none
 //! - `ranges`: parts of blobs, stored and cold
+//! - `range_model`: any `Range` at all, against the words of the RFC
 //! - `media_types`: manifests of any kind pass through byte by byte
 //! - `auth`: tokens, passwords, redirects; and where none of them may go
 //! - `headers`: what every answer says about itself
@@ -43,6 +44,7 @@ mod limits;
 mod media_types;
 mod ownership;
 mod proxy;
+mod range_model;
 mod ranges;
 mod resume;
 mod routing;
