@@ -11,6 +11,7 @@
 //! - `ranges`: parts of blobs, stored and cold
 //! - `range_model`: any `Range` at all, against the words of the RFC
 //! - `media_types`: manifests of any kind pass through byte by byte
+//! - `any_request`: requests of no kind at all
 //! - `auth`: tokens, passwords, redirects; and where none of them may go
 //! - `headers`: what every answer says about itself
 //! - `layers`: the arrows of `src/lib.rs`
@@ -32,6 +33,7 @@
 
 mod support;
 
+mod any_request;
 mod auth;
 mod commands;
 mod crash;
