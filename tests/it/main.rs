@@ -10,6 +10,7 @@
 //! - `routing`: every way to name a registry, and every way to name none
 //! - `ranges`: parts of blobs, stored and cold
 //! - `range_model`: any `Range` at all, against the words of the RFC
+//! - `clients`: every obligation towards a client, by the client's name
 //! - `media_types`: manifests of any kind pass through byte by byte
 //! - `any_request`: requests of no kind at all
 //! - `auth`: tokens, passwords, redirects; and where none of them may go
@@ -35,6 +36,7 @@ mod support;
 
 mod any_request;
 mod auth;
+mod clients;
 mod commands;
 mod crash;
 mod damage;
