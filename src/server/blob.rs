@@ -220,7 +220,9 @@ impl BlobRequest<'_> {
 /// The ranges a request asks for; `None` for all of the blob.
 fn ranges(headers: &HeaderMap, etag: &str, want: Want) -> Result<Option<RangeSet>, Problem> {
     // RFC 9110 14.2: Range means nothing on a HEAD; 13.1.5: a condition that fails makes it void.
-    let Some(value) = headers.get(RANGE).filter(|_| want == Want::Content) else {
+    // Range is no list (RFC 9110 5.3): of two lines neither counts, or one would be left out of the answer.
+    let mut lines = headers.get_all(RANGE).iter();
+    let (Some(value), None, Want::Content) = (lines.next(), lines.next(), want) else {
         return Ok(None);
     };
     let condition = headers.get(IF_RANGE);

@@ -209,19 +209,17 @@ impl Upstream {
                 "asked for manifest {asked}, upstream calls it {stated}"
             )));
         }
-        match (
-            digest,
-            content_length(&reply.headers),
-            content_type(&reply.headers),
-        ) {
-            (Some(digest), Some(size), Some(content_type)) => {
-                let media_type = manifest::media_type_of(Some(content_type), b"");
-                Ok(ManifestHead::Found {
-                    digest,
-                    media_type,
-                    size,
-                })
-            }
+        // Where upstream only says that it is JSON, the type is in the body. Of what is known already it is
+        // known as well.
+        let media_type = content_type(&reply.headers)
+            .filter(|said| manifest::specific(said).is_some() || digest.as_ref() == known)
+            .map(|said| manifest::media_type_of(Some(said), b""));
+        match (digest, content_length(&reply.headers), media_type) {
+            (Some(digest), Some(size), Some(media_type)) => Ok(ManifestHead::Found {
+                digest,
+                media_type,
+                size,
+            }),
             _ => Ok(ManifestHead::Unspecific),
         }
     }

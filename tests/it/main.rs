@@ -9,6 +9,10 @@
 //! - `ownership`: a blob is read only under a repository that has it
 //! - `routing`: every way to name a registry, and every way to name none
 //! - `ranges`: parts of blobs, stored and cold
+//! - `range_model`: any `Range` at all, against the words of the RFC
+//! - `clients`: every obligation towards a client, by the client's name
+//! - `media_types`: manifests of any kind pass through byte by byte
+//! - `any_request`: requests of no kind at all
 //! - `auth`: tokens, passwords, redirects; and where none of them may go
 //! - `headers`: what every answer says about itself
 //! - `layers`: the arrows of `src/lib.rs`
@@ -30,7 +34,9 @@
 
 mod support;
 
+mod any_request;
 mod auth;
+mod clients;
 mod commands;
 mod crash;
 mod damage;
@@ -39,8 +45,10 @@ mod headers;
 mod herd;
 mod layers;
 mod limits;
+mod media_types;
 mod ownership;
 mod proxy;
+mod range_model;
 mod ranges;
 mod resume;
 mod routing;

@@ -111,6 +111,15 @@ async fn several_ranges_are_never_answered_with_the_first_alone() {
 }
 
 #[tokio::test]
+async fn the_first_of_two_lines_of_ranges_was_served_alone() {
+    let (_registry, _mirror, url) = stored().await;
+    let lines = [("range", "bytes=1-2"), ("range", "bytes=5-6")];
+    let answer = client::get(&url, &lines).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(answer.body == part(0, SIZE));
+}
+
+#[tokio::test]
 async fn if_range_decides_between_a_part_and_all() {
     let (_registry, _mirror, url) = stored().await;
     let etag = format!("\"{}\"", url.rsplit('/').next().unwrap());

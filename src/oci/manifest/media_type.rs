@@ -33,8 +33,8 @@ const UNKNOWN: &str = "application/octet-stream";
 
 /// The media type of a manifest: what upstream's `Content-Type` says, without parameters (OCI
 /// distribution-spec, "Pulling manifests"), unless that is what a file server says of any file;
-/// then the body's own `mediaType`, which older manifests lack; then what its shape suggests; and
-/// `application/octet-stream` if all of that fails.
+/// then the body's own `mediaType`, which older manifests lack; then what its shape suggests; then
+/// the `Content-Type` after all, and `application/octet-stream` if there is none.
 pub fn media_type_of(content_type: Option<&str>, body: &[u8]) -> String {
     content_type
         .and_then(specific)
@@ -45,17 +45,23 @@ pub fn media_type_of(content_type: Option<&str>, body: &[u8]) -> String {
                 .get("mediaType")
                 .and_then(Value::as_str)
                 .and_then(specific);
-            own.unwrap_or_else(|| shape(&object)).to_owned()
+            own.or_else(|| shape(&object))
+                .or_else(|| content_type.and_then(bare))
+                .unwrap_or(UNKNOWN)
+                .to_owned()
         })
 }
 
 /// A media type that says more than "a file", without its parameters.
-fn specific(value: &str) -> Option<&str> {
+pub fn specific(value: &str) -> Option<&str> {
+    let generic = ["text/plain", "application/json", UNKNOWN];
+    bare(value).filter(|name| !generic.iter().any(|kind| name.eq_ignore_ascii_case(kind)))
+}
+
+/// A media type without its parameters.
+fn bare(value: &str) -> Option<&str> {
     let name = value.split(';').next().unwrap_or(value).trim();
-    let generic = ["text/plain", "application/json", UNKNOWN]
-        .iter()
-        .any(|generic| name.eq_ignore_ascii_case(generic));
-    (is_media_type(name) && !generic).then_some(name)
+    is_media_type(name).then_some(name)
 }
 
 /// RFC 9110 8.3.1: two tokens around a slash. Checked, because a body's `mediaType` becomes a
@@ -72,18 +78,18 @@ fn is_media_type(name: &str) -> bool {
 }
 
 /// OCI manifests may leave `mediaType` out, and are then told apart by what they hold.
-fn shape(object: &Map<String, Value>) -> &'static str {
+fn shape(object: &Map<String, Value>) -> Option<&'static str> {
     let has = |field| object.contains_key(field);
     if has("manifests") {
-        OCI_INDEX
+        Some(OCI_INDEX)
     } else if has("config") && has("layers") {
-        OCI_MANIFEST
+        Some(OCI_MANIFEST)
     } else if has("fsLayers") && has("signatures") {
-        DOCKER_SCHEMA1_SIGNED
+        Some(DOCKER_SCHEMA1_SIGNED)
     } else if has("fsLayers") {
-        DOCKER_SCHEMA1
+        Some(DOCKER_SCHEMA1)
     } else {
-        UNKNOWN
+        None
     }
 }
 
@@ -142,6 +148,18 @@ mod tests {
             ("<html>", UNKNOWN),
         ] {
             assert_eq!(media_type_of(None, body.as_bytes()), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_type_that_says_little_was_replaced_by_one_that_says_nothing() {
+        for (said, expected) in [
+            ("application/json; charset=utf-8", "application/json"),
+            ("text/plain", "text/plain"),
+            ("not a type", UNKNOWN),
+            ("a/b\r\nSet-Cookie: x", UNKNOWN),
+        ] {
+            assert_eq!(media_type_of(Some(said), br#"{"some":"thing"}"#), expected);
         }
     }
 }

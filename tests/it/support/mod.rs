@@ -28,6 +28,8 @@ pub mod ledger;
 pub mod link;
 /// The program under test.
 pub mod mirror;
+/// `multipart/byteranges`, taken apart.
+pub mod multipart;
 /// A listener that can go away and come back on its port.
 pub mod origin;
 /// Waiting for a condition.
