@@ -4,7 +4,7 @@
 //! [`service`]'s to ask the mirror, and [`admin`]'s to tell operators.
 //!
 //! Reading order: this file (accept, limits, drain), [`service`] (one request, line by line), [`respond`]
-//! (answers and errors as responses), [`body`] (from the store to the socket), [`account`] (what it cost),
+//! (answers and errors as responses), `listing` and `page` (lists), [`body`] (from the store to the socket), [`account`] (what it cost),
 //! `guard` (clients that stop reading), [`tls`].
 
 pub mod account;
@@ -12,6 +12,8 @@ pub mod admin;
 mod blob;
 pub mod body;
 mod guard;
+mod listing;
+mod page;
 pub mod respond;
 pub mod service;
 pub mod tls;
