@@ -7,6 +7,7 @@
 pub mod cache_status;
 pub mod challenge;
 pub mod etag;
+pub mod link;
 pub mod multipart;
 pub mod range;
 

@@ -4,17 +4,21 @@
 //! nothing of HTTP towards clients: answers and errors are values, and turning them into responses is the
 //! server's work.
 //!
-//! Reading order: this file (the values), [`manifest`], `tag` and [`blob`] (the decisions), [`freshness`]
-//! (pure), `fill` (a blob on its way into the store), [`ahead`] (reading what it has not reached), [`bypass`]
+//! Reading order: this file (the values), [`manifest`], `tag` and [`blob`] (the decisions), [`listing`] and
+//! `referrers`, [`search`] and `catalog` (what there is to pull), [`freshness`] (pure), `fill` (a blob on its way into the store), [`ahead`] (reading what it has not reached), [`bypass`]
 //! (a blob that has no room there).
 
 pub mod ahead;
 pub mod blob;
 pub mod bypass;
+mod catalog;
 mod fill;
 pub mod freshness;
+pub mod listing;
 pub mod manifest;
 mod negative;
+mod referrers;
+pub mod search;
 mod tag;
 
 use std::collections::HashMap;
@@ -29,6 +33,7 @@ use crate::oci::digest::Digest;
 use crate::oci::endpoint::{Endpoint, Route};
 use crate::oci::name::{Namespace, QualifiedName, Tag};
 use crate::store::Store;
+use crate::store::listings::Listing;
 use crate::store::records::StoredManifest;
 use crate::upstream::{self, ManifestHead, SelectError, Upstream, Upstreams};
 
@@ -86,6 +91,10 @@ pub enum Error {
     ManifestUnknown,
     /// The repository has no such blob.
     BlobUnknown,
+    /// Upstream has no such repository.
+    RepositoryUnknown,
+    /// Upstream has no search.
+    NoSearch,
     /// Upstream was asked and gave nothing that can be passed on.
     Upstream(upstream::Error),
 }
@@ -95,6 +104,8 @@ impl std::fmt::Display for Error {
         match self {
             Self::ManifestUnknown => f.write_str("upstream has no such manifest"),
             Self::BlobUnknown => f.write_str("upstream has no such blob in this repository"),
+            Self::RepositoryUnknown => f.write_str("upstream has no such repository"),
+            Self::NoSearch => f.write_str("upstream has no search"),
             Self::Upstream(error) => error.fmt(f),
         }
     }
@@ -129,6 +140,7 @@ pub struct Mirror {
     /// Apart, because one digest may be asked for as either.
     missing_blobs: Negatives,
     missing_manifests: Negatives,
+    missing_listings: Negatives,
     /// Blobs of unannounced length that outgrew the store, and how far they got: passed through from then on.
     outgrown: Cache<Digest, u64>,
     /// Blobs coming in, one transfer an upstream and digest.
@@ -141,6 +153,10 @@ pub struct Mirror {
     manifest_checks: Shared<ByDigest, Answered<ManifestHead>>,
     /// Questions what a tag points to.
     tag_checks: Shared<(QualifiedName, Tag), Answered<tag::Resolved>>,
+    /// Lists of tags and of referrers coming in.
+    listings: Shared<(QualifiedName, Listing), Answered<listing::Listed>>,
+    searches: search::Searches,
+    catalog: catalog::Catalog,
 }
 
 impl Mirror {
@@ -158,6 +174,7 @@ impl Mirror {
             metrics,
             missing_blobs: Negatives::default(),
             missing_manifests: Negatives::default(),
+            missing_listings: Negatives::default(),
             outgrown: Cache::builder()
                 .max_capacity(MAX_OUTGROWN)
                 .time_to_live(OUTGROWN_FOR)
@@ -167,6 +184,9 @@ impl Mirror {
             manifest_fetches: Arc::default(),
             manifest_checks: Arc::default(),
             tag_checks: Arc::default(),
+            listings: Arc::default(),
+            searches: search::Searches::default(),
+            catalog: catalog::Catalog::default(),
         })
     }
 

@@ -295,7 +295,7 @@ impl Mirror {
 }
 
 /// How long ago that was; `None` if it is more than a clock's usual error ahead of now.
-fn age(since: SystemTime) -> Option<Duration> {
+pub(super) fn age(since: SystemTime) -> Option<Duration> {
     match SystemTime::now().duration_since(since) {
         Ok(age) => Some(age),
         Err(ahead) => (ahead.duration() < CLOCK_ERROR).then_some(Duration::ZERO),

@@ -34,6 +34,8 @@ pub enum ErrorCode {
     Unknown,
     /// The length is not what was promised.
     SizeInvalid,
+    /// Not in the specification, but what docker/distribution says to an `n` that is no number.
+    PaginationNumberInvalid,
 }
 
 impl ErrorCode {
@@ -54,6 +56,7 @@ impl ErrorCode {
             Self::Unavailable => "UNAVAILABLE",
             Self::Unknown => "UNKNOWN",
             Self::SizeInvalid => "SIZE_INVALID",
+            Self::PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID",
         }
     }
 }

@@ -11,3 +11,4 @@ pub mod endpoint;
 pub mod error;
 pub mod manifest;
 pub mod name;
+pub mod referrers;

@@ -3,9 +3,10 @@
 //! The only place that knows hyper's server side. It knows nothing of registries: what to answer is
 //! [`service`]'s to ask the mirror, and [`admin`]'s to tell operators.
 //!
-//! Reading order: this file (accept, limits, drain), `connection` (HTTP/1.1 or 2), [`service`] (one request, line by line), [`respond`]
-//! (answers and errors as responses), [`body`] (from the store to the socket), [`account`] (what it cost),
-//! `guard` and `activity` (clients that stop reading), [`tls`].
+//! Reading order: this file (accept, limits, drain), `connection` (HTTP/1.1 or 2), [`service`] (one request,
+//! line by line), [`respond`] (answers and errors as responses), `blob`, `listing` and `page` (those that are
+//! more than a header), [`body`] (from the store to the socket), [`account`] (what it cost), `guard` and
+//! `activity` (clients that stop reading), [`tls`].
 
 pub mod account;
 mod activity;
@@ -14,6 +15,8 @@ mod blob;
 pub mod body;
 mod connection;
 mod guard;
+mod listing;
+mod page;
 pub mod respond;
 pub mod service;
 pub mod tls;

@@ -64,15 +64,6 @@ impl Problem {
         }
     }
 
-    /// An endpoint of the API that is not served.
-    pub(super) fn not_served(what: &str) -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            ErrorCode::Unsupported,
-            format!("this mirror does not serve {what}"),
-        )
-    }
-
     fn retry_after(self, after: Duration) -> Self {
         Self {
             retry_after: Some(after),
@@ -156,6 +147,14 @@ impl Problem {
             mirror::Error::BlobUnknown => {
                 let message = format!("{namespace} has no such blob in this repository");
                 return Self::new(StatusCode::NOT_FOUND, ErrorCode::BlobUnknown, message);
+            }
+            mirror::Error::RepositoryUnknown => {
+                let message = format!("{namespace} has no such repository");
+                return Self::new(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, message);
+            }
+            mirror::Error::NoSearch => {
+                let message = format!("{namespace} has no search");
+                return Self::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, message);
             }
             mirror::Error::Upstream(error) => error,
         };
@@ -241,6 +240,28 @@ pub(super) fn manifest(answer: ManifestAnswer) -> Response<Body> {
     if let Some(content) = answer.content {
         *response.body_mut() = Body::whole(content);
     }
+    response
+}
+
+/// A list of any kind; `age` where it is from the store.
+pub(super) fn list(
+    media_type: &'static str,
+    body: bytes::Bytes,
+    outcome: Outcome,
+    age: Option<Duration>,
+    fresh_for: Option<Duration>,
+) -> Response<Body> {
+    let mut response = new(StatusCode::OK);
+    let headers = response.headers_mut();
+    // Without parameters: clients compare the type of an index exactly (go-containerregistry, oras).
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(CONTENT_LENGTH, body.len().into());
+    if let Some(age) = age {
+        headers.insert(AGE, age.as_secs().into());
+    }
+    let status = cache_status(outcome, true, fresh_for);
+    headers.insert(CACHE_STATUS, status.to_header());
+    *response.body_mut() = Body::whole(body);
     response
 }
 

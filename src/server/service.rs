@@ -17,6 +17,7 @@ use crate::oci::name::{Namespace, Reference, Repository};
 use super::account::{Account, Entry};
 use super::blob::BlobRequest;
 use super::body::{Body, Buffers};
+use super::listing::ListRequest;
 use super::respond::{self, OCI_NAMESPACE, Problem};
 
 /// The label for requests that chose no upstream.
@@ -91,23 +92,28 @@ impl Service {
             trail.outcome = Outcome::Hit;
             return Ok(respond::base());
         }
+        let lists = ListRequest {
+            mirror: &self.mirror,
+            uri: request.uri(),
+        };
+        if route.endpoint.kind() == Kind::Catalog
+            && route.ns.is_none()
+            && matches!(route.prefix, Prefix::None)
+        {
+            let (response, outcome) = lists.catalog(None).await?;
+            trail.outcome = outcome;
+            return Ok(response);
+        }
         let ns = route.ns.clone();
         let (site, endpoint) = self.mirror.select(route)?;
         trail.upstream = Some(site.upstream.namespace().clone());
-        let mut response = match endpoint {
+        let (mut response, outcome) = match endpoint {
             Endpoint::Manifest {
                 repository,
                 reference,
             } => {
-                self.manifest(
-                    request.headers(),
-                    &site,
-                    &repository,
-                    &reference,
-                    want,
-                    trail,
-                )
-                .await?
+                self.manifest(request.headers(), &site, &repository, &reference, want)
+                    .await?
             }
             Endpoint::Blob { repository, digest } => {
                 let blob = BlobRequest {
@@ -118,22 +124,19 @@ impl Service {
                     digest: &digest,
                     version: request.version(),
                 };
-                let (response, outcome) = blob.answer(request.headers(), want).await?;
-                trail.outcome = outcome;
-                response
+                blob.answer(request.headers(), want).await?
             }
-            Endpoint::Base => {
-                trail.outcome = Outcome::Hit;
-                respond::base()
-            }
+            Endpoint::Base => (respond::base(), Outcome::Hit),
             Endpoint::Uploads { .. } => return Err(Problem::read_only()),
-            Endpoint::Tags { .. } => return Err(Problem::not_served("lists of tags yet")),
-            Endpoint::Referrers { .. } => return Err(Problem::not_served("referrers yet")),
-            Endpoint::Catalog => return Err(Problem::not_served("a catalog yet")),
-            Endpoint::Search | Endpoint::SearchPing => {
-                return Err(Problem::not_served("search yet"));
+            Endpoint::Tags { repository } => lists.tags(&site, &repository).await?,
+            Endpoint::Referrers { repository, digest } => {
+                lists.referrers(&site, &repository, &digest).await?
             }
+            Endpoint::Catalog => lists.catalog(Some(&site)).await?,
+            Endpoint::Search => lists.search(&site).await?,
+            Endpoint::SearchPing => lists.ping()?,
         };
+        trail.outcome = outcome;
         if let Some(value) = ns.and_then(|ns| HeaderValue::from_str(ns.as_str()).ok()) {
             response.headers_mut().insert(OCI_NAMESPACE, value);
         }
@@ -147,25 +150,25 @@ impl Service {
         repository: &Repository,
         reference: &Reference,
         want: Want,
-        trail: &mut Trail,
-    ) -> Result<Response<Body>, Problem> {
+    ) -> Result<(Response<Body>, Outcome), Problem> {
         let answer = self
             .mirror
             .manifest(site, repository, reference, want)
             .await;
         let answer =
             answer.map_err(|error| Problem::of(&error, site.upstream.namespace().as_str()))?;
-        trail.outcome = answer.outcome;
+        let outcome = answer.outcome;
         let unchanged = if_none_match(
             headers.get_all(IF_NONE_MATCH),
             &respond::etag(&answer.digest),
         );
         let response = respond::manifest(answer);
-        Ok(if unchanged {
+        let response = if unchanged {
             respond::not_modified(response)
         } else {
             response
-        })
+        };
+        Ok((response, outcome))
     }
 
     fn open_account(

@@ -194,6 +194,9 @@ impl Store {
             if let Key::Tag(id) = key {
                 self.records.forget_tag(&id.0, &id.1);
             }
+            if let Key::Listing(id) = key {
+                self.listings.forget(id);
+            }
             self.metrics.evicted_bytes.inc_by(*cost);
             self.trash_counted(&self.layout.path(key), *cost);
         }

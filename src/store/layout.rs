@@ -8,23 +8,30 @@
 //! ROOT/trash/18                                      what is about to be unlinked
 //! ROOT/records/docker.io/library/nginx/_tags/1.27
 //! ROOT/records/docker.io/library/nginx/_manifests/sha256-abcd...
+//! ROOT/records/docker.io/library/nginx/_lists/tags   what upstream listed
 //! ROOT/records/docker.io/library/nginx/_blobs        digests this repository vouches for
 //! ```
 //!
 //! No component of a repository begins with an underscore (OCI distribution-spec, "Pull"), so `_tags` and
 //! its siblings can never be taken for one.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::oci::digest::{Algorithm, Digest};
 use crate::oci::name::{Namespace, QualifiedName, Repository, Tag};
 
+use super::listings::Listing;
+
 /// The content of the version file.
 pub(super) const VERSION: &str = "pierglass store 1\n";
 
 const MANIFESTS: &str = "_manifests";
 const TAGS: &str = "_tags";
+const LISTS: &str = "_lists";
+const LIST_OF_TAGS: &str = "tags";
+const LIST_OF_REFERRERS: &str = "referrers";
 const VOUCHED: &str = "_blobs";
 
 /// What is stored under one file name and evicted as one piece.
@@ -36,6 +43,8 @@ pub(super) enum Key {
     Manifest(Arc<(QualifiedName, Digest)>),
     /// What a tag of one repository pointed to.
     Tag(Arc<(QualifiedName, Tag)>),
+    /// What upstream listed about one repository.
+    Listing(Arc<(QualifiedName, Listing)>),
 }
 
 impl Key {
@@ -45,6 +54,10 @@ impl Key {
 
     pub(super) fn tag(name: &QualifiedName, tag: &Tag) -> Self {
         Self::Tag(Arc::new((name.clone(), tag.clone())))
+    }
+
+    pub(super) fn listing(name: &QualifiedName, listing: &Listing) -> Self {
+        Self::Listing(Arc::new((name.clone(), listing.clone())))
     }
 }
 
@@ -128,15 +141,35 @@ impl Layout {
             }
             Key::Manifest(id) => {
                 let (name, digest) = id.as_ref();
-                let file = format!("{}-{}", digest.algorithm().as_str(), digest.hex());
-                self.repository(name).join(MANIFESTS).join(file)
+                self.repository(name)
+                    .join(MANIFESTS)
+                    .join(digest_file(digest))
             }
             Key::Tag(id) => self.repository(&id.0).join(TAGS).join(id.1.as_str()),
+            Key::Listing(id) => {
+                let file = match &id.1 {
+                    Listing::Tags => LIST_OF_TAGS.to_owned(),
+                    Listing::Referrers(digest) => {
+                        format!("{LIST_OF_REFERRERS}-{}", digest_file(digest))
+                    }
+                };
+                self.repository(&id.0).join(LISTS).join(file)
+            }
         }
     }
 
     pub(super) fn vouched(&self, name: &QualifiedName) -> PathBuf {
         self.repository(name).join(VOUCHED)
+    }
+
+    /// Where a repository's manifests are, given where its records are.
+    pub(super) fn manifests_in(&self, records: &Path) -> PathBuf {
+        records.join(MANIFESTS)
+    }
+
+    /// Whether a directory below `records/` is a component of a repository's name and not of its records.
+    pub(super) fn is_of_a_name(&self, directory: &OsStr) -> bool {
+        !directory.as_encoded_bytes().starts_with(b"_")
     }
 
     fn repository(&self, name: &QualifiedName) -> PathBuf {
@@ -156,6 +189,9 @@ impl Layout {
                 manifest(namespace, repository, file)
             }
             ["records", namespace, repository @ .., TAGS, file] => tag(namespace, repository, file),
+            ["records", namespace, repository @ .., LISTS, file] => {
+                listing(namespace, repository, file)
+            }
             ["records", namespace, repository @ .., VOUCHED] => {
                 qualified(namespace, repository).map(|_| Found::Vouched)
             }
@@ -178,15 +214,32 @@ fn blob(algorithm: &str, shard: &str, hex: &str) -> Option<Found> {
 }
 
 fn manifest(namespace: &str, repository: &[&str], file: &str) -> Option<Found> {
+    let name = qualified(namespace, repository)?;
+    let digest = digest_of_file(file)?;
+    Some(Found::Entry(Key::manifest(&name, &digest)))
+}
+
+fn listing(namespace: &str, repository: &[&str], file: &str) -> Option<Found> {
+    let listing = match file.split_once('-') {
+        None if file == LIST_OF_TAGS => Listing::Tags,
+        Some((LIST_OF_REFERRERS, digest)) => Listing::Referrers(digest_of_file(digest)?),
+        _ => return None,
+    };
+    let name = qualified(namespace, repository)?;
+    Some(Found::Entry(Key::listing(&name, &listing)))
+}
+
+/// A digest as a file's name: colons are trouble in paths.
+fn digest_file(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm().as_str(), digest.hex())
+}
+
+fn digest_of_file(file: &str) -> Option<Digest> {
     let (algorithm, hex) = file.split_once('-')?;
     if algorithm != Algorithm::Sha256.as_str() && algorithm != Algorithm::Sha512.as_str() {
         return None;
     }
-    let digest = format!("{algorithm}:{hex}").parse::<Digest>().ok()?;
-    Some(Found::Entry(Key::manifest(
-        &qualified(namespace, repository)?,
-        &digest,
-    )))
+    format!("{algorithm}:{hex}").parse().ok()
 }
 
 fn tag(namespace: &str, repository: &[&str], file: &str) -> Option<Found> {
@@ -221,6 +274,8 @@ mod tests {
             Key::Blob(digest.clone()),
             Key::manifest(&name("a/b/c"), &digest),
             Key::tag(&name("blobs/records"), &"v1.0-rc_2".parse().unwrap()),
+            Key::listing(&name("a/b"), &Listing::Tags),
+            Key::listing(&name("tags"), &Listing::Referrers(digest)),
         ] {
             match layout.read(&layout.path(&key)) {
                 Found::Entry(read) => assert_eq!(read, key),
@@ -241,6 +296,8 @@ mod tests {
             "/store/lost+found/x",
             "/elsewhere/blobs",
             "/store/records/x/_tags/.hidden~",
+            "/store/records/x/a/_lists/stars",
+            "/store/records/x/a/_lists/referrers-sha256-00",
         ] {
             assert!(
                 matches!(layout.read(Path::new(path)), Found::Foreign),

@@ -5,14 +5,17 @@
 //! ([`index`]) only serves to keep the used bytes under the limit and to choose what goes first.
 //!
 //! Reading order: [`layout`] (where things are), [`index`] (how much there is), [`ingest`] (how a blob
-//! gets in), [`progress`], [`reader`] (how it gets out), [`records`] (manifests and tags), `vouched` (which
-//! blobs belong to a repository), `evict` and `scan` (housekeeping).
+//! gets in), [`progress`], [`reader`] (how it gets out), [`records`] (manifests and tags), [`listings`]
+//! (what upstream listed), `vouched` (which blobs belong to a repository), `catalog` (which repositories are here), `evict` and `scan`
+//! (housekeeping).
 
+mod catalog;
 mod evict;
 mod index;
 pub mod ingest;
 mod layout;
 mod length;
+pub mod listings;
 pub mod progress;
 pub mod reader;
 pub mod records;
@@ -34,6 +37,7 @@ use index::Index;
 pub use index::{NoRoom, Usage};
 use ingest::{Growing, Ingest, IngestError};
 use layout::{Key, Layout};
+use listings::Listings;
 use reader::Reader;
 use records::Records;
 
@@ -117,6 +121,7 @@ pub struct Store {
     index: Index,
     trash: Trash,
     records: Records,
+    listings: Listings,
     vouched: vouched::Lists,
     metrics: Arc<Metrics>,
     /// Names ingests and pieces of trash; starts at 0 with each process, whose leftovers are gone by then.
@@ -153,6 +158,7 @@ impl Store {
             index: Index::new(settings.max_size, layout.top_directories().len() as u64),
             trash: Trash::start(),
             records: Records::default(),
+            listings: Listings::default(),
             vouched: vouched::Lists::default(),
             layout,
             settings,

@@ -28,7 +28,7 @@ const MANIFEST_MEMORY: u64 = 16 * 1024 * 1024;
 /// Tags kept in memory.
 const TAGS_IN_MEMORY: u64 = 50_000;
 /// A tag confirmed again without having moved is written to disk at most this often.
-const PERSIST_EVERY: Duration = Duration::from_secs(600);
+pub(super) const PERSIST_EVERY: Duration = Duration::from_secs(600);
 /// How long an answer waits for room for its record: none to speak of.
 const RECORD_PATIENCE: Duration = Duration::from_millis(200);
 /// How long a record waits for the start-up scan, behind its answer.
@@ -82,11 +82,11 @@ pub(super) struct Records {
 }
 
 /// A record in memory and what the index must be told of its use.
-struct Kept<T> {
-    value: Arc<T>,
+pub(super) struct Kept<T> {
+    pub(super) value: Arc<T>,
     key: Key,
     promoted: AtomicU32,
-    persisted_at: SystemTime,
+    pub(super) persisted_at: SystemTime,
 }
 
 impl Default for Records {
@@ -115,7 +115,7 @@ impl Records {
 }
 
 impl<T> Kept<T> {
-    fn new(value: T, key: Key, persisted_at: SystemTime) -> Arc<Self> {
+    pub(super) fn new(value: T, key: Key, persisted_at: SystemTime) -> Arc<Self> {
         Arc::new(Self {
             value: Arc::new(value),
             key,
@@ -124,7 +124,7 @@ impl<T> Kept<T> {
         })
     }
 
-    fn used(&self, store: &Store) -> Arc<T> {
+    pub(super) fn used(&self, store: &Store) -> Arc<T> {
         let now = unix_seconds();
         if now.saturating_sub(self.promoted.load(Ordering::Relaxed)) >= PROMOTE_EVERY {
             self.promoted.store(now, Ordering::Relaxed);
@@ -243,7 +243,11 @@ impl Store {
     }
 
     /// Reads a record's file; what `parse` refuses is damaged and dropped.
-    fn read_record<T>(&self, key: &Key, parse: impl FnOnce(Vec<u8>) -> Option<T>) -> Option<T> {
+    pub(super) fn read_record<T>(
+        &self,
+        key: &Key,
+        parse: impl FnOnce(Vec<u8>) -> Option<T>,
+    ) -> Option<T> {
         let path = self.layout.path(key);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
@@ -266,7 +270,7 @@ impl Store {
 
     /// Writes a record before the answer that brought it, unless the store is still being counted: then it
     /// is written once there is room to be had, and the answer does not wait.
-    async fn write_record(self: &Arc<Self>, key: &Key, bytes: Vec<u8>) {
+    pub(super) async fn write_record(self: &Arc<Self>, key: &Key, bytes: Vec<u8>) {
         let (store, key) = (Arc::clone(self), key.clone());
         if self.is_scanned() {
             store.write_within(key, bytes, RECORD_PATIENCE).await;
@@ -346,12 +350,12 @@ fn unix_seconds() -> u32 {
 }
 
 /// Times as whole milliseconds of the Unix epoch: readable, exact enough, the same on every machine.
-mod unix_millis {
+pub(super) mod unix_millis {
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(in super::super) fn serialize<S: Serializer>(
         time: &SystemTime,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -361,7 +365,7 @@ mod unix_millis {
             .serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<SystemTime, D::Error> {
         let millis = u64::deserialize(deserializer)?;

@@ -40,12 +40,17 @@ pub(super) struct Client {
 }
 
 /// What to ask.
+#[derive(Clone)]
 pub(super) struct Ask {
     pub(super) method: Method,
     pub(super) endpoint: Endpoint,
+    /// Without the question mark.
+    pub(super) query: Option<String>,
     pub(super) accept: Option<&'static str>,
     pub(super) if_none_match: Option<String>,
     pub(super) range: Option<String>,
+    /// Statuses that are an answer to this and not a failure, besides success.
+    pub(super) answers: &'static [u16],
 }
 
 impl Ask {
@@ -53,14 +58,24 @@ impl Ask {
         Self {
             method,
             endpoint,
+            query: None,
             accept: None,
             if_none_match: None,
             range: None,
+            answers: &[],
+        }
+    }
+
+    fn uri(&self, base: &str) -> Result<Uri, Error> {
+        let path = self.endpoint.path();
+        match &self.query {
+            Some(query) => parse_uri(&format!("{base}{path}?{query}")),
+            None => parse_uri(&format!("{base}{path}")),
         }
     }
 }
 
-/// A successful answer: 2xx, or 304 where that was invited.
+/// An answer: 2xx, 304 where that was invited, or what else the question takes for one.
 pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
@@ -90,10 +105,23 @@ impl Client {
         }
     }
 
+    /// Asks a host that takes no credentials of ours, and gets none.
+    pub(super) async fn send_openly(&self, base: &str, ask: &Ask) -> Result<Reply, Error> {
+        let limit = self.http.header_limit();
+        let asking = async {
+            let (response, _) = self.follow(ask, ask.uri(base)?, None).await?;
+            self.reply(response, ask).await
+        };
+        match tokio::time::timeout(limit, asking).await {
+            Ok(reply) => reply,
+            Err(_) => Err(Error::Silent(format!("no answer within {limit:?}").into())),
+        }
+    }
+
     /// Authenticates as upstream demands: with the token at hand, and once more with a new one.
     async fn authenticate_and_send(&self, ask: Ask) -> Result<Reply, Error> {
         let repository = ask.endpoint.repository().cloned();
-        let uri = parse_uri(&format!("{}{}", self.base, ask.endpoint.path()))?;
+        let uri = ask.uri(&self.base)?;
         let sent = self.auth.authorization(repository.as_ref()).await?;
         let (response, at) = self.follow(&ask, uri.clone(), sent.as_ref()).await?;
         let away = origin(&at) != origin(&uri);
@@ -133,7 +161,7 @@ impl Client {
             return stated;
         }
         let base = Ask::new(Method::GET, Endpoint::Base);
-        let Ok(uri) = parse_uri(&format!("{}{}", self.base, base.endpoint.path())) else {
+        let Ok(uri) = base.uri(&self.base) else {
             return stated;
         };
         match self.follow(&base, uri.clone(), None).await {
@@ -200,7 +228,8 @@ impl Client {
         self.note_quota(response.headers());
         let status = response.status();
         if !(status.is_success()
-            || status == StatusCode::NOT_MODIFIED && ask.if_none_match.is_some())
+            || status == StatusCode::NOT_MODIFIED && ask.if_none_match.is_some()
+            || ask.answers.contains(&status.as_u16()))
         {
             return Err(self.refusal(response).await);
         }
@@ -246,6 +275,10 @@ impl Client {
                 Error::unavailable(detail)
             }
         }
+    }
+
+    pub(super) fn base(&self) -> &str {
+        &self.base
     }
 
     pub(super) fn quota(&self) -> Option<RateLimit> {

@@ -5,7 +5,8 @@
 //! whose fault it is.
 //!
 //! Reading order: this file (the questions one can ask an upstream), `select` (which one is asked),
-//! [`client`] (one request with its token and redirects), [`auth`] (tokens), [`credentials`] (where secrets
+//! `listings` and `search` (further
+//! questions), [`client`] (one request with its token and redirects), [`auth`] (tokens), [`credentials`] (where secrets
 //! come from), `http1` (one request as it is, time limits), `origin` (where it may go), `connect` (sockets, TLS, proxies).
 
 pub mod auth;
@@ -14,8 +15,10 @@ mod connect;
 pub mod credentials;
 mod error;
 mod http1;
+mod listings;
 mod origin;
 mod quota;
+mod search;
 mod select;
 
 use std::ops::Range;
@@ -237,10 +240,7 @@ impl Upstream {
         let Reply { headers, body, .. } = self.client.send(ask).await?;
         let stated = stated_digest(&headers)?;
         let expected_length = content_length(&headers);
-        let limit = self.settings.timeouts.headers;
-        let bytes = tokio::time::timeout(limit, body.collect_up_to(MAX_MANIFEST)).await;
-        let late = |_| Error::Silent(format!("the manifest was not whole within {limit:?}").into());
-        let bytes = bytes.map_err(late)??;
+        let bytes = self.whole(body, MAX_MANIFEST, "the manifest").await?;
         if expected_length.is_some_and(|length| length != bytes.len() as u64) {
             return Err(Error::wrong(format!(
                 "the manifest is {} bytes long, not as announced",
@@ -263,6 +263,15 @@ impl Upstream {
             media_type,
             bytes,
         })
+    }
+
+    /// All of a short body, which may take as long as a header may.
+    async fn whole(&self, body: Body, most: usize, what: &str) -> Result<Bytes, Error> {
+        let limit = self.settings.timeouts.headers;
+        let late = |_| Error::Silent(format!("{what} was not whole within {limit:?}").into());
+        tokio::time::timeout(limit, body.collect_up_to(most))
+            .await
+            .map_err(late)?
     }
 
     /// Asks whether the repository has a blob, and how long it is.

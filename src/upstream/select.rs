@@ -52,6 +52,11 @@ impl Upstreams {
         all.into_iter()
     }
 
+    /// The one for requests that name none.
+    pub fn default_namespace(&self) -> Option<&Namespace> {
+        self.default.as_ref().map(|upstream| upstream.namespace())
+    }
+
     /// Chooses the upstream of a request: `ns`, else the path's prefix, else the default (the public contract).
     ///
     /// The endpoint comes back with the repository as that upstream calls it: without the prefix, and on

@@ -6,6 +6,10 @@
 //! - `herd`: many clients, one transfer; none waits for another, none spoils it for another
 //! - `wrong_content`: what does not match its digest reaches nobody whole and is not kept
 //! - `tags`: upstream is asked as rarely as promised, and its outages are not the clients'
+//! - `tags_list`: lists of tags, in pages, through outages
+//! - `referrers`: what refers to a manifest, by upstream's API or by the fallback tag
+//! - `catalog`: what is stored, by names that can be pulled
+//! - `search`: upstream's search, passed on
 //! - `ownership`: a blob is read only under a repository that has it
 //! - `routing`: every way to name a registry, and every way to name none
 //! - `ranges`: parts of blobs, stored and cold
@@ -36,6 +40,7 @@ mod support;
 
 mod any_request;
 mod auth;
+mod catalog;
 mod clients;
 mod commands;
 mod crash;
@@ -50,8 +55,11 @@ mod ownership;
 mod proxy;
 mod range_model;
 mod ranges;
+mod referrers;
 mod resume;
 mod routing;
+mod search;
 mod server;
 mod tags;
+mod tags_list;
 mod wrong_content;

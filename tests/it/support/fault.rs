@@ -139,6 +139,7 @@ pub enum Kind {
     Token,
     Tags,
     Referrers,
+    Search,
     Other,
 }
 
@@ -181,6 +182,18 @@ impl On {
 
     pub fn blob() -> On {
         On::kind(Kind::Blob)
+    }
+
+    pub fn tags() -> On {
+        On::kind(Kind::Tags)
+    }
+
+    pub fn referrers() -> On {
+        On::kind(Kind::Referrers)
+    }
+
+    pub fn search() -> On {
+        On::kind(Kind::Search)
     }
 
     pub fn redirect() -> On {

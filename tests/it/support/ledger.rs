@@ -60,6 +60,7 @@ pub struct Counts {
     pub pings: u64,
     pub tag_lists: u64,
     pub referrers: u64,
+    pub searches: u64,
     pub others: u64,
     /// Body bytes of blobs, written to sockets.
     pub bytes_sent: u64,
@@ -78,6 +79,7 @@ impl Counts {
             + self.pings
             + self.tag_lists
             + self.referrers
+            + self.searches
             + self.others
     }
 }
@@ -128,6 +130,7 @@ impl Ledger {
                 (_, Kind::Ping) => &mut counts.pings,
                 (_, Kind::Tags) => &mut counts.tag_lists,
                 (_, Kind::Referrers) => &mut counts.referrers,
+                (_, Kind::Search) => &mut counts.searches,
                 (_, Kind::Token | Kind::Other) => &mut counts.others,
             };
             *count += 1;

@@ -13,7 +13,7 @@ use super::image::{Image, Index, OCI_INDEX, OCI_MANIFEST};
 use super::ledger::{Counts, Ledger, Seen};
 use super::link::Link;
 use super::origin::Origin;
-use super::routes::{Quota, Shared};
+use super::routes::{Lists, Quota, Shared};
 
 /// Where blob requests are sent on to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +111,7 @@ impl Builder {
                 limit,
                 remaining: limit,
             })),
+            lists: Mutex::new(Lists::default()),
             faults: Faults::default(),
             ledger: Ledger::default(),
             link: Arc::new(Link::at(0)),
@@ -301,6 +302,22 @@ impl FakeRegistry {
     /// From now on only this user gets tokens, or passes Basic.
     pub fn set_login(&self, user: &str, password: &str) {
         self.shared.auth.set_login(user, password);
+    }
+
+    /// Gives lists in pages of at most so many entries, whatever is asked for.
+    pub fn set_page(&self, entries: usize) {
+        self.shared.lists.lock().unwrap().page = entries;
+    }
+
+    /// Has no API for referrers, as registries older than version 1.1 of the specification.
+    pub fn forget_referrers_api(&self) {
+        self.shared.lists.lock().unwrap().no_referrers = true;
+    }
+
+    /// Has a search that finds what has the searched text in its name.
+    pub fn set_search(&self, names: &[&str]) {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        self.shared.lists.lock().unwrap().search = Some(names);
     }
 
     /// Makes all tokens given so far worthless.

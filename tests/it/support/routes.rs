@@ -24,6 +24,25 @@ pub struct Quota {
     pub remaining: u64,
 }
 
+/// Which lists there are, and how much of them at a time.
+#[derive(Debug)]
+pub struct Lists {
+    pub page: usize,
+    pub no_referrers: bool,
+    /// What can be found; without it there is no search.
+    pub search: Option<Vec<String>>,
+}
+
+impl Default for Lists {
+    fn default() -> Self {
+        Lists {
+            page: usize::MAX,
+            no_referrers: false,
+            search: None,
+        }
+    }
+}
+
 /// Everything the registry's three listeners share.
 #[derive(Debug)]
 pub struct Shared {
@@ -32,6 +51,7 @@ pub struct Shared {
     pub redirect: Option<Redirect>,
     pub signature_life: Duration,
     pub quota: Mutex<Option<Quota>>,
+    pub lists: Mutex<Lists>,
     pub faults: Faults,
     pub ledger: Ledger,
     pub link: Arc<Link>,
@@ -54,10 +74,10 @@ impl<'a> Route<'a> {
             last: "",
         };
         let Some(rest) = path.strip_prefix("/v2/") else {
-            let kind = if path == "/v2" {
-                Kind::Ping
-            } else {
-                Kind::Other
+            let kind = match path {
+                "/v2" => Kind::Ping,
+                "/v1/search" => Kind::Search,
+                _ => Kind::Other,
             };
             return plain(kind);
         };
@@ -99,7 +119,11 @@ impl Shared {
             route.kind,
             route.repo,
             request,
-            || self.auth.refuse(request, route.repo, &self.realm),
+            || match route.kind {
+                // Docker Hub's search is for everybody.
+                Kind::Search => None,
+                _ => self.auth.refuse(request, route.repo, &self.realm),
+            },
             |fault| self.answer(&route, request, fault),
         )
     }
@@ -202,6 +226,7 @@ impl Shared {
             Kind::Redirect => self.redirect(repo, route.last),
             Kind::Tags => self.tags(repo, request),
             Kind::Referrers => self.referrers(repo, route.last, request),
+            Kind::Search => self.search(request),
             Kind::Token | Kind::Other => Reply::error(404, "NOT_FOUND", "page not found"),
         };
         reply.with("Docker-Distribution-Api-Version", "registry/2.0")
@@ -335,6 +360,7 @@ impl Shared {
         let last = request.query("last").concat();
         let mut tags: Vec<&String> = found.tags.keys().filter(|tag| **tag > last).collect();
         let count = request.query("n").concat().parse().unwrap_or(usize::MAX);
+        let count = count.min(self.lists.lock().unwrap().page);
         let more = tags.len() > count;
         tags.truncate(count);
         let reply = Reply::json(200, &json!({"name": repo, "tags": tags}));
@@ -347,7 +373,12 @@ impl Shared {
         }
     }
 
+    /// Pages are numbered, as Quay's tokens are: not every registry has `last`.
     fn referrers(&self, repo: &str, digest: &str, request: &Request) -> Reply {
+        let page = self.lists.lock().unwrap().page;
+        if self.lists.lock().unwrap().no_referrers {
+            return Reply::error(404, "NOT_FOUND", "page not found");
+        }
         let repositories = self.repositories.lock().unwrap();
         let mut manifests = repositories
             .get(repo)
@@ -357,13 +388,49 @@ impl Shared {
         if !wanted.is_empty() {
             manifests.retain(|descriptor| descriptor["artifactType"] == wanted);
         }
+        let first: usize = request.query("next_page").concat().parse().unwrap_or(0);
+        let more = manifests.len() > first.saturating_add(page);
+        let manifests: Vec<_> = manifests.into_iter().skip(first).take(page).collect();
         let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests});
-        let reply = Reply::new(200, OCI_INDEX, Content::from(index.to_string()));
+        let mut reply = Reply::new(200, OCI_INDEX, Content::from(index.to_string()));
+        if more {
+            let next = first + page;
+            let link = format!("<http://inside.example/{digest}?next_page={next}>; rel=next");
+            reply = reply.with("Link", link);
+        }
         if wanted.is_empty() {
             reply
         } else {
             reply.with("OCI-Filters-Applied", "artifactType")
         }
+    }
+}
+
+impl Shared {
+    /// In Docker Hub's words.
+    fn search(&self, request: &Request) -> Reply {
+        let lists = self.lists.lock().unwrap();
+        let Some(names) = &lists.search else {
+            return Reply::new(
+                404,
+                "text/html",
+                Content::from("<html>404</html>".to_owned()),
+            );
+        };
+        let term = request.query("q").concat();
+        let count = request.query("n").concat().parse().unwrap_or(25);
+        let found = names.iter().filter(|name| name.contains(&term)).take(count);
+        let results: Vec<_> = found
+            .map(|name| {
+                json!({"name": name, "description": "", "star_count": 7, "is_official": false,
+                       "is_automated": false})
+            })
+            .collect();
+        let count = results.len();
+        Reply::json(
+            200,
+            &json!({"query": term, "num_results": count, "results": results}),
+        )
     }
 }
 

@@ -1,0 +1,150 @@
+//! What there is to pull, as responses: tags, referrers, the catalog, search.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::LINK;
+use http::{HeaderName, HeaderValue, Response, Uri};
+use serde_json::json;
+
+use crate::mirror::listing::ListingAnswer;
+use crate::mirror::{Error, Mirror, Outcome, Site};
+use crate::oci::digest::Digest;
+use crate::oci::endpoint::query_value;
+use crate::oci::manifest::OCI_INDEX;
+use crate::oci::name::Repository;
+use crate::oci::referrers::Referrers;
+
+use super::body::Body;
+use super::page::Page;
+use super::respond::{self, Problem};
+
+const JSON: &str = "application/json";
+/// Says that what was not asked for was left out (OCI distribution-spec, "Listing Referrers").
+const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+const ARTIFACT_TYPE: &str = "artifactType";
+/// Ends Docker's questions about how this registry works (`daemon/pkg/registry`, `ping`).
+const STANDALONE: HeaderName = HeaderName::from_static("x-docker-registry-standalone");
+
+type Answered = Result<(Response<Body>, Outcome), Problem>;
+
+/// A request for a list.
+pub(super) struct ListRequest<'a> {
+    pub(super) mirror: &'a Arc<Mirror>,
+    pub(super) uri: &'a Uri,
+}
+
+impl ListRequest<'_> {
+    /// `/v2/<name>/tags/list`
+    pub(super) async fn tags(&self, site: &Site, repository: &Repository) -> Answered {
+        let page = Page::parse(self.uri)?;
+        let answer = self.mirror.tags(site, repository).await;
+        let answer = answer.map_err(|error| problem(&error, site))?;
+        // One to a line, as the mirror keeps them.
+        let lines = String::from_utf8_lossy(&answer.bytes);
+        let tags: Vec<_> = lines.lines().collect();
+        let (tags, next) = page.cut(&tags);
+        let body = json!({"name": repository.as_str(), "tags": tags});
+        let body = body.to_string().into();
+        let (mut response, outcome) = listing(&answer, JSON, body);
+        link(&mut response, next);
+        Ok((response, outcome))
+    }
+
+    /// `/v2/<name>/referrers/<digest>`: a list, empty or not, whatever upstream makes of the question.
+    pub(super) async fn referrers(
+        &self,
+        site: &Site,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Answered {
+        let answer = self.mirror.referrers(site, repository, digest).await;
+        let answer = answer.map_err(|error| problem(&error, site))?;
+        let wanted = self.artifact_types();
+        if wanted.is_empty() {
+            return Ok(listing(&answer, OCI_INDEX, answer.bytes.clone()));
+        }
+        let mut referrers = Referrers::parse(&answer.bytes).unwrap_or_default();
+        referrers.retain(&wanted);
+        let (mut response, outcome) = listing(&answer, OCI_INDEX, referrers.to_bytes());
+        let headers = response.headers_mut();
+        headers.insert(FILTERS_APPLIED, HeaderValue::from_static(ARTIFACT_TYPE));
+        Ok((response, outcome))
+    }
+
+    /// containerd repeats the parameter, and means any of its values.
+    fn artifact_types(&self) -> Vec<String> {
+        let query = self.uri.query().unwrap_or_default();
+        form_urlencoded::parse(query.as_bytes())
+            .filter(|(name, value)| name == ARTIFACT_TYPE && !value.is_empty())
+            .map(|(_, value)| value.into_owned())
+            .collect()
+    }
+
+    /// `/v2/_catalog`: of one upstream, or of all.
+    pub(super) async fn catalog(&self, site: Option<&Site>) -> Answered {
+        let page = Page::parse(self.uri)?;
+        let names = self.mirror.catalog(site).await;
+        let (names, next) = page.cut(&names);
+        let body = json!({"repositories": names}).to_string().into();
+        let mut response = respond::list(JSON, body, Outcome::Hit, None, None);
+        link(&mut response, next);
+        Ok((response, Outcome::Hit))
+    }
+
+    /// `/v1/_ping`: yes, a registry, and one that is not told apart from its index.
+    pub(super) fn ping(&self) -> Answered {
+        let body = json!({"standalone": true}).to_string().into();
+        let mut response = respond::list(JSON, body, Outcome::Hit, None, None);
+        let headers = response.headers_mut();
+        headers.insert(STANDALONE, HeaderValue::from_static("true"));
+        Ok((response, Outcome::Hit))
+    }
+
+    /// `/v1/search`, with upstream's own answer.
+    pub(super) async fn search(&self, site: &Site) -> Answered {
+        let answer = self.mirror.search(site, self.search_query()).await;
+        let answer = answer.map_err(|error| problem(&error, site))?;
+        let age = (answer.outcome == Outcome::Hit).then_some(answer.age);
+        let response = respond::list(JSON, answer.bytes, answer.outcome, age, None);
+        Ok((response, answer.outcome))
+    }
+
+    /// The parameters of a search and no other: `ns` is not upstream's business.
+    fn search_query(&self) -> String {
+        let query = self.uri.query().unwrap_or_default();
+        let mut wanted = form_urlencoded::Serializer::new(String::new());
+        for key in ["q", "n", "page"] {
+            if let Some(value) = query_value(query, key) {
+                wanted.append_pair(key, &value);
+            }
+        }
+        wanted.finish()
+    }
+}
+
+fn listing(
+    answer: &ListingAnswer,
+    media_type: &'static str,
+    body: Bytes,
+) -> (Response<Body>, Outcome) {
+    let outcome = answer.outcome;
+    let from_store = matches!(
+        outcome,
+        Outcome::Hit | Outcome::Stale | Outcome::Revalidated
+    );
+    let age: Option<Duration> = from_store.then_some(answer.age);
+    let response = respond::list(media_type, body, outcome, age, answer.fresh_for);
+    (response, outcome)
+}
+
+fn link(response: &mut Response<Body>, next: Option<HeaderValue>) {
+    if let Some(next) = next {
+        response.headers_mut().insert(LINK, next);
+    }
+}
+
+fn problem(error: &Error, site: &Site) -> Problem {
+    Problem::of(error, site.upstream.namespace().as_str())
+}

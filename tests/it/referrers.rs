@@ -1,0 +1,248 @@
+//! What is signed must never look unsigned because upstream is away or old: an empty list is upstream's word, and no
+//! answer of upstream's is a reason to answer 404.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::image::{OCI_INDEX, OCI_MANIFEST, descriptor};
+use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, client, until};
+
+const REPO: &str = "acme/app";
+const STALE: &str = "pierglass; hit; detail=stale";
+
+fn hasty(registry: &FakeRegistry) -> MirrorConfig {
+    MirrorConfig::for_upstream(registry)
+        .toml("stale_after = \"300ms\"\nheader_timeout = \"1s\"\nconnect_timeout = \"1s\"")
+}
+
+fn image() -> Image {
+    Image::random(1, &[100])
+}
+
+/// Pushes a manifest of that kind whose subject is the image; its digest.
+fn refer(registry: &FakeRegistry, kind: &str) -> String {
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": kind, "layers": [],
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json"},
+        "subject": descriptor(OCI_MANIFEST, &image().manifest),
+    });
+    registry.put_manifest(REPO, None, OCI_MANIFEST, manifest.to_string())
+}
+
+/// A registry with an image and referrers of these kinds.
+async fn registry_with(kinds: &[&str]) -> FakeRegistry {
+    let registry = FakeRegistry::start().await;
+    registry.put_image(REPO, Some("1"), &image());
+    for kind in kinds {
+        refer(&registry, kind);
+    }
+    registry
+}
+
+fn url(mirror: &Mirror, query: &str) -> String {
+    let digest = image().digest;
+    format!("{}/v2/{REPO}/referrers/{digest}{query}", mirror.url())
+}
+
+async fn list(mirror: &Mirror, query: &str) -> client::Response {
+    client::get(&url(mirror, query), &[]).await.unwrap()
+}
+
+/// Asserts a valid index, and returns the kinds it names.
+#[track_caller]
+fn kinds(answer: &client::Response) -> Vec<String> {
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    assert_eq!(answer.header("content-type"), Some(OCI_INDEX));
+    let index = answer.json();
+    assert_eq!(index["schemaVersion"], 2);
+    assert_eq!(index["mediaType"], OCI_INDEX);
+    let kind = |item: &Value| item["artifactType"].as_str().unwrap_or("?").to_owned();
+    let mut kinds: Vec<_> = index["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(kind)
+        .collect();
+    kinds.sort();
+    kinds
+}
+
+fn fallback_tag() -> String {
+    image().digest.replace(':', "-")
+}
+
+#[tokio::test]
+async fn upstreams_list_is_passed_on_and_kept() {
+    let registry = registry_with(&["a/sig", "b/sbom"]).await;
+    let mirror = Mirror::start(hasty(&registry).tag_ttl("1h"));
+    for _ in 0..3 {
+        let answer = list(&mirror, "").await;
+        assert_eq!(kinds(&answer), ["a/sig", "b/sbom"]);
+        assert_eq!(answer.header("oci-filters-applied"), None);
+    }
+    let head = client::head(&url(&mirror, ""), &[]).await.unwrap();
+    assert_eq!(head.status, StatusCode::OK);
+    assert_eq!(head.header("content-type"), Some(OCI_INDEX));
+    assert_eq!(registry.counts().requests(), 1);
+}
+
+#[tokio::test]
+async fn a_filter_is_applied_and_said_to_be() {
+    let registry = registry_with(&["a/sig", "b/sbom", "c/vex"]).await;
+    let mirror = Mirror::start(hasty(&registry).tag_ttl("1h"));
+    for (query, expected) in [
+        ("?artifactType=b%2Fsbom", vec!["b/sbom"]),
+        (
+            "?artifactType=a/sig&artifactType=c/vex",
+            vec!["a/sig", "c/vex"],
+        ),
+        ("?artifactType=none/such", vec![]),
+    ] {
+        let answer = list(&mirror, query).await;
+        assert_eq!(kinds(&answer), expected, "{query}");
+        assert_eq!(answer.header("oci-filters-applied"), Some("artifactType"));
+    }
+    assert_eq!(registry.counts().referrers, 1, "the whole list is kept");
+}
+
+#[tokio::test]
+async fn upstreams_pages_are_one_list() {
+    let registry = registry_with(&["a/1", "a/2", "a/3", "a/4", "a/5"]).await;
+    registry.set_page(2);
+    let mirror = Mirror::start(hasty(&registry));
+    let all = ["a/1", "a/2", "a/3", "a/4", "a/5"];
+    let answer = list(&mirror, "").await;
+    assert_eq!(kinds(&answer), all);
+    assert_eq!(answer.header("link"), None);
+    assert_eq!(registry.counts().referrers, 3);
+}
+
+#[tokio::test]
+async fn nothing_that_refers_is_an_empty_index_and_never_404() {
+    let registry = registry_with(&[]).await;
+    let mirror = Mirror::start(hasty(&registry).tag_ttl("1h"));
+    assert!(kinds(&list(&mirror, "").await).is_empty());
+    let zeros = format!("sha256:{}", "0".repeat(64));
+    for repo in [REPO, "no/such"] {
+        let url = format!("{}/v2/{repo}/referrers/{zeros}", mirror.url());
+        assert!(kinds(&client::get(&url, &[]).await.unwrap()).is_empty());
+    }
+    for digest in ["sha256:123", "md5:00", "latest"] {
+        let url = format!("{}/v2/{REPO}/referrers/{digest}", mirror.url());
+        let answer = client::get(&url, &[]).await.unwrap();
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{digest}");
+        assert_eq!(answer.json()["errors"][0]["code"], "DIGEST_INVALID");
+    }
+}
+
+#[tokio::test]
+async fn registries_without_the_api_are_read_by_their_fallback_tag() {
+    for fault in [
+        Fault::status(404),
+        Fault::status(400),
+        Fault::status(406),
+        Fault::Html(200),
+    ] {
+        let registry = registry_with(&[]).await;
+        registry.fault(On::referrers().forever(), fault.clone());
+        let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [
+            {"mediaType": OCI_MANIFEST, "digest": refer(&registry, "a/sig"), "size": 1, "artifactType": "a/sig"},
+            {"mediaType": OCI_MANIFEST, "digest": refer(&registry, "b/sbom"), "size": 1, "artifactType": "b/sbom"},
+        ]});
+        registry.put_manifest(REPO, Some(&fallback_tag()), OCI_INDEX, index.to_string());
+        let mirror = Mirror::start(hasty(&registry).tag_ttl("1h"));
+        let all = list(&mirror, "").await;
+        assert_eq!(kinds(&all), ["a/sig", "b/sbom"], "{fault:?}");
+        let one = list(&mirror, "?artifactType=a/sig").await;
+        assert_eq!(kinds(&one), ["a/sig"]);
+        // The tag is an ordinary one, and stored by now.
+        let tag = mirror.manifest_url(REPO, &fallback_tag());
+        let tag = client::get(&tag, &[]).await.unwrap();
+        assert_eq!(tag.json(), index);
+        let counts = registry.counts();
+        assert_eq!((counts.referrers, counts.manifest_gets), (1, 1));
+        assert_eq!(counts.requests(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_fallback_tag_that_is_no_index_refers_to_nothing() {
+    let registry = registry_with(&[]).await;
+    registry.forget_referrers_api();
+    registry.tag(REPO, &fallback_tag(), &image().digest);
+    let mirror = Mirror::start(hasty(&registry));
+    assert!(kinds(&list(&mirror, "").await).is_empty());
+}
+
+#[tokio::test]
+async fn an_outage_is_no_empty_list() {
+    let registry = registry_with(&["a/sig"]).await;
+    let mirror = Mirror::start(hasty(&registry).negative_ttl("0s"));
+    registry.down();
+    assert_eq!(
+        list(&mirror, "").await.status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    registry.up();
+    // The API is not there, and the tag cannot be asked for.
+    registry.forget_referrers_api();
+    for (fault, status) in [
+        (Fault::status(500), 503),
+        (Fault::status(429), 429),
+        (Fault::Hang, 504),
+    ] {
+        registry.fault(On::manifest().forever(), fault.clone());
+        let answer = list(&mirror, "").await;
+        assert_eq!(answer.status.as_u16(), status, "{fault:?}");
+        registry.clear_faults();
+    }
+    assert!(kinds(&list(&mirror, "").await).is_empty());
+}
+
+#[tokio::test]
+async fn a_stored_list_outlives_outages_and_restarts() {
+    let registry = registry_with(&["a/sig"]).await;
+    let mut mirror = Mirror::start(hasty(&registry).tag_ttl("0s"));
+    assert_eq!(kinds(&list(&mirror, "").await), ["a/sig"]);
+    for fault in [Fault::status(503), Fault::status(429), Fault::Hang] {
+        registry.fault(On::any().forever(), fault.clone());
+        let answer = list(&mirror, "").await;
+        assert_eq!(kinds(&answer), ["a/sig"], "{fault:?}");
+        assert_eq!(answer.header("cache-status"), Some(STALE));
+        registry.clear_faults();
+    }
+    registry.down();
+    mirror.restart();
+    assert_eq!(kinds(&list(&mirror, "").await), ["a/sig"]);
+    registry.up();
+    refer(&registry, "b/sbom");
+    until("the new one is listed", async || {
+        kinds(&list(&mirror, "").await) == ["a/sig", "b/sbom"]
+    })
+    .await;
+}
+
+/// cosign signs after the push: who looked too early must not be told for long that nothing is signed.
+#[tokio::test]
+async fn a_signature_is_found_soon_after_it_is_pushed() {
+    let registry = registry_with(&[]).await;
+    registry.forget_referrers_api();
+    let config = hasty(&registry).tag_ttl("0s").negative_ttl("300ms");
+    let mirror = Mirror::start(config);
+    let tag = format!("{}.sig", fallback_tag());
+    let tag = mirror.manifest_url(REPO, &tag);
+    let before = client::get(&tag, &[]).await.unwrap();
+    assert_eq!(before.status, StatusCode::NOT_FOUND);
+    assert!(kinds(&list(&mirror, "").await).is_empty());
+    let digest = refer(&registry, "a/sig");
+    registry.tag(REPO, &format!("{}.sig", fallback_tag()), &digest);
+    let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [
+        {"mediaType": OCI_MANIFEST, "digest": digest, "size": 1, "artifactType": "a/sig"},
+    ]});
+    registry.put_manifest(REPO, Some(&fallback_tag()), OCI_INDEX, index.to_string());
+    until("the signature is found", async || {
+        let signed = client::get(&tag, &[]).await.unwrap().status == StatusCode::OK;
+        signed && kinds(&list(&mirror, "").await) == ["a/sig"]
+    })
+    .await;
+}

@@ -1,0 +1,281 @@
+//! A list of tags must never be made up, cut short or lost to an outage, and upstream must not be asked for it more often
+//! than for a tag.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::json;
+
+use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, client, until};
+
+const REPO: &str = "acme/app";
+const STALE: &str = "pierglass; hit; detail=stale";
+
+fn hasty(registry: &FakeRegistry) -> MirrorConfig {
+    MirrorConfig::for_upstream(registry)
+        .toml("stale_after = \"300ms\"\nheader_timeout = \"1s\"\nconnect_timeout = \"1s\"")
+}
+
+/// A registry whose repository has these tags.
+async fn registry_with(tags: &[&str]) -> FakeRegistry {
+    let registry = FakeRegistry::start().await;
+    put(&registry, tags);
+    registry
+}
+
+fn put(registry: &FakeRegistry, tags: &[&str]) {
+    let image = Image::random(1, &[100]);
+    registry.put_image(REPO, None, &image);
+    for tag in tags {
+        registry.tag(REPO, tag, &image.digest);
+    }
+}
+
+async fn get(mirror: &Mirror, path: &str) -> client::Response {
+    client::get(&format!("{}{path}", mirror.url()), &[])
+        .await
+        .unwrap()
+}
+
+async fn list(mirror: &Mirror, query: &str) -> client::Response {
+    get(mirror, &format!("/v2/{REPO}/tags/list{query}")).await
+}
+
+#[track_caller]
+fn assert_lists(answer: &client::Response, tags: &[&str]) {
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert_eq!(answer.json(), json!({"name": REPO, "tags": tags}));
+}
+
+#[tokio::test]
+async fn a_list_is_fetched_once_and_served_while_it_is_fresh() {
+    let registry = registry_with(&["v2", "latest", "V1", "v10"]).await;
+    let mirror = Mirror::start(hasty(&registry).tag_ttl("1h"));
+    let sorted = ["V1", "latest", "v10", "v2"];
+    let answer = list(&mirror, "").await;
+    assert_lists(&answer, &sorted);
+    let stored = Some("pierglass; fwd=uri-miss; stored");
+    assert_eq!(answer.header("cache-status"), stored);
+    for query in ["", "?n=10000", "?last=A"] {
+        let answer = list(&mirror, query).await;
+        assert_lists(&answer, &sorted);
+        assert_eq!(answer.header("link"), None);
+        let status = answer.header("cache-status").unwrap();
+        assert!(status.starts_with("pierglass; hit; ttl=3"), "{status}");
+    }
+    assert_eq!(registry.counts().tag_lists, 1);
+    assert_eq!(registry.counts().requests(), 1);
+}
+
+#[tokio::test]
+async fn a_head_says_what_a_get_says() {
+    let registry = registry_with(&["1", "2"]).await;
+    let mirror = Mirror::start(hasty(&registry));
+    let url = format!("{}/v2/{REPO}/tags/list?n=1", mirror.url());
+    let head = client::head(&url, &[]).await.unwrap();
+    let get = client::get(&url, &[]).await.unwrap();
+    assert_eq!(head.status, StatusCode::OK);
+    for name in ["content-type", "content-length", "link"] {
+        assert!(get.header(name).is_some());
+        assert_eq!(head.header(name), get.header(name), "{name}");
+    }
+    assert_eq!(registry.counts().tag_lists, 1);
+}
+
+#[tokio::test]
+async fn pages_follow_their_links_to_the_end() {
+    let tags: Vec<String> = (0..25).map(|number| format!("t{number:02}")).collect();
+    let texts: Vec<&str> = tags.iter().map(String::as_str).collect();
+    let registry = registry_with(&texts).await;
+    let mirror = Mirror::start(hasty(&registry).upstream("quay.io", &registry));
+    for path in [
+        format!("/v2/{REPO}/tags/list?n=10"),
+        format!("/v2/{REPO}/tags/list?ns=quay.io&n=10"),
+        format!("/v2/quay.io/{REPO}/tags/list?n=10"),
+        format!("/quay.io/v2/{REPO}/tags/list?n=10"),
+    ] {
+        let (mut found, mut next, mut pages) = (Vec::new(), Some(path.clone()), 0);
+        while let Some(path) = next {
+            let answer = get(&mirror, &path).await;
+            let page = answer.json()["tags"].as_array().unwrap().clone();
+            found.extend(page);
+            let link = answer.header("link").map(|link| {
+                let target = link.strip_prefix('<').unwrap();
+                target.strip_suffix(">; rel=\"next\"").unwrap().to_owned()
+            });
+            next = link;
+            pages += 1;
+        }
+        assert_eq!(json!(found), json!(tags), "{path}");
+        assert_eq!(pages, 3, "{path}");
+    }
+    // Once for each upstream: what is stored is cut into pages, not what upstream gives.
+    assert_eq!(registry.counts().tag_lists, 2);
+}
+
+#[tokio::test]
+async fn upstreams_pages_are_one_list() {
+    let tags: Vec<String> = (0..95).map(|number| format!("t{number:02}")).collect();
+    let texts: Vec<&str> = tags.iter().map(String::as_str).collect();
+    let registry = registry_with(&texts).await;
+    registry.set_page(10);
+    let mirror = Mirror::start(hasty(&registry));
+    assert_lists(&list(&mirror, "").await, &texts);
+    assert_eq!(registry.counts().tag_lists, 10);
+    assert!(registry.requests()[0].target.ends_with("?n=1000"));
+}
+
+#[tokio::test]
+async fn a_list_whose_second_page_fails_is_no_list() {
+    let registry = registry_with(&["1", "2", "3"]).await;
+    registry.set_page(2);
+    let mirror = Mirror::start(hasty(&registry));
+    registry.fault(On::tags().skip(1), Fault::status(500));
+    assert_eq!(
+        list(&mirror, "").await.status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    assert_lists(&list(&mirror, "").await, &["1", "2", "3"]);
+}
+
+#[tokio::test]
+async fn a_registry_that_takes_no_n_is_asked_without() {
+    for status in [400, 405] {
+        let registry = registry_with(&["1", "2"]).await;
+        let fault = registry.fault(On::tags().containing("n=").forever(), Fault::status(status));
+        let mirror = Mirror::start(hasty(&registry));
+        assert_lists(&list(&mirror, "").await, &["1", "2"]);
+        assert_eq!(registry.struck(fault), 1);
+        assert_eq!(registry.counts().tag_lists, 2);
+    }
+}
+
+#[tokio::test]
+async fn odd_parameters_are_answered_as_the_specification_says() {
+    let registry = registry_with(&["a", "b"]).await;
+    let mirror = Mirror::start(hasty(&registry));
+    let none = list(&mirror, "?n=0").await;
+    assert_lists(&none, &[]);
+    assert_eq!(none.header("link"), None);
+    assert_lists(&list(&mirror, "?last=aa").await, &["b"]);
+    assert_lists(&list(&mirror, "?last=zz&n=1").await, &[]);
+    for query in ["?n=-1", "?n=ten"] {
+        let answer = list(&mirror, query).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        assert_eq!(
+            answer.json()["errors"][0]["code"],
+            "PAGINATION_NUMBER_INVALID"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_stored_list_outlives_outages_and_restarts() {
+    let registry = registry_with(&["1", "2"]).await;
+    let mut mirror = Mirror::start(hasty(&registry).tag_ttl("0s"));
+    assert_lists(&list(&mirror, "").await, &["1", "2"]);
+    let again = list(&mirror, "").await;
+    let revalidated = Some("pierglass; hit; detail=revalidated");
+    assert_eq!(again.header("cache-status"), revalidated);
+    for fault in [
+        Fault::status(500),
+        Fault::status(429),
+        Fault::status(401),
+        Fault::Html(200),
+        Fault::Reset,
+        Fault::Hang,
+    ] {
+        let id = registry.fault(On::any().forever(), fault.clone());
+        let answer = list(&mirror, "").await;
+        assert_lists(&answer, &["1", "2"]);
+        assert_eq!(answer.header("cache-status"), Some(STALE), "{fault:?}");
+        assert!(registry.struck(id) > 0);
+        registry.clear_faults();
+    }
+    registry.down();
+    mirror.restart();
+    let answer = list(&mirror, "?last=1").await;
+    assert_lists(&answer, &["2"]);
+    assert_eq!(answer.header("cache-status"), Some(STALE));
+    registry.up();
+    put(&registry, &["3"]);
+    until("the new tag is listed", async || {
+        list(&mirror, "").await.json()["tags"] == json!(["1", "2", "3"])
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_is_listed_that_upstream_did_not_list() {
+    let registry = registry_with(&["1"]).await;
+    let mirror = Mirror::start(hasty(&registry).negative_ttl("0s"));
+    for (fault, status) in [
+        (Fault::status(503), 503),
+        (Fault::status(403), 403),
+        (Fault::status(429), 429),
+        (Fault::Html(200), 502),
+        (Fault::Hang, 504),
+    ] {
+        registry.fault(On::any().forever(), fault.clone());
+        let answer = list(&mirror, "").await;
+        assert_eq!(answer.status.as_u16(), status, "{fault:?}");
+        assert!(answer.json()["errors"][0]["code"].is_string());
+        registry.clear_faults();
+    }
+    registry.down();
+    assert_eq!(
+        list(&mirror, "").await.status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+}
+
+#[tokio::test]
+async fn an_unknown_repository_is_asked_about_once() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::start(hasty(&registry));
+    for _ in 0..5 {
+        let answer = list(&mirror, "").await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND);
+        assert_eq!(answer.json()["errors"][0]["code"], "NAME_UNKNOWN");
+    }
+    assert_eq!(registry.counts().requests(), 1);
+}
+
+#[tokio::test]
+async fn thirty_clients_on_one_cold_list_are_one_request() {
+    let registry = registry_with(&["1"]).await;
+    let slow = Fault::DelayHeaders(Duration::from_millis(500));
+    registry.fault(On::tags(), slow);
+    let mirror = Mirror::start(hasty(&registry));
+    let url = format!("{}/v2/{REPO}/tags/list", mirror.url());
+    let clients: Vec<_> = (0..30)
+        .map(|_| {
+            let url = url.clone();
+            tokio::spawn(async move { client::get(&url, &[]).await.unwrap() })
+        })
+        .collect();
+    for client in clients {
+        assert_lists(&client.await.unwrap(), &["1"]);
+    }
+    assert_eq!(registry.counts().tag_lists, 1);
+    let labels = [("kind", "tags"), ("outcome", "joined")];
+    let joined = mirror.metric("pierglass_requests_total", &labels).await;
+    assert_eq!(joined, Some(29.0));
+}
+
+#[tokio::test]
+async fn a_damaged_list_is_fetched_again() {
+    let registry = registry_with(&["1", "2"]).await;
+    let mut mirror = Mirror::start(hasty(&registry).tag_ttl("1h"));
+    list(&mirror, "").await;
+    let file = mirror
+        .store_path()
+        .join(format!("records/docker.io/{REPO}/_lists/tags"));
+    let whole = std::fs::read(&file).unwrap();
+    mirror.kill9();
+    std::fs::write(&file, &whole[..whole.len() - 2]).unwrap();
+    mirror.restart();
+    assert_lists(&list(&mirror, "").await, &["1", "2"]);
+    assert_eq!(registry.counts().tag_lists, 2);
+}
