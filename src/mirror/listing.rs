@@ -36,8 +36,15 @@ pub struct ListingAnswer {
 #[derive(Clone)]
 pub(super) struct Listed {
     listing: Arc<StoredListing>,
-    /// Whether it is what was remembered.
-    confirmed: bool,
+    /// If it is neither new nor what the asker's part in the question makes of it.
+    outcome: Option<Outcome>,
+}
+
+impl Listed {
+    fn answer(&self, site: &Site, role: Role) -> ListingAnswer {
+        let outcome = self.outcome.unwrap_or_else(|| outcome_of(role));
+        answer(site, &self.listing, outcome)
+    }
 }
 
 impl Mirror {
@@ -75,7 +82,7 @@ impl Mirror {
             }
             let (landing, role) = self.list(site, name, which, None);
             let listed = landed(landing).await.map_err(listing_error)?;
-            return Ok(answer(site, &listed.listing, outcome_of(role)));
+            return Ok(listed.answer(site, role));
         };
         let freshness = decide(age(known.fetched_at), &site.policy);
         if let Freshness::Fresh(_) = freshness {
@@ -96,13 +103,8 @@ impl Mirror {
                 Err(_) => return Ok(answer(site, &known, Outcome::Stale)),
             }
         };
-        let Listed { listing, confirmed } = listed.map_err(listing_error)?;
-        let outcome = if confirmed {
-            Outcome::Revalidated
-        } else {
-            outcome_of(role)
-        };
-        Ok(answer(site, &listing, outcome))
+        let listed = listed.map_err(listing_error)?;
+        Ok(listed.answer(site, role))
     }
 
     /// Starts or joins the question for a list, given what is remembered of it.
@@ -145,16 +147,17 @@ impl Mirror {
             && Some(listing.fetched_at) > fetched_at
         {
             // Another flight landed between the asker's look into the store and this one's start.
-            let confirmed = true;
-            return Ok(Listed { listing, confirmed });
+            let outcome = known.and(Some(Outcome::Revalidated));
+            return Ok(Listed { listing, outcome });
         }
-        let fetched = match which {
-            Listing::Tags => self.ask_for_tags(site, name).await?,
+        let (fetched, stale) = match which {
+            Listing::Tags => (self.ask_for_tags(site, name).await?, None),
             Listing::Referrers(digest) => self.ask_for_referrers(site, name, digest).await?,
         };
         let confirmed = known.is_some_and(|known| known.bytes == fetched.bytes);
+        let outcome = stale.or(confirmed.then_some(Outcome::Revalidated));
         let listing = self.store.put_listing(name, which, fetched).await;
-        Ok(Listed { listing, confirmed })
+        Ok(Listed { listing, outcome })
     }
 
     async fn ask_for_tags(&self, site: &Site, name: &QualifiedName) -> Answered<StoredListing> {

@@ -1,4 +1,4 @@
-//! Manifests by digest: they never change, so what is stored is served. By tag: see [`super::tag`].
+//! Manifests by digest: they never change, so what is stored is served. By tag: see `tag`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -12,27 +12,31 @@ use crate::oci::name::QualifiedName;
 use crate::oci::referrers::{Referrers, fallback_tag};
 use crate::store::listings::StoredListing;
 
-use super::{Answered, Error, Mirror, Site, Want};
+use super::manifest::ManifestAnswer;
+use super::{Answered, Error, Mirror, Outcome, Site, Want};
 
 impl Mirror {
-    /// Asks upstream's API, and looks under the tag if there is none.
+    /// Asks upstream's API, and looks under the tag if there is none. Says so if that tag is a stale one.
     pub(super) async fn ask_for_referrers(
         self: &Arc<Self>,
         site: &Site,
         name: &QualifiedName,
         digest: &Digest,
-    ) -> Answered<StoredListing> {
+    ) -> Answered<(StoredListing, Option<Outcome>)> {
         let told = site.upstream.referrers(&name.repository, digest).await?;
-        let (referrers, age) = match told {
-            Some(referrers) => (referrers, Duration::ZERO),
+        let (referrers, tag) = match told {
+            Some(referrers) => (referrers, None),
             None => self.under_fallback_tag(site, name, digest).await?,
         };
+        let age = tag.as_ref().map_or(Duration::ZERO, |tag| tag.age);
+        let stale = tag.filter(|tag| tag.outcome == Outcome::Stale);
         let now = SystemTime::now();
-        Ok(StoredListing {
+        let listing = StoredListing {
             bytes: referrers.to_bytes(),
             // What came by a tag is as old as what is known of the tag.
             fetched_at: now.checked_sub(age).unwrap_or(now),
-        })
+        };
+        Ok((listing, stale.map(|tag| tag.outcome)))
     }
 
     /// The tag goes the way of every other, so that clients which ask for it themselves find it stored.
@@ -41,17 +45,16 @@ impl Mirror {
         site: &Site,
         name: &QualifiedName,
         digest: &Digest,
-    ) -> Answered<(Referrers, Duration)> {
-        let none = (Referrers::default(), Duration::ZERO);
+    ) -> Answered<(Referrers, Option<ManifestAnswer>)> {
+        let none = (Referrers::default(), None);
         let Some(tag) = fallback_tag(digest) else {
             return Ok(none);
         };
         match Box::pin(self.by_tag(site, name, &tag, Want::Content)).await {
             Ok(manifest) => {
-                let index = manifest
-                    .content
-                    .filter(|_| manifest.media_type == OCI_INDEX);
-                Ok((descriptors(index), manifest.age))
+                let index = manifest.content.as_ref();
+                let index = index.filter(|_| manifest.media_type == OCI_INDEX);
+                Ok((descriptors(index), Some(manifest)))
             }
             // Only upstream's own word makes an empty list; that it is away does not.
             Err(Error::Upstream(error)) => Err(error),
@@ -66,8 +69,8 @@ impl Mirror {
 }
 
 /// Anybody can push that tag, and what is not an index says nothing of referrers.
-fn descriptors(index: Option<Bytes>) -> Referrers {
+fn descriptors(index: Option<&Bytes>) -> Referrers {
     index
-        .and_then(|bytes| Referrers::parse(&bytes))
+        .and_then(|bytes| Referrers::parse(bytes))
         .unwrap_or_default()
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::LINK;
 use http::{HeaderName, HeaderValue, Response, Uri};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::mirror::listing::ListingAnswer;
@@ -35,6 +36,13 @@ pub(super) struct ListRequest<'a> {
     pub(super) uri: &'a Uri,
 }
 
+/// Written as it is: there may be a hundred thousand.
+#[derive(Serialize)]
+struct Tags<'a> {
+    name: &'a str,
+    tags: &'a [&'a str],
+}
+
 impl ListRequest<'_> {
     /// `/v2/<name>/tags/list`
     pub(super) async fn tags(&self, site: &Site, repository: &Repository) -> Answered {
@@ -45,9 +53,9 @@ impl ListRequest<'_> {
         let lines = String::from_utf8_lossy(&answer.bytes);
         let tags: Vec<_> = lines.lines().collect();
         let (tags, next) = page.cut(&tags);
-        let body = json!({"name": repository.as_str(), "tags": tags});
-        let body = body.to_string().into();
-        let (mut response, outcome) = listing(&answer, JSON, body);
+        let name = repository.as_str();
+        let body = serde_json::to_vec(&Tags { name, tags }).unwrap_or_default();
+        let (mut response, outcome) = listing(&answer, JSON, body.into());
         link(&mut response, next);
         Ok((response, outcome))
     }

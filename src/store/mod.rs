@@ -2,9 +2,9 @@
 //!
 //! It knows no HTTP and no registry; it is told digests, names and bytes. The file system is the
 //! database: a file that opens under its final name is stored, whatever memory thinks. What is in memory
-//! ([`index`]) only serves to keep the used bytes under the limit and to choose what goes first.
+//! (`index`) only serves to keep the used bytes under the limit and to choose what goes first.
 //!
-//! Reading order: [`layout`] (where things are), [`index`] (how much there is), [`ingest`] (how a blob
+//! Reading order: `layout` (where things are), `index` (how much there is), [`ingest`] (how a blob
 //! gets in), [`progress`], [`reader`] (how it gets out), [`records`] (manifests and tags), [`listings`]
 //! (what upstream listed), `vouched` (which blobs belong to a repository), `catalog` (which repositories are here), `evict` and `scan`
 //! (housekeeping).

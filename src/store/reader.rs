@@ -145,7 +145,7 @@ impl Reader {
 
     /// Reads into `buffer` what the page cache has at `position`, without ever waiting for the disk.
     ///
-    /// `None`: the disk would have to be waited for; see [`Reader::read_blocking`].
+    /// `None`: the disk would have to be waited for; see [`read_blocking`].
     pub fn read_now(&self, buffer: &mut [u8], position: u64) -> io::Result<Option<usize>> {
         static UNSUPPORTED: AtomicBool = AtomicBool::new(false);
         if UNSUPPORTED.load(Ordering::Relaxed) {

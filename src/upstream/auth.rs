@@ -4,7 +4,7 @@
 //! before it ends. Tokens are kept by realm, service and scope (an upstream has one identity), and each is
 //! fetched by one flight however many requests wait for it.
 //!
-//! Credentials go to a realm only if [`realm_may_have`] says so: a registry that is not ours to trust must
+//! Credentials go to a realm only if `realm_may_have` says so: a registry that is not ours to trust must
 //! not be able to name any place it likes as the place to send passwords to.
 
 use std::sync::{Arc, Mutex, PoisonError};

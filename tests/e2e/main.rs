@@ -7,6 +7,7 @@
 //! - `dockerd`, `distribution`, `prometheus`: the programs
 //! - `busybox`: an image that runs
 //! - `docker_pull`: dockerd pulls through the mirror
+//! - `docker_search`: dockerd searches through the mirror
 //! - `metrics`: Prometheus and its linter read the metrics
 //! - `unit_file`: systemd and Prometheus read what is in `deploy/`
 #![allow(
@@ -28,5 +29,6 @@ mod programs;
 mod prometheus;
 
 mod docker_pull;
+mod docker_search;
 mod metrics;
 mod unit_file;

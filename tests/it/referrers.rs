@@ -175,6 +175,30 @@ async fn a_fallback_tag_that_is_no_index_refers_to_nothing() {
 }
 
 #[tokio::test]
+async fn what_stands_under_a_stale_tag_is_called_stale() {
+    let registry = registry_with(&[]).await;
+    registry.forget_referrers_api();
+    let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [
+        {"mediaType": OCI_MANIFEST, "digest": image().digest, "size": 1, "artifactType": "a/sig"},
+    ]});
+    registry.put_manifest(REPO, Some(&fallback_tag()), OCI_INDEX, index.to_string());
+    let mirror = Mirror::start(hasty(&registry).tag_ttl("0s"));
+    // A client that knows nothing of the API pulled the tag.
+    let tag = mirror.manifest_url(REPO, &fallback_tag());
+    client::get(&tag, &[]).await.unwrap();
+    registry.fault(On::manifest().forever(), Fault::status(500));
+    for _ in 0..2 {
+        let answer = list(&mirror, "").await;
+        assert_eq!(kinds(&answer), ["a/sig"]);
+        assert_eq!(answer.header("cache-status"), Some(STALE));
+    }
+    registry.clear_faults();
+    let answer = list(&mirror, "").await;
+    let revalidated = Some("pierglass; hit; detail=revalidated");
+    assert_eq!(answer.header("cache-status"), revalidated);
+}
+
+#[tokio::test]
 async fn an_outage_is_no_empty_list() {
     let registry = registry_with(&["a/sig"]).await;
     let mirror = Mirror::start(hasty(&registry).negative_ttl("0s"));
