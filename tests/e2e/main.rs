@@ -4,9 +4,11 @@
 //!
 //! Contents, in reading order:
 //! - `programs`: programs are started, waited for and ended; nothing outlives its test
-//! - `dockerd`, `distribution`, `prometheus`: the programs
+//! - `fence`: a proxy that lets nobody past the mirror, and notes who tried
+//! - `dockerd`, `containerd`, `distribution`, `prometheus`: the programs
 //! - `busybox`: an image that runs
 //! - `docker_pull`: dockerd pulls through the mirror
+//! - `containerd_pull`: containerd does, from two registries at once
 //! - `metrics`: Prometheus and its linter read the metrics
 //! - `unit_file`: systemd and Prometheus read what is in `deploy/`
 #![allow(
@@ -22,11 +24,14 @@
 mod support;
 
 mod busybox;
+mod containerd;
 mod distribution;
 mod dockerd;
+mod fence;
 mod programs;
 mod prometheus;
 
+mod containerd_pull;
 mod docker_pull;
 mod metrics;
 mod unit_file;
