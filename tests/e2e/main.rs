@@ -7,17 +7,20 @@
 //! - `fence`: a proxy that lets nobody past the mirror, and notes who tried
 //! - `dockerd`, `containerd`, `distribution`, `prometheus`: the programs
 //! - `busybox`: an image that runs
+//! - `probe`: a client that reads as much as it wants and hangs up
 //! - `docker_pull`: dockerd pulls through the mirror
 //! - `containerd_pull`: containerd does, from two registries at once
+//! - `parallel_fetch`, `lazy_puller`: what newer clients do than Debian has, as they do it on the wire
 //! - `metrics`: Prometheus and its linter read the metrics
 //! - `unit_file`: systemd and Prometheus read what is in `deploy/`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     missing_docs,
     unreachable_pub,
-    reason = "a test that panics has failed, which is what it is for"
+    reason = "a test that panics has failed, which is what it is for; figures are printed for who runs it by hand"
 )]
 
 #[path = "../it/support/mod.rs"]
@@ -28,10 +31,13 @@ mod containerd;
 mod distribution;
 mod dockerd;
 mod fence;
+mod probe;
 mod programs;
 mod prometheus;
 
 mod containerd_pull;
 mod docker_pull;
+mod lazy_puller;
 mod metrics;
+mod parallel_fetch;
 mod unit_file;
