@@ -5,11 +5,12 @@
 //! Contents, in reading order:
 //! - `programs`: programs are started, waited for and ended; nothing outlives its test
 //! - `fence`: a proxy that lets nobody past the mirror, and notes who tried
-//! - `dockerd`, `containerd`, `distribution`, `prometheus`: the programs
+//! - `dockerd`, `containerd`, `containers`, `distribution`, `prometheus`: the programs
 //! - `busybox`: an image that runs
 //! - `probe`: a client that reads as much as it wants and hangs up
 //! - `docker_pull`: dockerd pulls through the mirror
 //! - `containerd_pull`: containerd does, from two registries at once
+//! - `containers_image`: podman, buildah and skopeo do
 //! - `parallel_fetch`, `lazy_puller`: what newer clients do than Debian has, as they do it on the wire
 //! - `metrics`: Prometheus and its linter read the metrics
 //! - `unit_file`: systemd and Prometheus read what is in `deploy/`
@@ -28,6 +29,7 @@ mod support;
 
 mod busybox;
 mod containerd;
+mod containers;
 mod distribution;
 mod dockerd;
 mod fence;
@@ -36,6 +38,7 @@ mod programs;
 mod prometheus;
 
 mod containerd_pull;
+mod containers_image;
 mod docker_pull;
 mod lazy_puller;
 mod metrics;
