@@ -11,6 +11,7 @@
 //! - `docker_pull`: dockerd pulls through the mirror
 //! - `containerd_pull`: containerd does, from two registries at once
 //! - `containers_image`: podman, buildah and skopeo do
+//! - `search`, `lists`: dockerd, podman and skopeo look for images and list tags
 //! - `parallel_fetch`, `lazy_puller`: what newer clients do than Debian has, as they do it on the wire
 //! - `metrics`: Prometheus and its linter read the metrics
 //! - `unit_file`: systemd and Prometheus read what is in `deploy/`
@@ -36,11 +37,13 @@ mod fence;
 mod probe;
 mod programs;
 mod prometheus;
+mod search;
 
 mod containerd_pull;
 mod containers_image;
 mod docker_pull;
 mod lazy_puller;
+mod lists;
 mod metrics;
 mod parallel_fetch;
 mod unit_file;
