@@ -36,20 +36,26 @@ pub struct Pace {
 const SMALL: u64 = 2 * 1024 * 1024;
 /// The most that is fetched at a time: what a client costs upstream that hangs up after its first bytes.
 const WINDOW: u64 = 2 * 1024 * 1024;
+/// The most requests at a time for one of a client.
+const TOGETHER: usize = 8;
 /// A fill this near is waited for however slow it is: a request of its own would take as long.
 const NEAR: u64 = 64 * 1024;
-/// How long somebody waits who asked for little, and who asked for much.
+/// How long somebody waits who asked for little, and who asked for much. Who asked for much will read what the
+/// fill brings for longer than that, and each byte fetched for them slows the fill down; yet nobody is left
+/// without a byte for so long that somebody between here and there gives the connection up.
 const PATIENCE_SMALL: Duration = Duration::from_millis(30);
-const PATIENCE_LARGE: Duration = Duration::from_secs(3);
-/// How long a fill must run before its pace says anything.
-const WARM_UP: Duration = Duration::from_millis(100);
+const PATIENCE_LARGE: Duration = Duration::from_secs(20);
+/// How long a fill must run before its pace says anything about much: transfers start slowly.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// How long to wait before the pace is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Decides about the bytes from `wanted.start` on, up to `wanted.end`, which the fill has not reached.
 pub fn decide(pace: Pace, wanted: &Range<u64>) -> Ahead {
     let gap = wanted.start.saturating_sub(pace.readable);
     let length = wanted.end.saturating_sub(wanted.start);
     if gap <= NEAR {
-        return Ahead::Wait(PATIENCE_LARGE);
+        return Ahead::Wait(LOOK_AGAIN);
     }
     let small = length <= SMALL;
     if !small && pace.running < WARM_UP {
@@ -61,9 +67,30 @@ pub fn decide(pace: Pace, wanted: &Range<u64>) -> Ahead {
         PATIENCE_LARGE
     };
     match arrival(pace, gap) {
-        Some(arrival) if arrival <= patience => Ahead::Wait(patience),
+        Some(arrival) if arrival <= patience => Ahead::Wait(patience.min(LOOK_AGAIN)),
         _ => Ahead::Fetch(wanted.start..wanted.end.min(wanted.start.saturating_add(WINDOW))),
     }
+}
+
+/// Which ranges to fetch at the same time when `first` has to be, out of those that come `later` in the same
+/// request: one after the other, each would cost a round trip.
+pub fn together(
+    pace: Pace,
+    first: Range<u64>,
+    later: impl IntoIterator<Item = Range<u64>>,
+) -> Vec<Range<u64>> {
+    let mut bytes = first.end.saturating_sub(first.start);
+    let mut all = vec![first];
+    for wanted in later {
+        bytes = bytes.saturating_add(wanted.end.saturating_sub(wanted.start));
+        if all.len() >= TOGETHER || bytes > WINDOW {
+            break;
+        }
+        if let Ahead::Fetch(window) = decide(pace, &wanted) {
+            all.push(window);
+        }
+    }
+    all
 }
 
 /// When a fill that goes on as it did will have written `gap` more bytes; `None` if it has none yet.
@@ -164,6 +191,38 @@ mod tests {
             decide(pace(0, 0), &(8 * MIB..512 * MIB)),
             Ahead::Wait(_)
         ));
+    }
+
+    #[test]
+    fn pieces_side_by_side_wait_for_a_slow_fill() {
+        // Three chunks of 8 MiB at 2 MiB/s: to fetch the third would slow down all three.
+        assert!(matches!(
+            decide(pace(2 * MIB, 1), &(16 * MIB..512 * MIB)),
+            Ahead::Wait(_)
+        ));
+    }
+
+    #[test]
+    fn small_ranges_of_a_request_are_fetched_together() {
+        let range = |number: u64| (100 + number) * MIB..(100 + number) * MIB + 50_000;
+        let later = |numbers: Range<u64>| numbers.map(range);
+        assert_eq!(
+            together(pace(MIB, 1), range(0), later(1..4)),
+            [range(0), range(1), range(2), range(3)]
+        );
+        assert_eq!(
+            together(pace(MIB, 1), range(0), later(1..100)).len(),
+            TOGETHER
+        );
+        // What the fill has, or is about to have, needs no request.
+        let later = [0..50_000, MIB..MIB + 10, range(1)];
+        assert_eq!(
+            together(pace(MIB, 1), range(0), later),
+            [range(0), range(1)]
+        );
+        // No more at a time than for a request for one range.
+        let large = 200 * MIB..202 * MIB;
+        assert_eq!(together(pace(MIB, 1), range(0), [large]), [range(0)]);
     }
 
     #[test]

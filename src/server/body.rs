@@ -13,9 +13,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use http_body::{Frame, SizeHint};
 
-use crate::mirror::ahead::{Ahead, Lookahead, Pace, decide};
+use crate::mirror::ahead::{Ahead, Lookahead, Pace, decide, together};
 use crate::mirror::bypass::Bypass;
 use crate::store::reader::{Available, Reader, read_blocking};
 use crate::upstream;
@@ -57,13 +58,20 @@ pub enum Piece {
     Range(Range<u64>),
 }
 
+/// A part of the blob that upstream sends ahead of the fill.
+struct Window {
+    /// What it has still to bring; never empty.
+    range: Range<u64>,
+    bytes: Box<Bypass>,
+}
+
 /// Reads ranges of a blob from the store.
 pub struct StoreBody {
     reader: Reader,
     /// Where bytes can be had that a growing blob has not come to.
     ahead: Option<Lookahead>,
-    /// Such bytes, on their way.
-    window: Option<Box<Bypass>>,
+    /// Such bytes, on their way: of the range that is being read, and of some that come after it.
+    windows: Vec<Window>,
     position: u64,
     /// Where the range ends that is being read; `u64::MAX` for the end of a blob whose length is not known yet.
     end: u64,
@@ -118,7 +126,7 @@ impl Body {
         let body = StoreBody {
             reader,
             ahead,
-            window: None,
+            windows: Vec::new(),
             position: 0,
             end: 0,
             pieces,
@@ -246,7 +254,7 @@ impl StoreBody {
                 Some(Piece::Range(range)) => (self.position, self.end) = (range.start, range.end),
             }
         }
-        if self.window.is_some() {
+        if self.window().is_some() {
             return Now::Later(self);
         }
         let upto = match self.reader.available(self.position) {
@@ -264,7 +272,8 @@ impl StoreBody {
     }
 
     async fn next_later(mut self: Box<Self>) -> Step {
-        if let Some(window) = self.window.take() {
+        if let Some(place) = self.window() {
+            let window = self.windows.swap_remove(place);
             return self.next_of_window(window).await;
         }
         let upto = match self.wait().await {
@@ -284,7 +293,14 @@ impl StoreBody {
         self.piece(buffer, count)
     }
 
-    /// Waits for the fill, or opens a window past it; [`Available::NotYet`] asks to be called again.
+    /// The window that has what is to be sent next, and nothing that is not.
+    fn window(&self) -> Option<usize> {
+        self.windows
+            .iter()
+            .position(|window| window.range.start == self.position && window.range.end <= self.end)
+    }
+
+    /// Waits for the fill, or opens windows past it; [`Available::NotYet`] asks to be called again.
     async fn wait(&mut self) -> Available {
         let Some(ahead) = &self.ahead else {
             return self.reader.wait(self.position).await;
@@ -294,16 +310,29 @@ impl StoreBody {
             return now;
         }
         let (readable, running) = self.reader.pace();
-        match decide(Pace { readable, running }, &(self.position..self.end)) {
+        let pace = Pace { readable, running };
+        match decide(pace, &(self.position..self.end)) {
             Ahead::Wait(patience) => {
                 let wait = self.reader.wait(self.position);
                 tokio::time::timeout(patience, wait)
                     .await
                     .unwrap_or(Available::NotYet)
             }
-            Ahead::Fetch(window) => {
-                match ahead.fetch(window).await {
-                    Ok(window) => self.window = Some(window),
+            Ahead::Fetch(first) => {
+                let open = |range: &Range<u64>| {
+                    let starts = |window: &Window| window.range.start == range.start;
+                    self.windows.iter().any(starts)
+                };
+                let later = self.pieces.iter().filter_map(|piece| match piece {
+                    Piece::Range(range) if !open(range) => Some(range.clone()),
+                    Piece::Range(_) | Piece::Bytes(_) => None,
+                });
+                let requests = together(pace, first, later).into_iter().map(async |range| {
+                    let bytes = ahead.fetch(range.clone()).await?;
+                    Ok(Window { range, bytes })
+                });
+                match try_join_all(requests).await {
+                    Ok(windows) => self.windows.extend(windows),
                     Err(error) => self.only_wait(&error),
                 }
                 Available::NotYet
@@ -311,11 +340,14 @@ impl StoreBody {
         }
     }
 
-    async fn next_of_window(mut self: Box<Self>, mut window: Box<Bypass>) -> Step {
-        match window.chunk().await {
+    async fn next_of_window(mut self: Box<Self>, mut window: Window) -> Step {
+        match window.bytes.chunk().await {
             Ok(Some(bytes)) => {
                 self.position += bytes.len() as u64;
-                self.window = Some(window);
+                window.range.start = self.position;
+                if !window.range.is_empty() {
+                    self.windows.push(window);
+                }
                 Ok((State::Store(self), Some(bytes)))
             }
             Ok(None) => Ok((State::Store(self), None)),
@@ -330,6 +362,7 @@ impl StoreBody {
     fn only_wait(&mut self, error: &upstream::Error) {
         tracing::debug!(%error, "cannot fetch ahead of the fill");
         self.ahead = None;
+        self.windows.clear();
     }
 
     fn piece(mut self: Box<Self>, buffer: Buffer, count: usize) -> Step {

@@ -10,15 +10,13 @@
 //! - After a refusal by the mirror it goes on to registry-1.docker.io by itself. `HTTPS_PROXY` sends it to a listener of
 //!   ours instead, which notes the attempt and refuses.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Output;
-use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::fence::Fence;
 use crate::programs::{self, Program, text};
 
 const PACKAGE: &str = "docker.io";
@@ -131,7 +129,7 @@ impl Dockerd {
 
     /// Hosts the daemon tried to reach other than its mirrors.
     pub fn escapes(&self) -> Vec<String> {
-        self.fence.seen.lock().unwrap().clone()
+        self.fence.seen()
     }
 }
 
@@ -142,54 +140,4 @@ fn docker(socket: &str, arguments: &[&str]) -> Output {
             .args(arguments)
             .env_remove("DOCKER_CONTEXT");
     })
-}
-
-/// A proxy that lets nobody through and remembers who came.
-#[derive(Debug)]
-pub struct Fence {
-    url: String,
-    seen: Arc<Mutex<Vec<String>>>,
-}
-
-impl Fence {
-    pub fn start() -> Fence {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let noted = seen.clone();
-        // The thread ends with the process: a blocked accept is nothing to clean up.
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                noted
-                    .lock()
-                    .unwrap()
-                    .push(refuse(&stream).unwrap_or_else(|error| error.to_string()));
-            }
-        });
-        Fence { url, seen }
-    }
-
-    /// Variables that send every request of a program here, but those to this machine.
-    pub fn environment(&self) -> Vec<(&'static str, &str)> {
-        let names = ["HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"];
-        let mut all: Vec<_> = names
-            .into_iter()
-            .map(|name| (name, self.url.as_str()))
-            .collect();
-        all.extend([("NO_PROXY", "127.0.0.1"), ("no_proxy", "127.0.0.1")]);
-        all
-    }
-}
-
-/// The first line of a request, which gets a 403.
-fn refuse(mut stream: &TcpStream) -> std::io::Result<String> {
-    let mut lines = BufReader::new(stream).lines();
-    let first = lines.next().unwrap_or_else(|| Ok(String::new()))?;
-    while let Some(Ok(line)) = lines.next() {
-        if line.is_empty() {
-            break;
-        }
-    }
-    stream.write_all(b"HTTP/1.1 403 Fenced\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
-    Ok(first)
 }

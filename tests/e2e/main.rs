@@ -4,31 +4,46 @@
 //!
 //! Contents, in reading order:
 //! - `programs`: programs are started, waited for and ended; nothing outlives its test
-//! - `dockerd`, `distribution`, `prometheus`: the programs
+//! - `fence`: a proxy that lets nobody past the mirror, and notes who tried
+//! - `dockerd`, `containerd`, `containers`, `distribution`, `prometheus`: the programs
 //! - `busybox`: an image that runs
+//! - `probe`: a client that reads as much as it wants and hangs up
 //! - `docker_pull`: dockerd pulls through the mirror
-//! - `docker_search`: dockerd searches through the mirror
+//! - `containerd_pull`: containerd does, from two registries at once
+//! - `containers_image`: podman, buildah and skopeo do
+//! - `search`, `lists`: dockerd, podman and skopeo look for images and list tags
+//! - `parallel_fetch`, `lazy_puller`: what newer clients do than Debian has, as they do it on the wire
 //! - `metrics`: Prometheus and its linter read the metrics
 //! - `unit_file`: systemd and Prometheus read what is in `deploy/`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     missing_docs,
     unreachable_pub,
-    reason = "a test that panics has failed, which is what it is for"
+    reason = "a test that panics has failed, which is what it is for; figures are printed for who runs it by hand"
 )]
 
 #[path = "../it/support/mod.rs"]
 mod support;
 
 mod busybox;
+mod containerd;
+mod containers;
 mod distribution;
 mod dockerd;
+mod fence;
+mod probe;
 mod programs;
 mod prometheus;
+mod search;
 
+mod containerd_pull;
+mod containers_image;
 mod docker_pull;
-mod docker_search;
+mod lazy_puller;
+mod lists;
 mod metrics;
+mod parallel_fetch;
 mod unit_file;
