@@ -5,6 +5,7 @@
 //! understood is passed over, never refused, because the client may understand it.
 
 mod media_type;
+mod schema1;
 
 use std::fmt;
 
@@ -51,6 +52,19 @@ pub enum ManifestError {
     Json(serde_json::Error),
     /// They are JSON, but not an object.
     NotAnObject,
+}
+
+/// Whether `digest` is that of a manifest with these bytes.
+///
+/// It is the digest of the bytes, except for signed schema 1 manifests, where registries also mean that of the
+/// payload without its signatures.
+pub fn is_digest_of(digest: &Digest, bytes: &[u8]) -> bool {
+    let of = |bytes: &[u8]| {
+        let mut hasher = digest.hasher();
+        hasher.update(bytes);
+        hasher.finish()
+    };
+    of(bytes) == *digest || schema1::payload(bytes).is_some_and(|payload| of(&payload) == *digest)
 }
 
 impl Manifest {

@@ -43,6 +43,8 @@ impl BlobRequest<'_> {
         let etag = respond::etag(self.digest);
         let unchanged = if_none_match(headers.get_all(IF_NONE_MATCH), &etag);
         let want = if unchanged { Want::Header } else { want };
+        // Before the mirror is asked: a request that is refused must start nothing.
+        let ranges = ranges(headers, &etag, want)?;
         let answer = self
             .mirror
             .blob(self.site, self.repository, self.digest, want)
@@ -53,7 +55,7 @@ impl BlobRequest<'_> {
             let response = respond::blob(StatusCode::OK, self.digest, outcome, false);
             return Ok((respond::not_modified(response), outcome));
         }
-        let response = match ranges(headers, &etag, want)? {
+        let response = match ranges {
             Some(ranges) => self.part(answer, &ranges).await?,
             None => self.whole(answer).await?,
         };

@@ -17,6 +17,7 @@ use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use crate::oci::digest::Digest;
+use crate::oci::manifest;
 use crate::oci::name::{QualifiedName, Tag};
 
 use super::Store;
@@ -326,9 +327,7 @@ fn read_manifest(mut bytes: Vec<u8>, digest: &Digest) -> Option<StoredManifest> 
     let newline = bytes.iter().position(|byte| *byte == b'\n')?;
     let header: ManifestHeader = serde_json::from_slice(bytes.get(..newline)?).ok()?;
     let bytes = Bytes::from(bytes.split_off(newline + 1));
-    let mut hasher = digest.hasher();
-    hasher.update(&bytes);
-    let intact = hasher.finish() == *digest;
+    let intact = manifest::is_digest_of(digest, &bytes);
     intact.then(|| StoredManifest {
         digest: digest.clone(),
         media_type: header.media_type,

@@ -387,33 +387,29 @@ fn stated_digest(headers: &HeaderMap) -> Result<Option<Digest>, Error> {
         .ok_or_else(|| Error::wrong("upstream's Docker-Content-Digest is not a digest".to_owned()))
 }
 
-/// The digest of `bytes`, in the algorithm that was asked for; refuses what contradicts it.
+/// The digest the manifest goes by: the one asked for, else the one stated, else that of its bytes. Refuses
+/// bytes that are not what a digest says.
 fn verified_digest(
     bytes: &[u8],
     asked: Option<&Digest>,
     stated: Option<&Digest>,
 ) -> Result<Digest, Error> {
-    let in_algorithm_of = |digest: &Digest| {
-        let mut hasher = digest.hasher();
-        hasher.update(bytes);
-        hasher.finish()
-    };
-    let found = asked
-        .or(stated)
-        .map_or_else(|| Digest::of(bytes), in_algorithm_of);
     if let Some(asked) = asked
-        && *asked != found
+        && !manifest::is_digest_of(asked, bytes)
     {
-        return Err(Error::wrong(format!(
-            "asked for manifest {asked}, upstream sent {found}"
-        )));
+        let found = Digest::of(bytes);
+        let words = format!("asked for manifest {asked}, upstream sent {found}");
+        return Err(Error::wrong(words));
     }
     if let Some(stated) = stated
-        && in_algorithm_of(stated) != *stated
+        && !manifest::is_digest_of(stated, bytes)
     {
-        return Err(Error::wrong(format!(
-            "upstream calls the manifest {stated}, its bytes are {found}"
-        )));
+        let found = Digest::of(bytes);
+        let words = format!("upstream calls the manifest {stated}, its bytes are {found}");
+        return Err(Error::wrong(words));
     }
-    Ok(found)
+    Ok(asked
+        .or(stated)
+        .cloned()
+        .unwrap_or_else(|| Digest::of(bytes)))
 }
