@@ -73,6 +73,18 @@ impl Mirror {
         )))
     }
 
+    /// Asks upstream how long a blob is whose transfer does not say it.
+    pub async fn blob_length(
+        self: &Arc<Self>,
+        site: &Site,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Option<u64> {
+        let name = site.upstream.qualify(repository);
+        let asked = self.ask_about_blob(site, &name, digest).await;
+        asked.ok().and_then(|(size, _)| size)
+    }
+
     /// Fetches one part of a blob that cannot be stored, for one client.
     pub async fn blob_part(
         &self,

@@ -121,11 +121,10 @@ impl BlobRequest<'_> {
         ranges: &RangeSet,
         outcome: Outcome,
     ) -> Result<Response<Body>, Problem> {
-        // Where upstream does not say how long the blob is, nobody can tell before its end.
-        let total = reader
-            .wait_length()
-            .await
-            .map_err(|failure| self.bad_gateway(&failure))?;
+        let total = match reader.length() {
+            Some(total) => total,
+            None => self.total_of(&mut reader).await?,
+        };
         let parts = match ranges.resolve(total) {
             Selection::Unsatisfiable => {
                 return Ok(respond::unsatisfiable(self.digest, outcome, total));
@@ -165,6 +164,21 @@ impl BlobRequest<'_> {
         let pieces: Vec<_> = pieces.chain([end]).collect();
         *response.body_mut() = Body::pieces(reader, ahead, pieces, self.buffers);
         Ok(response)
+    }
+
+    /// The length of a blob that upstream sends without saying it: a HEAD may tell; else nobody can before its
+    /// end.
+    async fn total_of(&self, reader: &mut Reader) -> Result<u64, Problem> {
+        let asked = self
+            .mirror
+            .blob_length(self.site, self.repository, self.digest);
+        match asked.await {
+            Some(total) => Ok(total),
+            None => {
+                let length = reader.wait_length().await;
+                length.map_err(|failure| self.bad_gateway(&failure))
+            }
+        }
     }
 
     /// Of a blob that is not kept every part is asked of upstream.

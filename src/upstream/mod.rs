@@ -47,6 +47,9 @@ pub use error::{Error, StartError};
 /// The largest manifest that is passed on. Clients take no more than 4 MiB (containerd, containers/image).
 const MAX_MANIFEST: usize = 8 * 1024 * 1024;
 
+/// What servers say that know no HEAD.
+const NO_HEAD: &[u16] = &[405, 501];
+
 /// The canonical name of Docker Hub.
 const DOCKER_HUB: &str = "docker.io";
 
@@ -198,9 +201,13 @@ impl Upstream {
         let ask = Ask {
             accept: Some(manifest::ACCEPT),
             if_none_match: known.map(|digest| format!("\"{digest}\"")),
+            answers: NO_HEAD,
             ..Ask::new(Method::HEAD, manifest_endpoint(repository, reference))
         };
         let reply = self.client.send(ask).await?;
+        if NO_HEAD.contains(&reply.status.as_u16()) {
+            return Ok(ManifestHead::Unspecific);
+        }
         if reply.status == StatusCode::NOT_MODIFIED {
             return Ok(ManifestHead::NotModified);
         }
@@ -280,10 +287,16 @@ impl Upstream {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Option<u64>, Error> {
-        let reply = self
-            .client
-            .send(Ask::new(Method::HEAD, blob_endpoint(repository, digest)))
-            .await?;
+        let ask = Ask {
+            answers: NO_HEAD,
+            ..Ask::new(Method::HEAD, blob_endpoint(repository, digest))
+        };
+        let reply = self.client.send(ask).await?;
+        if NO_HEAD.contains(&reply.status.as_u16()) {
+            // Its first byte says the same; whatever follows is not read.
+            let first = self.get_blob(repository, digest, Some(0..1)).await?;
+            return Ok(first.size);
+        }
         Ok(content_length(&reply.headers))
     }
 

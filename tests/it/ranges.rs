@@ -224,3 +224,41 @@ async fn a_range_does_no_harm_to_a_manifest() {
         }
     }
 }
+
+/// The header waited for the last byte of the whole blob.
+#[tokio::test]
+async fn a_range_of_a_cold_blob_of_unknown_length_waited_for_all_of_it() {
+    let registry = FakeRegistry::start().await;
+    let digest = registry.put_generated_blob(REPO, 2, 16 * 1024 * 1024);
+    registry.fault(
+        crate::support::On::blob().get(),
+        crate::support::Fault::NoContentLength,
+    );
+    registry.set_rate(1024 * 1024);
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let url = mirror.blob_url(REPO, &digest);
+    let asked = client::get(&url, &[("range", "bytes=0-1")]);
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(6), asked).await;
+    let answer = answer.expect("long before the blob is whole").unwrap();
+    assert_eq!(answer.status, StatusCode::PARTIAL_CONTENT);
+    assert_eq!(answer.header("content-range"), Some("bytes 0-1/16777216"));
+}
+
+#[tokio::test]
+async fn an_upstream_that_knows_no_head_costs_no_pull() {
+    let (registry, mirror, blob) = cold().await;
+    let image = Image::random(1, &[100]);
+    registry.put_image(REPO, Some("1.0"), &image);
+    let (on, fault) = (crate::support::On::any, crate::support::Fault::status);
+    registry.fault(on().head().forever(), fault(405));
+    let tag = client::head(&mirror.manifest_url(REPO, "1.0"), &[])
+        .await
+        .unwrap();
+    assert_eq!(
+        tag.header("docker-content-digest"),
+        Some(image.digest.as_str())
+    );
+    let length = client::head(&blob, &[]).await.unwrap();
+    assert_eq!(length.status, StatusCode::OK);
+    assert_eq!(length.header("content-length"), Some("300000"));
+}
