@@ -19,7 +19,7 @@ use super::Settings;
 use super::auth::Auth;
 use super::error::{Error, StartError};
 use super::http1::{Body, Http, parse_uri};
-use super::origin::{is_private, origin};
+use super::origin::{is_local, origin};
 use super::quota::RateLimit;
 
 /// Registries redirect once, regional ones twice; more is a loop.
@@ -333,9 +333,10 @@ fn redirect(response: &Response<Incoming>, from: &Uri) -> Result<Option<Uri>, Er
         from.host().unwrap_or_default(),
         next.host().unwrap_or_default(),
     );
-    if is_private(host) && !is_private(from_host) {
+    // Storage on a private network is everyday; this machine's own services are nobody's storage.
+    if is_local(host) && !is_local(from_host) {
         return Err(Error::wrong(
-            "a redirect from a public host to a private address".to_owned(),
+            "a redirect to an address of this machine".to_owned(),
         ));
     }
     Ok(Some(next))

@@ -61,20 +61,25 @@ pub(super) fn is_loopback(host: &str) -> bool {
 
 /// Addresses that are not of the public internet, as far as a literal shows it.
 pub(super) fn is_private(host: &str) -> bool {
+    let private = match ip(host) {
+        None => false,
+        Some(IpAddr::V4(ip)) => ip.is_private(),
+        Some(IpAddr::V6(ip)) => {
+            ip.is_unique_local() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_private())
+        }
+    };
+    private || is_local(host)
+}
+
+/// This machine, and what is only on its own link: where clouds keep the credentials of a machine.
+pub(super) fn is_local(host: &str) -> bool {
+    let v4 = |ip: Ipv4Addr| ip.is_loopback() || ip.is_link_local() || ip.is_unspecified();
     match ip(host) {
         None => is_loopback(host),
-        Some(IpAddr::V4(ip)) => {
-            ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified()
-        }
+        Some(IpAddr::V4(ip)) => v4(ip),
         Some(IpAddr::V6(ip)) => {
-            let mapped = ip
-                .to_ipv4_mapped()
-                .is_some_and(|ip| is_private(&ip.to_string()));
-            ip.is_loopback()
-                || ip.is_unspecified()
-                || ip.is_unique_local()
-                || ip.is_unicast_link_local()
-                || mapped
+            let mapped = ip.to_ipv4_mapped().is_some_and(v4);
+            ip.is_loopback() || ip.is_unspecified() || ip.is_unicast_link_local() || mapped
         }
     }
 }
@@ -126,6 +131,9 @@ mod tests {
             "1.2.3.4.5",
         ] {
             assert!(!is_private(host), "{host}");
+        }
+        for host in ["10.0.0.1", "192.168.1.1", "[fd00::1]", "[::ffff:10.0.0.1]"] {
+            assert!(!is_local(host), "{host}");
         }
     }
 }
