@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use pierglass::app::App;
-use pierglass::cli::{self, Cli, Command, check};
+use pierglass::cli::{self, Command, check};
 use pierglass::config::{Config, Environment};
 use pierglass::logging;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     );
     match (&cli.command, config) {
         (Command::Check(arguments), config) => check::run(arguments, config),
-        (Command::Serve(_), Ok(config)) => serve(&cli, config),
+        (Command::Serve(_), Ok(config)) => serve(config),
         (Command::Serve(_), Err(mistakes)) => {
             complain(&mistakes.to_string());
             ExitCode::from(USAGE)
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(_cli: &Cli, config: Config) -> ExitCode {
+fn serve(config: Config) -> ExitCode {
     if let Err(error) = logging::init(&config.log) {
         complain(&error);
         return ExitCode::from(USAGE);

@@ -14,16 +14,11 @@ use super::written::Section;
 use super::{credentials, url};
 use crate::mirror::freshness::Policy;
 use crate::oci::name::Namespace;
-use crate::upstream::{Proxy, Settings, Timeouts};
+use crate::upstream::{Proxy, Settings, Timeouts, canonical};
 
 /// The namespace of Docker Hub. Its registry is another host, and has been several.
 const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_URL: &str = "https://registry-1.docker.io";
-const DOCKER_HUB_ALIASES: [&str; 3] = [
-    "index.docker.io",
-    "registry-1.docker.io",
-    "registry.hub.docker.com",
-];
 
 /// What is mirrored when the configuration names no upstream.
 const WELL_KNOWN: [&str; 7] = [
@@ -107,14 +102,9 @@ fn namespaces(sections: &[Section], mistakes: &mut Mistakes) -> Vec<Result<Names
 fn parse_namespace(name: &str) -> Result<Namespace, Fault> {
     const RIGHT: &str =
         "write a registry's host, such as \"quay.io\" or \"registry.example.com:5000\"";
-    let lower = name.to_ascii_lowercase();
-    let canonical = if DOCKER_HUB_ALIASES.contains(&lower.as_str()) {
-        DOCKER_HUB
-    } else {
-        &lower
-    };
-    canonical
-        .parse()
+    let namespace = name.parse::<Namespace>();
+    namespace
+        .map(|namespace| canonical(&namespace))
         .map_err(|_| Fault::new("is not a namespace", RIGHT))
 }
 

@@ -67,7 +67,8 @@ impl BlobRequest<'_> {
     }
 
     async fn whole(&self, mut answer: BlobAnswer) -> Result<Response<Body>, Problem> {
-        if answer.size.is_none() && self.version < Version::HTTP_11 {
+        let unannounced = answer.size.is_none() && answer.content.is_some();
+        if unannounced && self.version < Version::HTTP_11 {
             // Without chunks the end of the connection is the end of the body: a torn one would look whole.
             answer.size = Some(self.length_of(&mut answer.content).await?);
         }

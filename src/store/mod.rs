@@ -176,7 +176,7 @@ impl Store {
 
     /// Opens a stored blob for reading; `None` when it is not stored.
     ///
-    /// Two system calls. A file whose length is not the one it was committed with is damaged: it is
+    /// Two system calls, and a third the first time after a start. A file whose length is not the one it was committed with is damaged: it is
     /// dropped and reported as not stored, so that the caller fetches it again.
     pub fn blob(&self, digest: &Digest) -> Option<Reader> {
         let key = Key::Blob(digest.clone());

@@ -150,15 +150,11 @@ impl Auth {
                 error,
             } = challenge
             {
-                let scope = scope
-                    .clone()
-                    .filter(|scope| !scope.is_empty())
-                    .or_else(|| repository.map(pull_scope));
                 let id = TokenId {
                     ours: true,
                     realm: realm.clone(),
                     service: service.clone(),
-                    scope,
+                    scope: wanted_scope(scope.as_deref(), repository),
                 };
                 let header = self.renewed(id, error.as_deref(), sent).await?;
                 // Not before it was good for a token: what is learned here is not asked about again.
@@ -193,13 +189,11 @@ impl Auth {
                 ..
             } = challenge
             {
-                let scope = scope.clone().or_else(|| repository.map(pull_scope));
-                let (realm, service) = (realm.clone(), service.clone());
                 let id = TokenId {
                     ours: false,
-                    realm,
-                    service,
-                    scope,
+                    realm: realm.clone(),
+                    service: service.clone(),
+                    scope: wanted_scope(scope.as_deref(), repository),
                 };
                 return self.token(id).await.map(|token| Some(token.header.clone()));
             }
@@ -207,19 +201,15 @@ impl Auth {
         Ok(None)
     }
 
-    /// Whether the token that was sent is old enough for a refusal to mean that it has expired.
-    ///
-    /// Some registries say so with 403 instead of 401.
-    pub(super) fn may_have_expired(&self, sent: &HeaderValue) -> bool {
-        let token = self.tokens.iter().find(|(_, token)| token.header == *sent);
-        token.is_some_and(|(_, token)| token.issued.elapsed() > JUST_ISSUED)
-    }
-
-    /// Forgets a token that was refused, so that the next request brings a new one.
-    pub(super) fn discard(&self, sent: &HeaderValue) {
-        if let Some((id, _)) = self.tokens.iter().find(|(_, token)| token.header == *sent) {
-            self.tokens.invalidate(&*id);
+    /// Forgets the token that was sent if it is old enough for a refusal to mean that it has expired, and says
+    /// whether it was. Some registries say so with 403 instead of 401.
+    pub(super) fn forget_expired(&self, sent: &HeaderValue) -> bool {
+        let is_old = |token: &Token| token.header == *sent && token.issued.elapsed() > JUST_ISSUED;
+        let old = self.tokens.iter().find(|(_, token)| is_old(token));
+        if let Some((id, _)) = &old {
+            self.tokens.invalidate(id.as_ref());
         }
+        old.is_some()
     }
 
     fn learn(&self, scheme: Option<Scheme>) {
@@ -308,6 +298,14 @@ impl Auth {
         let encoded = Secret::new(format!("Basic {}", STANDARD.encode(pair.expose())));
         sensitive(encoded.expose()).map(Some)
     }
+}
+
+/// The scope a challenge asks for, or what pulling needs where it does not say.
+fn wanted_scope(asked: Option<&str>, repository: Option<&Repository>) -> Option<String> {
+    let asked = asked.filter(|scope| !scope.is_empty());
+    asked
+        .map(str::to_owned)
+        .or_else(|| repository.map(pull_scope))
 }
 
 /// The scope for pulling from one repository.

@@ -138,8 +138,7 @@ impl Client {
                     .answer(&challenges, repository.as_ref(), sent.as_ref())
                     .await?
             }
-            (StatusCode::FORBIDDEN, Some(sent)) if !away && self.auth.may_have_expired(sent) => {
-                self.auth.discard(sent);
+            (StatusCode::FORBIDDEN, Some(sent)) if !away && self.auth.forget_expired(sent) => {
                 self.auth.authorization(repository.as_ref()).await?
             }
             _ => None,
