@@ -13,6 +13,7 @@
 //! - `containers_image`: podman, buildah and skopeo do
 //! - `search`, `lists`: dockerd, podman and skopeo look for images and list tags
 //! - `parallel_fetch`, `lazy_puller`: what newer clients do than Debian has, as they do it on the wire
+//! - `outages`: dockerd and containerd pull what is stored, whatever upstream does
 //! - `metrics`: Prometheus and its linter read the metrics
 //! - `unit_file`: systemd and Prometheus read what is in `deploy/`
 #![allow(
@@ -45,5 +46,6 @@ mod docker_pull;
 mod lazy_puller;
 mod lists;
 mod metrics;
+mod outages;
 mod parallel_fetch;
 mod unit_file;

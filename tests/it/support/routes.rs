@@ -185,6 +185,7 @@ impl Shared {
             method: &request.method,
             repo,
             target: &request.target,
+            ranged: request.header("range").is_some(),
             authorized: false,
         };
         let mut fault = self.faults.take(&asked);
