@@ -21,12 +21,14 @@ pub struct Gauge {
 impl Gauge {
     pub fn start(run: &Arc<Run>) -> Gauge {
         let stop = Arc::new(AtomicBool::new(false));
-        let (run_, over) = (run.clone(), stop.clone());
+        let (watched, over) = (run.clone(), stop.clone());
         let memory = std::thread::spawn(move || {
             let mut samples = Vec::new();
             while !over.load(Ordering::Relaxed) {
-                let pid = run_.mirror.lock().unwrap().pid();
-                samples.extend(resident(pid));
+                // Taken while the mirror is restarted, and by the verdict, which waits for this thread.
+                if let Ok(mirror) = watched.mirror.try_lock() {
+                    samples.extend(resident(mirror.pid()));
+                }
                 std::thread::sleep(Duration::from_millis(200));
             }
             samples

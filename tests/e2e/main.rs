@@ -14,6 +14,7 @@
 //! - `search`, `lists`: dockerd, podman and skopeo look for images and list tags
 //! - `parallel_fetch`, `lazy_puller`: what newer clients do than Debian has, as they do it on the wire
 //! - `outages`: dockerd and containerd pull what is stored, whatever upstream does
+//! - `disks`, `disk_trouble`: the disk of the store is full, read-only, forbidden, gone or broken
 //! - `metrics`: Prometheus and its linter read the metrics
 //! - `unit_file`: systemd and Prometheus read what is in `deploy/`
 #![allow(
@@ -32,6 +33,7 @@ mod support;
 mod busybox;
 mod containerd;
 mod containers;
+mod disks;
 mod distribution;
 mod dockerd;
 mod fence;
@@ -42,6 +44,7 @@ mod search;
 
 mod containerd_pull;
 mod containers_image;
+mod disk_trouble;
 mod docker_pull;
 mod lazy_puller;
 mod lists;
