@@ -15,6 +15,7 @@
 //! - `parallel_fetch`, `lazy_puller`: what newer clients do than Debian has, as they do it on the wire
 //! - `outages`: dockerd and containerd pull what is stored, whatever upstream does
 //! - `disks`, `disk_trouble`: the disk of the store is full, read-only, forbidden, gone or broken
+//! - `large_blob`: a gibibyte in pieces, and through a `kill -9`
 //! - `metrics`: Prometheus and its linter read the metrics
 //! - `unit_file`: systemd and Prometheus read what is in `deploy/`
 #![allow(
@@ -46,6 +47,7 @@ mod containerd_pull;
 mod containers_image;
 mod disk_trouble;
 mod docker_pull;
+mod large_blob;
 mod lazy_puller;
 mod lists;
 mod metrics;
