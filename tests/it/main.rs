@@ -25,6 +25,8 @@
 //! - `damage`: what is damaged on disk is fetched again and not served
 //! - `server`: limits of connections, TLS and HTTP/2, the admin address, the log, the end
 //! - `resume`: a transfer that breaks off goes on where it was
+//! - `partials`: also across a crash and a long outage
+//! - `trouble`: a disk that fails costs no pull
 //! - `proxy`: upstreams through proxies and over TLS, and upstreams that are silent or gone
 //! - `commands`: the command line, its messages and its exit codes
 #![allow(
@@ -52,6 +54,7 @@ mod layers;
 mod limits;
 mod media_types;
 mod ownership;
+mod partials;
 mod proxy;
 mod range_model;
 mod ranges;
@@ -62,4 +65,5 @@ mod search;
 mod server;
 mod tags;
 mod tags_list;
+mod trouble;
 mod wrong_content;
