@@ -1,7 +1,8 @@
 //! What goes wrong where the mirror runs: it is killed, its disk is full, its files are damaged.
 //!
 //! Damage is of kinds that the mirror can notice before it serves: a length that is not the committed one, what is
-//! gone, bits flipped in a manifest (hashed whenever it is read from disk). Bits flipped in a stored blob are noticed
+//! gone, bits flipped in a manifest (hashed whenever it is read from disk) or, while the mirror is down, in the beginning
+//! of a blob that had not arrived whole (hashed before it is gone on with). Bits flipped in a stored blob are noticed
 //! by a check of the whole store alone; `verdict` flips those, when nobody reads them.
 
 use std::fs::OpenOptions;
@@ -36,9 +37,28 @@ fn kill(run: &Run, dice: &mut Dice) {
     let mut mirror = run.mirror.lock().unwrap();
     run.tally.read_log(&mirror.output());
     mirror.kill9();
+    if dice.percent(50) {
+        spoil_beginnings(run, dice);
+    }
     std::thread::sleep(dice.millis(0, 400));
     mirror.restart();
     one(&run.tally.kills);
+}
+
+/// What came of a blob before the kill is not what it was: the digest of the whole must tell.
+fn spoil_beginnings(run: &Run, dice: &mut Dice) {
+    let store = run.ground.store();
+    let mut beginnings = files(&store.join("partial"));
+    beginnings.extend(files(&store.join("ingest")));
+    for path in &beginnings {
+        let length = path.metadata().map_or(0, |file| file.len());
+        match dice.below(3) {
+            0 => shorten(path, dice),
+            1 if length > 0 => flip(path, dice.below(length)),
+            _ => continue,
+        }
+        one(&run.tally.damaged);
+    }
 }
 
 /// The disk is full for a while; at times the mirror is killed meanwhile, and starts on the full disk.
@@ -105,9 +125,16 @@ fn flip_manifest(records: &[PathBuf], dice: &mut Dice) {
     if content == 0 {
         return;
     }
-    let at = line + 1 + dice.index(content);
-    if let Ok(file) = OpenOptions::new().write(true).open(path) {
-        let _ = file.write_all_at(&[bytes[at] ^ 0x20], at as u64);
+    flip(path, (line + 1 + dice.index(content)) as u64);
+}
+
+/// One bit of a file.
+fn flip(path: &Path, at: u64) {
+    let mut byte = [0];
+    if let Ok(file) = OpenOptions::new().read(true).write(true).open(path)
+        && file.read_exact_at(&mut byte, at).is_ok()
+    {
+        let _ = file.write_all_at(&[byte[0] ^ 0x20], at);
     }
 }
 

@@ -19,6 +19,7 @@
 //! - `any_request`: requests of no kind at all
 //! - `auth`: tokens, passwords, redirects; and where none of them may go
 //! - `headers`: what every answer says about itself
+//! - `lessons`: what users of other mirrors suffered from
 //! - `layers`: the arrows of `src/lib.rs`
 //! - `crash`: killed at any instant, nothing committed is lost and nothing wrong is served
 //! - `limits`: the store stays within its limit, and what has no room passes through
@@ -51,6 +52,7 @@ mod fake_registry;
 mod headers;
 mod herd;
 mod layers;
+mod lessons;
 mod limits;
 mod media_types;
 mod ownership;
