@@ -16,6 +16,7 @@
 //! - `outages`: dockerd and containerd pull what is stored, whatever upstream does
 //! - `disks`, `disk_trouble`: the disk of the store is full, read-only, forbidden, gone or broken
 //! - `large_blob`: a gibibyte in pieces, and through a `kill -9`
+//! - `system_calls`: the program is killed between any two system calls, and failed by any of them
 //! - `metrics`: Prometheus and its linter read the metrics
 //! - `unit_file`: systemd and Prometheus read what is in `deploy/`
 #![allow(
@@ -53,4 +54,5 @@ mod lists;
 mod metrics;
 mod outages;
 mod parallel_fetch;
+mod system_calls;
 mod unit_file;
