@@ -19,6 +19,9 @@ const MIB: u64 = 1024 * 1024;
 /// Blows until the run is over.
 pub fn blow(run: &Run) {
     let mut dice = run.dice(2);
+    run.sleep(dice.millis(500, 1500));
+    // Once at least, however short the run.
+    kill(run, &mut dice);
     while !run.is_over() {
         run.sleep(dice.millis(50, 500));
         match dice.below(100) {

@@ -119,7 +119,7 @@ impl World {
             let manifest = self.image(&repo, &format!("{number}/{image}"), layers);
             repo.manifests.push(manifest);
         }
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             let index = self.index(&repo);
             repo.manifests.push(index);
         }
