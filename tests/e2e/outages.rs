@@ -181,9 +181,12 @@ fn endure(client: &dyn Puller, hub: &FakeRegistry, references: [String; 2]) {
             let row = pull_in(client, reference, trouble, usual);
             Trouble::None.begin(hub);
             if row.wrong.is_some() {
-                // One row says nothing about the next.
-                std::thread::sleep(LONGER);
-                client.pull(reference).unwrap();
+                // One row says nothing about the next: what was forgotten, or is refused for a while, is there again.
+                let deadline = Instant::now() + Duration::from_secs(30);
+                while let Err(words) = client.pull(reference) {
+                    assert!(Instant::now() < deadline, "it does not heal: {words}");
+                    std::thread::sleep(Duration::from_millis(500));
+                }
                 client.forget();
             }
             rows.push(row);
