@@ -24,6 +24,8 @@
 //! - `limits`: the store stays within its limit, and what has no room passes through
 //! - `damage`: what is damaged on disk is fetched again and not served
 //! - `server`: limits of connections, TLS and HTTP/2, the admin address, the log, the end
+//! - `fairness`: one greedy client cannot starve the rest
+//! - `hostile`: clients that mean harm, byte by byte and frame by frame
 //! - `resume`: a transfer that breaks off goes on where it was
 //! - `proxy`: upstreams through proxies and over TLS, and upstreams that are silent or gone
 //! - `commands`: the command line, its messages and its exit codes
@@ -45,9 +47,11 @@ mod clients;
 mod commands;
 mod crash;
 mod damage;
+mod fairness;
 mod fake_registry;
 mod headers;
 mod herd;
+mod hostile;
 mod layers;
 mod limits;
 mod media_types;
