@@ -71,7 +71,7 @@ fn nothing_written_is_a_docker_hub_mirror() {
         per_client.requests,
         per_client.fills,
     );
-    assert_eq!(of_client, (Some(7500), Some(1000), Some(64)));
+    assert_eq!(of_client, (Some(7500), Some(1000), Some(256)));
     assert_eq!(config.store.path, Path::new("/home/u/.cache/pierglass"));
     assert_eq!(
         (config.store.max_size, config.store.min_free),

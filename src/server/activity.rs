@@ -67,7 +67,8 @@ impl Activity {
                 stalled
             };
             match limit.checked_sub(self.quiet_for()) {
-                Some(left) if !left.is_zero() => sleep(left).await,
+                // A request may come meanwhile, for which the other limit holds.
+                Some(left) if !left.is_zero() => sleep(left.min(idle).min(stalled)).await,
                 _ => return,
             }
         }
@@ -110,6 +111,18 @@ mod tests {
         let started = Instant::now();
         activity.ceases(IDLE, STALLED).await;
         assert!(started.elapsed() >= IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_stalls_waited_for_the_limit_of_idle_ones() {
+        let activity = Arc::new(Activity::default());
+        let begin = async {
+            sleep(Duration::from_secs(1)).await;
+            Open::new(&activity)
+        };
+        let started = Instant::now();
+        let ((), _open) = tokio::join!(activity.ceases(IDLE, STALLED), begin);
+        assert!(started.elapsed() <= STALLED * 2, "{:?}", started.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
