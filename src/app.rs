@@ -216,7 +216,7 @@ fn limits(settings: &server::Settings, places: Arc<Places>) -> Limits {
 /// As many places as configured, but never so many that no file could be opened any more.
 fn limits_for_clients(settings: &server::Settings, files: u64, metrics: &Metrics) -> Limits {
     let wanted = settings.max_connections;
-    let possible = usize::try_from(files / 4 * 3).unwrap_or(usize::MAX).max(1);
+    let possible = connections_within(files);
     if wanted > possible {
         tracing::warn!(
             max_connections = wanted,
@@ -227,6 +227,11 @@ fn limits_for_clients(settings: &server::Settings, files: u64, metrics: &Metrics
     }
     let places = Places::new(wanted.min(possible), settings.per_client, metrics);
     limits(settings, places)
+}
+
+/// The rest is for blobs, upstreams and the store.
+fn connections_within(files: u64) -> usize {
+    usize::try_from(files / 4 * 3).unwrap_or(usize::MAX).max(1)
 }
 
 fn limits_for_admin(settings: &server::Settings, metrics: &Metrics) -> Limits {
@@ -283,4 +288,16 @@ fn raise_file_limit() -> u64 {
         }
     };
     now.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_never_take_the_last_file() {
+        assert_eq!(connections_within(0), 1);
+        assert_eq!(connections_within(1024), 768);
+        assert!(connections_within(u64::MAX) > 1 << 40);
+    }
 }
