@@ -229,6 +229,7 @@ async fn a_client_may_be_allowed_everything() {
 }
 
 /// As many connections as there are places by default, unless this machine has too few file descriptors for that.
+#[allow(clippy::print_stdout, reason = "a figure for the documentation")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_idle_connections_keep_nobody_out() {
     let mut files = getrlimit(Resource::Nofile);
@@ -307,6 +308,5 @@ async fn clients_that_read_nothing_cost_little_memory() {
     let answer = get(&mirror, OTHER, &format!("/v2/a/b/blobs/{digest}")).await;
     assert_eq!(digest_of(&answer.unwrap().body), digest);
     let each = mirror.rss().saturating_sub(before) / 64;
-    println!("{each} bytes of memory for each client that reads nothing");
     assert!(each < 512 * 1024, "{each}");
 }

@@ -598,7 +598,6 @@ async fn http2_streams_that_are_never_read() {
     }
     scene.assert_served().await;
     let grown = scene.mirror.rss().saturating_sub(before);
-    println!("{grown} bytes of memory for 512 streams that are never read");
     assert!(grown < 96 * MIB, "{grown}");
     for stream in &mut all {
         ends(stream).await;
