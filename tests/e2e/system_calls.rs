@@ -34,6 +34,7 @@ const CHANGES: &[&str] = &[
 const MOST: usize = 60;
 
 /// strace, attached to all threads of a program.
+#[expect(dead_code, reason = "ends strace when it is dropped")]
 struct Tampering(Program);
 
 impl Tampering {

@@ -25,6 +25,8 @@
 //! - `limits`: the store stays within its limit, and what has no room passes through
 //! - `damage`: what is damaged on disk is fetched again and not served
 //! - `server`: limits of connections, TLS and HTTP/2, the admin address, the log, the end
+//! - `fairness`: one greedy client cannot starve the rest
+//! - `hostile`: clients that mean harm, byte by byte and frame by frame
 //! - `resume`: a transfer that breaks off goes on where it was
 //! - `partials`: also across a crash and a long outage
 //! - `trouble`: a disk that fails costs no pull
@@ -48,9 +50,11 @@ mod clients;
 mod commands;
 mod crash;
 mod damage;
+mod fairness;
 mod fake_registry;
 mod headers;
 mod herd;
+mod hostile;
 mod layers;
 mod lessons;
 mod limits;
