@@ -188,7 +188,7 @@ fn recover(mirror: &Mirror) {
 fn endure(puller: &dyn Puller, hub: &FakeRegistry, mirror: &Mirror, references: [String; 2]) {
     let mut rows: Vec<Row> = Vec::new();
     for reference in &references {
-        let cold = pull_in(client, reference, Trouble::None, Duration::from_secs(60));
+        let cold = pull_in(puller, reference, Trouble::None, Duration::from_secs(60));
         assert_eq!(cold.wrong, None);
         // What it takes from the store while nothing is wrong: the longer of two.
         let mut usual = Duration::ZERO;
@@ -201,7 +201,7 @@ fn endure(puller: &dyn Puller, hub: &FakeRegistry, mirror: &Mirror, references: 
         }
         for trouble in TROUBLES {
             let fault = trouble.begin(hub);
-            rows.push(pull_in(client, reference, trouble, usual));
+            rows.push(pull_in(puller, reference, trouble, usual));
             if let Some(fault) = fault.filter(|_| !reference.contains('@')) {
                 assert!(hub.struck(fault) > 0, "{trouble:?}: upstream was not asked");
             }
