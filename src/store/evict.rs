@@ -188,15 +188,7 @@ impl Store {
         let _moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
         let victims = self.index.take_victims(bytes);
         for (key, cost) in &victims {
-            if let Key::Manifest(id) = key {
-                self.records.forget_manifest(&id.0, &id.1);
-            }
-            if let Key::Tag(id) = key {
-                self.records.forget_tag(&id.0, &id.1);
-            }
-            if let Key::Listing(id) = key {
-                self.listings.forget(id);
-            }
+            self.forget_record(key);
             self.metrics.evicted_bytes.inc_by(*cost);
             self.trash_counted(&self.layout.path(key), *cost);
         }

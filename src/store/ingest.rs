@@ -245,6 +245,7 @@ impl Ingest {
     async fn publish(mut self, file: Arc<File>) -> Result<u64, Failure> {
         let publish = move || {
             length::note(&file, self.written);
+            super::scrub::note_checked(&file);
             file.sync_all()?;
             let key = Key::Blob(self.digest.clone());
             let path = std::mem::take(&mut self.path);

@@ -1,0 +1,163 @@
+//! Reading again what is stored: does it still have its digest?
+//!
+//! For blocking threads. Whoever checks reads what nobody asked for, so it leaves the page cache as it
+//! found it: what clients use stays, what only the check brought in goes out again.
+
+use std::fs::{self, File};
+use std::io::{self, IoSliceMut, Read};
+use std::num::NonZeroU64;
+use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, fadvise};
+use rustix::io::{Errno, ReadWriteFlags};
+
+use crate::oci::digest::Digest;
+
+use super::layout::{Found, Key, Layout};
+use super::reader::read_blocking;
+use super::records;
+
+/// How much is read at a time.
+pub(super) const PIECE: usize = 256 * 1024;
+
+/// What is wrong with a file.
+#[derive(Debug)]
+pub(super) enum Damage {
+    /// It has another digest.
+    Digest(Digest),
+    /// The disk does not give its bytes back.
+    Unreadable(io::Error),
+    /// A record that does not parse, or holds a manifest other than its own.
+    Record,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Digest(found) => write!(f, "its bytes have the digest {found}"),
+            Self::Unreadable(error) => write!(f, "it cannot be read: {error}"),
+            Self::Record => f.write_str("it does not hold what it was written with"),
+        }
+    }
+}
+
+/// The file of an entry, read to its end.
+pub(super) struct Checked {
+    pub(super) file: File,
+    pub(super) damage: Option<Damage>,
+}
+
+/// Hashes the file of an entry, telling `pace` of each piece.
+///
+/// `Ok(None)`: the file is gone, or `pace` broke off. An error says that the file could not be looked at,
+/// which is no word about its content.
+pub(super) fn entry(
+    layout: &Layout,
+    key: &Key,
+    pace: impl FnMut(u64) -> ControlFlow<()>,
+) -> io::Result<Option<Checked>> {
+    let file = match File::open(layout.path(key)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let damage = match key {
+        Key::Blob(digest) => match hash(&file, digest, pace) {
+            Ok(None) => return Ok(None),
+            Ok(Some(found)) => (found != *digest).then_some(Damage::Digest(found)),
+            Err(error) => Some(Damage::Unreadable(error)),
+        },
+        record => match read_whole(&file, pace) {
+            Ok(bytes) => (!records::is_intact(record, bytes)).then_some(Damage::Record),
+            Err(error) => Some(Damage::Unreadable(error)),
+        },
+    };
+    Ok(Some(Checked { file, damage }))
+}
+
+/// Whether `file` is what stands at `path` now: it could have been replaced since it was opened.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    let same = |a: &fs::Metadata, b: &fs::Metadata| a.dev() == b.dev() && a.ino() == b.ino();
+    match (file.metadata(), path.metadata()) {
+        (Ok(file), Ok(path)) => same(&file, &path),
+        _ => false,
+    }
+}
+
+fn read_whole(
+    mut file: &File,
+    mut pace: impl FnMut(u64) -> ControlFlow<()>,
+) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let count = file.read_to_end(&mut bytes)?;
+    // Small as it is, it is judged before anything breaks off.
+    let _ = pace(count as u64);
+    Ok(bytes)
+}
+
+fn hash(
+    file: &File,
+    digest: &Digest,
+    mut pace: impl FnMut(u64) -> ControlFlow<()>,
+) -> io::Result<Option<Digest>> {
+    // Without readahead, or the next piece would look as if somebody used it.
+    let _ = fadvise(file, 0, None, Advice::Random);
+    let mut hasher = digest.hasher();
+    let mut buffer = vec![0; PIECE];
+    let mut position = 0;
+    loop {
+        let count = read_gently(file, &mut buffer, position)?;
+        if count == 0 {
+            return Ok(Some(hasher.finish()));
+        }
+        hasher.update(buffer.get(..count).unwrap_or_default());
+        position += count as u64;
+        if pace(count as u64).is_break() {
+            return Ok(None);
+        }
+    }
+}
+
+/// Reads from the page cache, or else from the disk and out of the cache again.
+///
+/// `POSIX_FADV_NOREUSE` would be shorter, and does nothing before Linux 6.3.
+fn read_gently(file: &File, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+    let slices = &mut [IoSliceMut::new(buffer)];
+    match rustix::io::preadv2(file, slices, position, ReadWriteFlags::NOWAIT) {
+        Ok(count) if count > 0 => return Ok(count),
+        // The end, not in the cache, or a file system that does not know the flag: the plain way tells.
+        Ok(_) | Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+        }
+        Err(errno) => return Err(errno.into()),
+    }
+    let count = read_blocking(file, buffer, position)?;
+    let _ = fadvise(
+        file,
+        position,
+        NonZeroU64::new(count as u64),
+        Advice::DontNeed,
+    );
+    Ok(count)
+}
+
+/// Walks through the files of a directory below the root that are entries, until `visit` breaks off.
+pub(super) fn walk(
+    layout: &Layout,
+    directory: &Path,
+    visit: &mut impl FnMut(Key, PathBuf) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    // What vanishes meanwhile was evicted; what cannot be listed, the scan at the start has complained about.
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let (path, kind) = (entry.path(), entry.file_type());
+        if kind.as_ref().is_ok_and(fs::FileType::is_dir) {
+            walk(layout, &path, visit)?;
+        } else if let Found::Entry(key) = layout.read(&path)
+            && kind.is_ok_and(|kind| kind.is_file())
+        {
+            visit(key, path)?;
+        }
+    }
+    ControlFlow::Continue(())
+}
