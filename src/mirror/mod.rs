@@ -5,7 +5,7 @@
 //! server's work.
 //!
 //! Reading order: this file (the values), [`manifest`], `tag` and [`blob`] (the decisions), [`listing`] and
-//! `referrers`, [`search`] and `catalog` (what there is to pull), [`freshness`] (pure), `fill` (a blob on its way into the store), [`ahead`] (reading what it has not reached), [`bypass`]
+//! `referrers`, [`search`] and `catalog` (what there is to pull), [`images`] (by the names people use), [`freshness`] (pure), `fill` (a blob on its way into the store), [`ahead`] (reading what it has not reached), [`bypass`]
 //! (a blob that has no room there).
 
 pub mod ahead;
@@ -14,6 +14,7 @@ pub mod bypass;
 mod catalog;
 mod fill;
 pub mod freshness;
+pub mod images;
 pub mod listing;
 pub mod manifest;
 mod negative;

@@ -128,8 +128,8 @@ fn read_gently(file: &File, buffer: &mut [u8], position: u64) -> io::Result<usiz
     match rustix::io::preadv2(file, slices, position, ReadWriteFlags::NOWAIT) {
         Ok(count) if count > 0 => return Ok(count),
         // The end, not in the cache, or a file system that does not know the flag: the plain way tells.
-        Ok(_) | Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
-        }
+        Ok(_)
+        | Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
         Err(errno) => return Err(errno.into()),
     }
     let count = read_blocking(file, buffer, position)?;

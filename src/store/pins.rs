@@ -232,14 +232,22 @@ impl Images {
     /// Exchanges what an image comes to; returns the keys that became pinned, and those that are no more.
     fn exchange(&mut self, before: &Trace, after: &Trace) -> (Vec<Key>, Vec<Key>) {
         let (mut pinned, mut unpinned) = (Vec::new(), Vec::new());
-        for key in after.keys.keys().filter(|key| !before.keys.contains_key(key)) {
+        for key in after
+            .keys
+            .keys()
+            .filter(|key| !before.keys.contains_key(key))
+        {
             let count = self.shared.entry(key.clone()).or_default();
             *count += 1;
             if *count == 1 {
                 pinned.push(key.clone());
             }
         }
-        for key in before.keys.keys().filter(|key| !after.keys.contains_key(key)) {
+        for key in before
+            .keys
+            .keys()
+            .filter(|key| !after.keys.contains_key(key))
+        {
             let left = self.shared.get_mut(key).map(|count| {
                 *count = count.saturating_sub(1);
                 *count
@@ -364,6 +372,7 @@ impl Store {
 
     /// Traces every pinned image, before the first eviction.
     pub(super) fn follow_all_pins(&self) {
+        self.count_file();
         self.follow_where(|_| true);
         let pins = self.pins_now();
         if !pins.fit() {
@@ -377,7 +386,12 @@ impl Store {
 
     fn follow_where(&self, concerned: impl Fn(&Image) -> bool) {
         let mut images = self.pins.images();
-        let concerned: Vec<_> = images.traces.keys().filter(|image| concerned(image)).cloned().collect();
+        let concerned: Vec<_> = images
+            .traces
+            .keys()
+            .filter(|image| concerned(image))
+            .cloned()
+            .collect();
         for image in concerned {
             self.follow(&mut images, &image);
         }
@@ -411,8 +425,12 @@ impl Store {
                 trace.keys.insert(Key::tag(name, tag), optional);
                 let record = self.tag_now(name, tag);
                 let known = record.map(|record| (record.digest.clone(), record.held.clone()));
-                let (digest, held) = known.map_or((None, None), |(digest, held)| (Some(digest), held));
-                [digest, held, before.last.clone()].into_iter().flatten().collect()
+                let (digest, held) =
+                    known.map_or((None, None), |(digest, held)| (Some(digest), held));
+                [digest, held, before.last.clone()]
+                    .into_iter()
+                    .flatten()
+                    .collect()
             }
         };
         let here = candidates
@@ -457,8 +475,21 @@ impl Store {
         true
     }
 
+    /// Counts the file that an earlier process left.
+    fn count_file(&self) {
+        let mut images = self.pins.images();
+        if let (0, Ok(file)) = (images.counted, self.layout.pins().metadata()) {
+            images.counted = cost(file.len());
+            self.index.add_overhead(images.counted);
+        }
+    }
+
     fn note_names(&self, images: &Images) {
-        let mut names = self.pins.names.write().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self
+            .pins
+            .names
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         *names = images.names();
     }
 

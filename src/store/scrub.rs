@@ -51,7 +51,9 @@ fn last_checked(path: &Path) -> u64 {
 }
 
 fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
 }
 
 /// What the store holds so that the thread ends with it.
@@ -123,7 +125,10 @@ impl Scrub {
     fn due(&self) -> Option<Due> {
         let now = unix_seconds(SystemTime::now());
         // Of a clock that was set back, what it noted before is as good as nothing.
-        let age = |checked: u64| now.checked_sub(checked).map_or(self.every, Duration::from_secs);
+        let age = |checked: u64| {
+            now.checked_sub(checked)
+                .map_or(self.every, Duration::from_secs)
+        };
         let mut oldest = BinaryHeap::new();
         let mut rest = self.every;
         // Of the layout alone, so that the store is not held for the length of a walk.
