@@ -23,6 +23,10 @@
 //! - `crash`: killed at any instant, nothing committed is lost and nothing wrong is served
 //! - `limits`: the store stays within its limit, and what has no room passes through
 //! - `damage`: what is damaged on disk is fetched again and not served
+//! - `scrub`: what is damaged on disk is found though nobody asks for it
+//! - `verify`: what is damaged on disk is found because somebody asks, running or not
+//! - `pins`: what is pinned is never evicted
+//! - `admin`: the admin API, and who may not use it
 //! - `server`: limits of connections, TLS and HTTP/2, the admin address, the log, the end
 //! - `resume`: a transfer that breaks off goes on where it was
 //! - `proxy`: upstreams through proxies and over TLS, and upstreams that are silent or gone
@@ -38,6 +42,7 @@
 
 mod support;
 
+mod admin;
 mod any_request;
 mod auth;
 mod catalog;
@@ -52,14 +57,17 @@ mod layers;
 mod limits;
 mod media_types;
 mod ownership;
+mod pins;
 mod proxy;
 mod range_model;
 mod ranges;
 mod referrers;
 mod resume;
 mod routing;
+mod scrub;
 mod search;
 mod server;
 mod tags;
 mod tags_list;
+mod verify;
 mod wrong_content;
