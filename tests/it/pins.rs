@@ -49,8 +49,8 @@ fn is_stored(store: &Path, image: &Image) -> bool {
 async fn storm(registry: &FakeRegistry, mirror: &Mirror, seeds: std::ops::Range<u64>) {
     let store = mirror.store_path();
     for seed in seeds {
-        let digest = registry.put_generated_blob("storm", 10_000 + seed, MIB);
-        let url = mirror.blob_url("storm", &digest);
+        let digest = registry.put_generated_blob("x/storm", 10_000 + seed, MIB);
+        let url = mirror.blob_url("x/storm", &digest);
         download(&url, &[]).await.unwrap().assert_is(&digest);
         eventually(PATIENCE, "the commit", || blobs(&store).contains(&digest));
     }
@@ -158,7 +158,8 @@ async fn pins_survive_a_kill_and_count_from_the_first_eviction_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pin_follows_its_tag() {
     let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(config(&registry, "20MiB").tag_ttl("0s"));
+    let config = MirrorConfig::for_upstream(&registry).tag_ttl("0s");
+    let mirror = Mirror::start(config.max_size("20MiB"));
     let store = mirror.store_path();
     let (old, new) = (Image::random(1, &[3 * SIZE]), Image::random(2, &[3 * SIZE]));
     // Before it is there: it counts from the moment it arrives.
