@@ -22,7 +22,7 @@ pub fn run(arguments: &Verify, config: &Config) -> ExitCode {
         Target::AtRest(store) => {
             report.place(&config.store.path.display().to_string());
             store.verify(arguments.repair, &mut |event| {
-                report.take(event);
+                report.take(&event);
                 ControlFlow::Continue(())
             });
             Ok(())
@@ -57,7 +57,7 @@ async fn ask(admin: &Admin, report: &mut Report) -> Result<(), String> {
     report.place(&format!("the mirror at {}", admin.url()));
     while let Some(line) = lines.next().await? {
         let event = serde_json::from_slice(&line);
-        report.take(event.map_err(|error| format!("the mirror's answer is none: {error}"))?);
+        report.take(&event.map_err(|error| format!("the mirror's answer is none: {error}"))?);
     }
     Ok(())
 }
@@ -99,14 +99,14 @@ impl Report {
         place.clone_into(&mut self.place);
     }
 
-    fn take(&mut self, event: Event) {
+    fn take(&mut self, event: &Event) {
         if self.json {
-            print(&serde_json::to_string(&event).unwrap_or_default());
+            print(&serde_json::to_string(event).unwrap_or_default());
         } else {
-            self.show(&event);
+            self.show(event);
         }
         if let Event::End(summary) = event {
-            self.end = Some(summary);
+            self.end = Some(*summary);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Reading again what is stored: does it still have its digest?
 //!
 //! For blocking threads. Whoever checks reads what nobody asked for, so it leaves the page cache as it
-//! found it: what clients use stays, what only the check brought in goes out again.
+//! found it, give or take a piece: what clients use stays, what only the check brought in goes out again.
 
 use std::fs::{self, File};
 use std::io::{self, IoSliceMut, Read};
@@ -108,11 +108,14 @@ fn hash(
     let mut buffer = vec![0; PIECE];
     let mut position = 0;
     loop {
-        let count = read_gently(file, &mut buffer, position)?;
+        // Up to the end of a piece, not a piece: or what is put out would reach into the next one.
+        let within = (position % PIECE as u64) as usize;
+        let space = buffer.get_mut(within..).unwrap_or_default();
+        let count = read_gently(file, space, position)?;
         if count == 0 {
             return Ok(Some(hasher.finish()));
         }
-        hasher.update(buffer.get(..count).unwrap_or_default());
+        hasher.update(space.get(..count).unwrap_or_default());
         position += count as u64;
         if pace(count as u64).is_break() {
             return Ok(None);
@@ -160,4 +163,97 @@ pub(super) fn walk(
         }
     }
     ControlFlow::Continue(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::super::{FoundBy, Settings, Store};
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn store(root: &Path) -> Arc<Store> {
+        let settings = Settings {
+            path: root.to_path_buf(),
+            max_size: 1 << 30,
+            min_free: 0,
+            scrub_rate: 0,
+            scrub_every: Duration::from_secs(1),
+        };
+        Store::open(settings, Arc::new(Metrics::new().unwrap())).unwrap()
+    }
+
+    async fn commit(store: &Arc<Store>, bytes: &'static [u8]) -> Key {
+        let digest = Digest::of(bytes);
+        let ingest = store.ingest(digest.clone(), Some(bytes.len() as u64));
+        let (mut ingest, _growing) = ingest.await.unwrap();
+        ingest
+            .append(vec![Bytes::from_static(bytes)])
+            .await
+            .unwrap();
+        let verified = ingest.verify().unwrap();
+        ingest.commit(verified).await.unwrap();
+        Key::Blob(digest)
+    }
+
+    #[tokio::test]
+    async fn a_blob_committed_while_its_damaged_predecessor_was_read_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let store = store(root.path());
+        let key = commit(&store, b"some content").await;
+        let path = store.layout.path(&key);
+        fs::write(&path, b"some c0ntent").unwrap();
+        let checked = entry(&store.layout, &key, |_| ControlFlow::Continue(()));
+        let Checked { file, damage } = checked.unwrap().unwrap();
+        let damage = damage.unwrap();
+        assert!(matches!(damage, Damage::Digest(_)), "{damage}");
+
+        commit(&store, b"some content").await;
+        assert!(!store.drop_if_still(&key, &file, &damage, FoundBy::Scrub));
+        assert_eq!(fs::read(&path).unwrap(), b"some content");
+        assert!(store.index.contains(&key));
+
+        // Whereas what is still there goes, from the disk and from the index.
+        fs::write(&path, b"s0me content").unwrap();
+        let checked = entry(&store.layout, &key, |_| ControlFlow::Continue(()));
+        let Checked { file, damage } = checked.unwrap().unwrap();
+        assert!(store.drop_if_still(&key, &file, &damage.unwrap(), FoundBy::Scrub));
+        assert!(!path.exists());
+        assert!(!store.index.contains(&key));
+    }
+
+    #[tokio::test]
+    async fn what_only_the_check_read_does_not_stay_in_the_page_cache() {
+        // Not in memory, as /tmp may be: the page cache of a disk.
+        let root = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = root.path().join("file");
+        let bytes = vec![7; 8 * PIECE + 100];
+        fs::write(&path, &bytes).unwrap();
+        let file = File::open(&path).unwrap();
+        file.sync_all().unwrap();
+        let is_cached = |position: usize| {
+            let mut byte = [0];
+            let slices = &mut [IoSliceMut::new(&mut byte)];
+            let read = rustix::io::preadv2(&file, slices, position as u64, ReadWriteFlags::NOWAIT);
+            read == Ok(1)
+        };
+        fadvise(&file, 0, None, Advice::Random).unwrap();
+        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+        if is_cached(PIECE) {
+            // A file system without a cache to speak of, or without a say over it.
+            return;
+        }
+        // Somebody uses one piece.
+        read_blocking(&file, &mut vec![0; PIECE], 4 * PIECE as u64).unwrap();
+        let check = File::open(&path).unwrap();
+        let digest = Digest::of(&bytes);
+        let found = hash(&check, &digest, |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(found, Some(digest));
+        assert!(is_cached(4 * PIECE + 1), "what was used stays");
+        assert!(!is_cached(6 * PIECE + 1), "what was not goes again");
+    }
 }

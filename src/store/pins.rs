@@ -269,7 +269,7 @@ impl Store {
     /// The pins cannot be written; nothing is pinned then.
     pub async fn pin(self: &Arc<Self>, image: Image) -> io::Result<bool> {
         let store = Arc::clone(self);
-        finished(run(move || store.pin_now(image)).await)
+        finished(run(move || store.pin_now(&image)).await)
     }
 
     /// Lets go of an image; false if it was not pinned.
@@ -293,18 +293,18 @@ impl Store {
         })
     }
 
-    fn pin_now(&self, image: Image) -> io::Result<bool> {
+    fn pin_now(&self, image: &Image) -> io::Result<bool> {
         let mut images = self.pins.images();
-        if images.traces.contains_key(&image) {
+        if images.traces.contains_key(image) {
             return Ok(false);
         }
         images.traces.insert(image.clone(), Trace::default());
         if let Err(error) = self.write_pins(&mut images) {
-            images.traces.remove(&image);
+            images.traces.remove(image);
             return Err(error);
         }
         self.note_names(&images);
-        self.follow(&mut images, &image);
+        self.follow(&mut images, image);
         Ok(true)
     }
 
