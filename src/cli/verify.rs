@@ -81,7 +81,7 @@ impl Report {
                 false => ProgressDrawTarget::hidden(),
             },
         );
-        let style = "{bar:30} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left  {msg}";
+        let style = "{bar:24} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left";
         // The template is ours; if it were wrong, the default would do.
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style);
@@ -115,12 +115,10 @@ impl Report {
             Event::Begin { files, bytes } => {
                 self.bar.set_length(*bytes);
                 let size = format_size(*bytes);
-                self.line(&format!("reading {files} files, {size}: {}", self.place));
+                let files = count(*files);
+                self.line(&format!("reading {files}, {size}: {}", self.place));
             }
-            Event::Progress { files, bytes } => {
-                self.bar.set_position(*bytes);
-                self.bar.set_message(format!("{files} files"));
-            }
+            Event::Progress { bytes, .. } => self.bar.set_position(*bytes),
             Event::Damaged {
                 kind,
                 name,
@@ -143,6 +141,13 @@ impl Report {
     }
 }
 
+fn count(files: u64) -> String {
+    match files {
+        1 => "1 file".to_owned(),
+        files => format!("{files} files"),
+    }
+}
+
 fn words(summary: &Summary) -> String {
     let Summary {
         files,
@@ -151,7 +156,7 @@ fn words(summary: &Summary) -> String {
         dropped,
         unchecked,
     } = *summary;
-    let read = format!("read {files} files, {}", format_size(bytes));
+    let read = format!("read {}, {}", count(files), format_size(bytes));
     let found = match (damaged, damaged - dropped.min(damaged)) {
         (0, _) => "nothing is damaged".to_owned(),
         (damaged, 0) => format!("{damaged} damaged and dropped; fetched again when asked for"),
