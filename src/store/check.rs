@@ -242,18 +242,24 @@ mod tests {
             read == Ok(1)
         };
         fadvise(&file, 0, None, Advice::Random).unwrap();
-        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
-        if is_cached(PIECE) {
-            // A file system without a cache to speak of, or without a say over it.
-            return;
-        }
-        // Somebody uses one piece.
-        read_blocking(&file, &mut vec![0; PIECE], 4 * PIECE as u64).unwrap();
-        let check = File::open(&path).unwrap();
         let digest = Digest::of(&bytes);
-        let found = hash(&check, &digest, |_| ControlFlow::Continue(())).unwrap();
-        assert_eq!(found, Some(digest));
-        assert!(is_cached(4 * PIECE + 1), "what was used stays");
-        assert!(!is_cached(6 * PIECE + 1), "what was not goes again");
+        let attempt = || {
+            fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+            if is_cached(PIECE) {
+                // A file system without a cache to speak of, or without a say over it.
+                return true;
+            }
+            // Somebody uses one piece.
+            read_blocking(&file, &mut vec![0; PIECE], 4 * PIECE as u64).unwrap();
+            let check = File::open(&path).unwrap();
+            let found = hash(&check, &digest, |_| ControlFlow::Continue(())).unwrap();
+            assert_eq!(found.as_ref(), Some(&digest));
+            is_cached(4 * PIECE + 1) && !is_cached(6 * PIECE + 1)
+        };
+        // The kernel takes it as advice, which it may not follow while the machine is busy.
+        assert!(
+            (0..20).any(|_| attempt()),
+            "what was used stays, the rest goes"
+        );
     }
 }
