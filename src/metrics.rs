@@ -49,6 +49,12 @@ pub struct Metrics {
     pub store_blobs: IntGauge,
     /// Bytes removed to make room.
     pub evicted_bytes: IntCounter,
+    /// Bytes of what is stored that are pinned.
+    pub store_pinned: Gauge,
+    /// Stored content that was found damaged and dropped: found_by.
+    pub damaged: IntCounterVec,
+    /// Bytes that the check behind the requests has read.
+    pub scrubbed_bytes: IntCounter,
     /// Ingests that did not become a blob: reason.
     pub ingest_failures: IntCounterVec,
     /// Failures of the disk the store is on: cause.
@@ -171,6 +177,26 @@ impl Metrics {
                 IntCounter::new(
                     "pierglass_store_evicted_bytes_total",
                     "Bytes removed to make room.",
+                )?,
+            )?,
+            store_pinned: register(
+                r,
+                Gauge::new(
+                    "pierglass_store_pinned_bytes",
+                    "Bytes of what is stored that are pinned and not evicted.",
+                )?,
+            )?,
+            damaged: counters(
+                r,
+                "pierglass_store_damaged_total",
+                "Stored content found damaged and dropped.",
+                &["found_by"],
+            )?,
+            scrubbed_bytes: register(
+                r,
+                IntCounter::new(
+                    "pierglass_store_scrubbed_bytes_total",
+                    "Bytes read again to see whether they are still what they were.",
                 )?,
             )?,
             ingest_failures: counters(

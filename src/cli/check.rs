@@ -1,6 +1,5 @@
 //! `pierglass check`: is the configuration right, and do the upstreams take it?
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,10 +10,7 @@ use crate::config::{Config, Mistakes};
 use crate::metrics::Metrics;
 use crate::upstream::{Error, Upstream, Upstreams};
 
-use super::Check;
-
-const FAILED: u8 = 1;
-const USAGE: u8 = 64;
+use super::{Check, FAILED, USAGE, complain, print};
 
 /// What Docker Hub offers for this very purpose: a repository whose HEAD shows the quota and costs none.
 const QUOTA_PROBE: (&str, &str) = ("ratelimitpreview/test", "latest");
@@ -183,13 +179,4 @@ fn table(reports: &[Report]) -> String {
 
 fn json(value: &serde_json::Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
-}
-
-fn print(text: &str) {
-    // A closed pipe is the reader's decision.
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "pierglass: {text}");
 }

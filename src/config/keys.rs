@@ -66,6 +66,8 @@ keys! {
     STORE_PATH: "store.path", "Default: $STATE_DIRECTORY, else $XDG_CACHE_HOME/pierglass, else ~/.cache/pierglass.";
     STORE_MAX_SIZE: "store.max_size" = "50GiB", "All that is stored, ingests in progress included.";
     STORE_MIN_FREE: "store.min_free" = "1GiB", "Of the file system, always left alone.";
+    STORE_SCRUB_RATE: "store.scrub_rate" = "8MiB", "Bytes a second read again to find damage on disk; 0 turns that off.";
+    STORE_SCRUB_EVERY: "store.scrub_every" = "7d", "How long a blob goes without being read again.";
 
     FRESHNESS_TAG_TTL: "freshness.tag_ttl" = "60s", "A tag is served this long without asking upstream.";
     FRESHNESS_MAX_STALE: "freshness.max_stale" = "30d", "Upstream unreachable or limiting: how old a tag may be served.";

@@ -243,6 +243,8 @@ fn store(reader: &mut Reader<'_>, environment: &Environment) -> Result<store::Se
     let path = reader.optional(&keys::STORE_PATH, value::path);
     let max_size = reader.required(&keys::STORE_MAX_SIZE, value::size(1, MAX_STORE));
     let min_free = reader.required(&keys::STORE_MIN_FREE, value::size(0, MAX_FREE));
+    let scrub_rate = reader.required(&keys::STORE_SCRUB_RATE, value::size(0, MAX_STORE));
+    let scrub_every = reader.required(&keys::STORE_SCRUB_EVERY, value::timeout);
 
     let path = path?
         .or_else(|| environment.default_store())
@@ -257,6 +259,8 @@ fn store(reader: &mut Reader<'_>, environment: &Environment) -> Result<store::Se
         path: path?,
         max_size: max_size?,
         min_free: min_free?,
+        scrub_rate: scrub_rate?,
+        scrub_every: scrub_every?,
     })
 }
 

@@ -5,8 +5,9 @@
 //! server's work.
 //!
 //! Reading order: this file (the values), [`manifest`], `tag` and [`blob`] (the decisions), [`listing`] and
-//! `referrers`, [`search`] and `catalog` (what there is to pull), [`freshness`] (pure), `fill` (a blob on its way into the store), [`source`] (a blob at its upstream), [`ahead`] (reading what
-//! a fill has not reached), [`bypass`] (a blob that the store cannot take).
+//! `referrers`, [`search`] and `catalog` (what there is to pull), [`images`] (by the names people use),
+//! [`freshness`] (pure), `fill` (a blob on its way into the store), [`source`] (a blob at its upstream),
+//! [`ahead`] (reading what a fill has not reached), [`bypass`] (a blob that the store cannot take).
 
 pub mod ahead;
 pub mod blob;
@@ -14,6 +15,7 @@ pub mod bypass;
 mod catalog;
 mod fill;
 pub mod freshness;
+pub mod images;
 pub mod listing;
 pub mod manifest;
 mod negative;

@@ -23,6 +23,10 @@
 //! - `crash`: killed at any instant, nothing committed is lost and nothing wrong is served
 //! - `limits`: the store stays within its limit, and what has no room passes through
 //! - `damage`: what is damaged on disk is fetched again and not served
+//! - `scrub`: what is damaged on disk is found though nobody asks for it
+//! - `verify`: what is damaged on disk is found because somebody asks, running or not
+//! - `pins`: what is pinned is never evicted
+//! - `admin`: the admin API, and who may not use it
 //! - `server`: limits of connections, TLS and HTTP/2, the admin address, the log, the end
 //! - `fairness`: one greedy client cannot starve the rest
 //! - `hostile`: clients that mean harm, byte by byte and frame by frame
@@ -42,6 +46,7 @@
 
 mod support;
 
+mod admin;
 mod any_request;
 mod auth;
 mod catalog;
@@ -59,15 +64,18 @@ mod limits;
 mod media_types;
 mod ownership;
 mod partials;
+mod pins;
 mod proxy;
 mod range_model;
 mod ranges;
 mod referrers;
 mod resume;
 mod routing;
+mod scrub;
 mod search;
 mod server;
 mod tags;
 mod tags_list;
 mod trouble;
+mod verify;
 mod wrong_content;
