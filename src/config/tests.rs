@@ -109,7 +109,9 @@ fn the_example_documents_every_key() {
             .strip_prefix('[')
             .and_then(|line| line.strip_suffix(']'))
         {
-            section = if table.starts_with("upstream") {
+            section = if table.starts_with('[') {
+                keys::MORE.to_owned()
+            } else if table.starts_with("upstream") {
                 keys::UPSTREAM.to_owned()
             } else {
                 table.to_owned()
@@ -142,7 +144,7 @@ fn every_key_is_read() {
     // A date is a value that no key accepts.
     let plain: String = keys::ALL
         .iter()
-        .filter(|key| key.section() != keys::UPSTREAM)
+        .filter(|key| !key.path.starts_with(keys::UPSTREAM))
         .map(|key| format!("{} = 2026-01-01\n", key.path))
         .collect();
     let upstream: String = keys::ALL
@@ -150,7 +152,14 @@ fn every_key_is_read() {
         .filter(|key| key.section() == keys::UPSTREAM)
         .map(|key| format!("{} = 2026-01-01\n", key.name()))
         .collect();
-    let printed = mistakes(&format!("{plain}[upstream.\"docker.io\"]\n{upstream}"));
+    let more: String = keys::ALL
+        .iter()
+        .filter(|key| key.section() == keys::MORE)
+        .map(|key| format!("{} = 2026-01-01\n", key.name()))
+        .collect();
+    let printed = mistakes(&format!(
+        "{plain}[upstream.\"docker.io\"]\n{upstream}[[upstream.\"docker.io\".more_credentials]]\n{more}"
+    ));
     for key in keys::ALL {
         let path = key.path.replace('*', "\"docker.io\"");
         assert!(
