@@ -136,6 +136,9 @@ async fn run(
             tracing::error!(repository = %name, %digest, error = %failure, "a blob did not arrive whole; nothing is kept");
             // First unjoinable, then failed: nobody may join a fill that has failed.
             slot.retire();
+            if let Failure::Digest { .. } | Failure::Length { .. } = failure {
+                site.upstream.distrust_endpoints();
+            }
             if let Failure::NoRoom(_) = failure {
                 mirror.outgrown.insert(digest, ingest.written());
             }

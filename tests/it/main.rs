@@ -24,6 +24,10 @@
 //! - `limits`: the store stays within its limit, and what has no room passes through
 //! - `damage`: what is damaged on disk is fetched again and not served
 //! - `server`: limits of connections, TLS and HTTP/2, the admin address, the log, the end
+//! - `circuit`: an upstream that keeps failing is left alone, and noticed when it is back
+//! - `quota`: limits of rate are told apart, honoured, and not run into
+//! - `endpoints`: several places to ask, several to be
+//! - `upstream_trouble`: lies, endless answers and passing failures end in time, and in clear words
 //! - `resume`: a transfer that breaks off goes on where it was
 //! - `proxy`: upstreams through proxies and over TLS, and upstreams that are silent or gone
 //! - `commands`: the command line, its messages and its exit codes
@@ -41,10 +45,12 @@ mod support;
 mod any_request;
 mod auth;
 mod catalog;
+mod circuit;
 mod clients;
 mod commands;
 mod crash;
 mod damage;
+mod endpoints;
 mod fake_registry;
 mod headers;
 mod herd;
@@ -53,6 +59,7 @@ mod limits;
 mod media_types;
 mod ownership;
 mod proxy;
+mod quota;
 mod range_model;
 mod ranges;
 mod referrers;
@@ -62,4 +69,5 @@ mod search;
 mod server;
 mod tags;
 mod tags_list;
+mod upstream_trouble;
 mod wrong_content;
