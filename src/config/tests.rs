@@ -435,6 +435,86 @@ fn an_upstream_inherits_freshness_and_may_differ() {
 }
 
 #[test]
+fn further_credentials_and_endpoints_are_lists() {
+    let text = "[upstream.\"docker.io\"]\nendpoints = [\"https://mirror.gcr.io\", \"http://near:5000/hub\"]\nquota_reserve = \"40%\"\n\
+                [[upstream.\"docker.io\".more_credentials]]\nusername = \"a\"\npassword = \"hunter2\"\n\
+                [[upstream.\"docker.io\".more_credentials]]\nusername = \"b\"\npassword_env = \"TOKEN\"\n";
+    let config = parse_in(text, &[("TOKEN", SECRET)]).unwrap();
+    let upstream = &config.upstreams[0];
+    let names: Vec<_> = upstream
+        .settings
+        .more_credentials
+        .iter()
+        .map(|it| &*it.username)
+        .collect();
+    assert_eq!(names, ["a", "b"]);
+    let endpoints: Vec<_> = upstream
+        .settings
+        .endpoints
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        endpoints,
+        ["https://mirror.gcr.io/", "http://near:5000/hub"]
+    );
+    assert_eq!(upstream.policy.quota_reserve, 40);
+    assert!(!format!("{config:?}").contains(SECRET));
+    let inline = "[upstream.\"docker.io\"]\nmore_credentials = [{ username = \"a\", password = \"hunter2\" }]";
+    assert_eq!(
+        parse(inline).unwrap().upstreams[0]
+            .settings
+            .more_credentials
+            .len(),
+        1
+    );
+
+    let hub = |keys: &str| format!("[upstream.\"docker.io\"]\n{keys}");
+    let cases = [
+        (
+            "endpoints = [\"https://me:hunter2@host\"]",
+            "2:13: upstream.\"docker.io\".endpoints: has credentials in it; move them to username and password_file",
+        ),
+        (
+            "quota_reserve = \"a quarter\"",
+            "2:17: upstream.\"docker.io\".quota_reserve: \"a quarter\" is not a part in percent; write \"0%\" to \"100%\", such as \"25%\"",
+        ),
+        (
+            "quota_reserve = \"101%\"",
+            "2:17: upstream.\"docker.io\".quota_reserve: \"101%\" is not a part in percent; write \"0%\" to \"100%\", such as \"25%\"",
+        ),
+        (
+            "more_credentials = { password = \"hunter2\" }",
+            "2:20: upstream.\"docker.io\".more_credentials: is not a list of tables; write [[upstream.\"docker.io\".more_credentials]] for each",
+        ),
+        (
+            "more_credentials = [\"hunter2\"]",
+            "2:21: upstream.\"docker.io\".more_credentials: has what is not a table; write [[upstream.\"docker.io\".more_credentials]] for each",
+        ),
+        (
+            "[[upstream.\"docker.io\".more_credentials]]\nusername = \"a\"",
+            "3:12: upstream.\"docker.io\".more_credentials.username: has no password to it; add password_file, password_env or password",
+        ),
+        (
+            "more_credentials = [{}]",
+            "2:21: upstream.\"docker.io\".more_credentials.username: is missing; add username, and password_file, password_env or password",
+        ),
+        (
+            "more_credentials = [{ user = \"hunter2\" }]",
+            "2:23: upstream.\"docker.io\".more_credentials.user: is not a key that exists; known here: username, password, password_file, password_env\np.toml:2:21: upstream.\"docker.io\".more_credentials.username: is missing; add username, and password_file, password_env or password",
+        ),
+    ];
+    for (keys, expected) in cases {
+        let printed = mistakes(&hub(keys));
+        assert!(!printed.contains(SECRET), "{printed}");
+        let lines: std::collections::BTreeSet<_> = printed.lines().map(str::to_owned).collect();
+        let expected = format!("p.toml:{expected}");
+        let expected = expected.lines().map(str::to_owned).collect();
+        assert_eq!(lines, expected, "{keys}");
+    }
+}
+
+#[test]
 fn credentials_are_a_name_and_one_password() {
     let hub = |keys: &str| format!("[upstream.\"docker.io\"]\n{keys}");
     let config = parse(&hub("username = \"u\"\npassword = \"hunter2\"")).unwrap();

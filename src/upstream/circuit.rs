@@ -3,8 +3,8 @@
 //! Closed: everybody may ask. After failures in a row it opens: nobody may, for a short time that grows with every
 //! further failure. Then it is half open: one request may ask, and its answer decides.
 //!
-//! An origin that answers is there, whatever it says of one thing. So a question that was answered with 5xx counts once,
-//! however often it is repeated: one broken blob must not shut a registry out.
+//! An origin that answers is there, whatever it says of one thing. So a question that was answered with 5xx, or with a
+//! broken connection, counts once, however often it is repeated: one broken blob must not shut a registry out.
 
 use std::time::{Duration, Instant};
 
@@ -20,9 +20,9 @@ const QUESTIONS: usize = 16;
 /// What went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// It answered with 5xx.
+    /// It answered with 5xx, or broke the connection off when it was asked.
     Refused,
-    /// It could not be reached, or the connection broke.
+    /// It could not be reached.
     Unreachable,
     /// It said nothing. Whoever finds that out has waited long, so it weighs double.
     Silent,
@@ -73,7 +73,7 @@ pub struct Circuit {
     state: State,
     /// Weight of the failures since the last success.
     weight: u32,
-    /// Questions that were answered with 5xx since the last success.
+    /// Questions that were refused so since the last success.
     failing: Vec<u64>,
     /// How often in a row it opened.
     openings: u32,

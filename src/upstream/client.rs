@@ -37,11 +37,13 @@ const MAX_ERROR_BODY: usize = 16 * 1024;
 /// How long the body of a redirect may take; and that of a refusal, whose words are worth more.
 const DRAIN: Duration = Duration::from_millis(100);
 const REFUSAL: Duration = Duration::from_secs(1);
-/// How often a question is repeated after what may be gone the next moment, and the pause before it, doubled each time.
+/// How often a question is repeated after what may be gone the next moment, and the pause before it, about.
 const REPEATS: u32 = 2;
 const PAUSE: Duration = Duration::from_millis(200);
 /// The longest hold that is waited for: clients bear this much, and ask again much sooner if they are told 429.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often one question waits for that.
+const WAITS: u32 = 3;
 /// How long an answer must still have after such a wait.
 const LEAST_TIME: Duration = Duration::from_millis(500);
 const AGENT: &str = concat!("pierglass/", env!("CARGO_PKG_VERSION"));
@@ -123,12 +125,12 @@ impl Client {
     pub(super) fn new(
         settings: &Settings,
         home: bool,
-        metrics: Arc<Metrics>,
+        metrics: &Arc<Metrics>,
     ) -> Result<Self, StartError> {
-        let http = Http::new(settings, home, Arc::clone(&metrics))?;
+        let http = Http::new(settings, home, Arc::clone(metrics))?;
         let host = settings.url.authority().map_or("", |host| host.as_str());
         let namespace = settings.namespace.as_str();
-        let realm = Arc::new(Gate::new(namespace, &format!("{host} token"), &metrics));
+        let realm = Arc::new(Gate::new(namespace, &format!("{host} token"), metrics));
         let further = settings.more_credentials.iter().map(Some);
         let identities = std::iter::once(settings.credentials.as_ref())
             .chain(further)
@@ -140,7 +142,7 @@ impl Client {
         Ok(Self {
             base: settings.url.to_string().trim_end_matches('/').to_owned(),
             origin: origin(&settings.url),
-            gate: Gate::new(namespace, host, &metrics),
+            gate: Gate::new(namespace, host, metrics),
             identities: identities.collect(),
             abuse: Mutex::default(),
             breaks: Arc::default(),
@@ -151,7 +153,7 @@ impl Client {
     /// Asks, and waits for the header of the answer no longer than `until`: tokens, redirects, second tries and
     /// pauses all count, because clients wait through all of them.
     pub(super) async fn send(&self, ask: &Ask, until: Instant) -> Result<Reply, Error> {
-        let mut repeats = 0;
+        let (mut repeats, mut waits) = (0, 0);
         loop {
             let failed = match self.once(ask, until).await {
                 Ok(reply) => return Ok(reply),
@@ -162,11 +164,17 @@ impl Client {
                 Error::RateLimited {
                     retry_after: Some(left),
                     ..
-                } => Some(left.mul_f64(1.0 + 0.25 * chance())).filter(|_| *left <= PATIENCE),
+                } if *left <= PATIENCE && waits < WAITS => {
+                    waits += 1;
+                    Some(left.mul_f64(1.0 + 0.25 * chance()))
+                }
+                // Somebody has a part already, and nobody would come back for the rest.
+                Error::LeftAlone { again_in, .. } if ask.range.is_some() => {
+                    Some((*again_in).max(PAUSE)).filter(|pause| *pause <= PATIENCE)
+                }
                 _ if failed.passing && repeats < REPEATS => {
-                    let pause = PAUSE.saturating_mul(1 << repeats);
                     repeats += 1;
-                    Some(pause.mul_f64(0.5 + chance()))
+                    Some(PAUSE.mul_f64(f64::from(repeats) * (0.5 + chance())))
                 }
                 _ => None,
             };
@@ -399,6 +407,7 @@ impl Client {
                 pass.failed(Trouble::Refused, &error);
             }
             Ok(_) => pass.succeeded(),
+            Err(failed) if failed.passing => pass.failed(Trouble::Refused, &failed.error),
             Err(failed) => pass.judge(&failed.error),
         }
         result

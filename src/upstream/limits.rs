@@ -13,7 +13,7 @@ use http::header::RETRY_AFTER;
 const QUOTA_PAUSES: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
 const ABUSE_PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// The least there is a point in waiting, and the most that is believed.
-const LEAST: Duration = Duration::from_millis(100);
+const LEAST: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_secs(24 * 3600);
 
 /// What is limited.

@@ -176,7 +176,7 @@ pub struct FetchedBlob {
 }
 
 impl Upstream {
-    fn new(settings: Settings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+    fn new(settings: Settings, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
         let endpoint = |url: &http::Uri| {
             let anonymous = Settings {
                 url: url.clone(),
@@ -185,7 +185,7 @@ impl Upstream {
                 realms: Vec::new(),
                 ..settings.clone()
             };
-            Client::new(&anonymous, false, Arc::clone(&metrics))
+            Client::new(&anonymous, false, metrics)
         };
         let endpoints = settings
             .endpoints

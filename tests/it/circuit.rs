@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, Redirect, client, until};
+use crate::support::{
+    FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, Redirect, client, until,
+};
 
 const REPO: &str = "acme/app";
 const STALE: &str = "pierglass; hit; detail=stale";
@@ -134,10 +136,7 @@ async fn one_blob_that_is_always_500_shuts_nothing_out() {
     let registry = FakeRegistry::start().await;
     let broken = registry.put_blob(REPO, "broken");
     registry.put_image(REPO, Some("1.0"), &image(1));
-    let fault = registry.fault(
-        On::blob().containing(&broken).forever(),
-        Fault::status(500),
-    );
+    let fault = registry.fault(On::blob().containing(&broken).forever(), Fault::status(500));
     let mirror = Mirror::start(hasty(&registry));
     let url = mirror.blob_url(REPO, &broken);
     for _ in 0..30 {

@@ -104,8 +104,16 @@ async fn only_the_registry_itself_says_what_is_not_there() {
     assert!(near.counts().manifest_gets > 0);
     home.down();
     let answer = get(&url, &[]).await.unwrap();
-    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "nobody knows");
-    assert!(answer.text().contains(&home.authority()), "{}", answer.text());
+    assert_eq!(
+        answer.status,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "nobody knows"
+    );
+    assert!(
+        answer.text().contains(&home.authority()),
+        "{}",
+        answer.text()
+    );
     // What the endpoint has needs no more than the endpoint.
     let url = mirror.manifest_url(REPO, "1.0");
     assert_eq!(get(&url, &[]).await.unwrap().status, StatusCode::OK);
@@ -146,7 +154,10 @@ async fn a_blob_that_an_endpoint_cuts_goes_on_from_another() {
     assert!(from_near.bytes_sent + from_home.bytes_sent <= 8 * MIB + MIB / 2);
     let requests = home.requests();
     let range = requests.iter().find_map(|seen| seen.range());
-    assert!(range.is_some_and(|range| range.starts_with("bytes=1048576-")), "{range:?}");
+    assert!(
+        range.is_some_and(|range| range.starts_with("bytes=1048576-")),
+        "{range:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -166,9 +177,18 @@ async fn an_endpoint_that_sent_a_wrong_blob_is_not_asked_for_it_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_endpoint_ever_sees_a_password() {
     const PASSWORD: &str = "hunter2-Pa55word";
-    let near = FakeRegistry::builder().basic("ci-bot", PASSWORD).start().await;
-    let nearer = FakeRegistry::builder().bearer(Some(("ci-bot", PASSWORD))).start().await;
-    let home = FakeRegistry::builder().basic("ci-bot", PASSWORD).start().await;
+    let near = FakeRegistry::builder()
+        .basic("ci-bot", PASSWORD)
+        .start()
+        .await;
+    let nearer = FakeRegistry::builder()
+        .bearer(Some(("ci-bot", PASSWORD)))
+        .start()
+        .await;
+    let home = FakeRegistry::builder()
+        .basic("ci-bot", PASSWORD)
+        .start()
+        .await;
     home.put_image(REPO, Some("1.0"), &image(1));
     let login = format!("username = \"ci-bot\"\npassword = \"{PASSWORD}\"");
     let mirror = Mirror::start(through(&[&nearer, &near], &home).toml(&login));

@@ -39,7 +39,10 @@ fn assert_clear(answer: &Response, started: Instant, what: &str) {
     let json = answer.json();
     let message = json["errors"][0]["message"].as_str().unwrap();
     assert!(message.starts_with("docker.io: "), "{what}: {message}");
-    assert!(message.len() > "docker.io: ".len() + 10, "{what}: {message}");
+    assert!(
+        message.len() > "docker.io: ".len() + 10,
+        "{what}: {message}"
+    );
     assert!(!message.contains('<'), "{what}: {message}");
 }
 
@@ -102,7 +105,17 @@ async fn a_refusal_that_does_not_end_is_a_refusal_all_the_same() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_in_the_place_of_an_answer_is_no_answer() {
-    for fault in [Fault::Html(200), Fault::EndlessBody { status: 200, drip: true }, Fault::EndlessBody { status: 200, drip: false }] {
+    for fault in [
+        Fault::Html(200),
+        Fault::EndlessBody {
+            status: 200,
+            drip: true,
+        },
+        Fault::EndlessBody {
+            status: 200,
+            drip: false,
+        },
+    ] {
         let registry = serving().await;
         let mirror = Mirror::start(hasty(&registry));
         let [manifest, _, tags] = kinds(&mirror);
@@ -112,7 +125,11 @@ async fn a_page_in_the_place_of_an_answer_is_no_answer() {
             let answer = get(url, &[]).await.unwrap();
             assert_clear(&answer, started, &format!("{fault:?} {url}"));
             registry.clear_faults();
-            assert_eq!(get(url, &[]).await.unwrap().status, StatusCode::OK, "{fault:?} {url}");
+            assert_eq!(
+                get(url, &[]).await.unwrap().status,
+                StatusCode::OK,
+                "{fault:?} {url}"
+            );
         }
     }
 }
@@ -122,9 +139,18 @@ async fn what_is_not_a_token_is_told_as_that() {
     for fault in [
         Fault::Html(200),
         Fault::Html(500),
-        Fault::EndlessBody { status: 200, drip: true },
-        Fault::EndlessBody { status: 200, drip: false },
-        Fault::EndlessBody { status: 500, drip: true },
+        Fault::EndlessBody {
+            status: 200,
+            drip: true,
+        },
+        Fault::EndlessBody {
+            status: 200,
+            drip: false,
+        },
+        Fault::EndlessBody {
+            status: 500,
+            drip: true,
+        },
         Fault::EndlessHeader,
         Fault::RedirectLoop,
         Fault::Status(200, "{}".into(), Vec::new()),
@@ -176,7 +202,9 @@ async fn a_part_that_was_not_asked_for_is_not_taken() {
         registry.fault(On::blob().get(), Fault::CutAfter(1_000_000));
         let struck = registry.fault(On::blob().get(), part(range));
         // It is asked for once more, and then it is right.
-        let got = download(&mirror.blob_url(REPO, &digest), &[]).await.unwrap();
+        let got = download(&mirror.blob_url(REPO, &digest), &[])
+            .await
+            .unwrap();
         got.assert_is(&digest);
         assert_eq!(registry.struck(struck), 1, "{range}");
     }
@@ -276,5 +304,8 @@ async fn a_list_without_end_ends_within_the_clients_patience() {
     // containerd gives a header thirty seconds.
     assert!(started.elapsed() < Duration::from_secs(28));
     let text = answer.text();
-    assert!(text.contains("docker.io") && text.contains("list"), "{text}");
+    assert!(
+        text.contains("docker.io") && text.contains("list"),
+        "{text}"
+    );
 }

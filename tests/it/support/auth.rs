@@ -68,7 +68,9 @@ impl Auth {
         if let Some(token) = offered.strip_prefix("Bearer ") {
             return self.tokens.lock().unwrap().get(token)?.user.clone();
         }
-        let pair = BASE64_STANDARD.decode(offered.strip_prefix("Basic ")?).ok()?;
+        let pair = BASE64_STANDARD
+            .decode(offered.strip_prefix("Basic ")?)
+            .ok()?;
         let pair = String::from_utf8(pair).ok()?;
         Some(pair.split_once(':')?.0.to_owned())
     }

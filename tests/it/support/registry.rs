@@ -302,7 +302,11 @@ impl FakeRegistry {
 
     /// What is left of the manifest GETs counted so far.
     pub fn quota_left(&self) -> Option<u64> {
-        self.shared.quota.lock().unwrap().map(|quota| quota.remaining)
+        self.shared
+            .quota
+            .lock()
+            .unwrap()
+            .map(|quota| quota.remaining)
     }
 
     /// A further user, besides those who may already.
