@@ -184,8 +184,6 @@ async fn a_stored_list_outlives_outages_and_restarts() {
         Fault::Html(200),
         Fault::Reset,
         Fault::Hang,
-        // The last, because it is remembered.
-        Fault::status(429),
     ] {
         let id = registry.fault(On::any().forever(), fault.clone());
         let answer = list(&mirror, "").await;
@@ -194,6 +192,13 @@ async fn a_stored_list_outlives_outages_and_restarts() {
         assert!(registry.struck(id) > 0);
         registry.clear_faults();
     }
+    // A limit is remembered, as silence is, and neither must stand in for the other here.
+    mirror.restart();
+    let limited = registry.fault(On::any().forever(), Fault::status(429));
+    let answer = list(&mirror, "").await;
+    assert_eq!(answer.header("cache-status"), Some(STALE));
+    assert_eq!(registry.struck(limited), 1);
+    registry.clear_faults();
     registry.down();
     mirror.restart();
     let answer = list(&mirror, "?last=1").await;
