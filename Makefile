@@ -4,7 +4,7 @@ CARGO ?= cargo
 
 # A C compiler for the cryptography, and what the tests in tests/e2e run.
 BUILD_PACKAGES = gcc libc6-dev ca-certificates
-E2E_PACKAGES = docker.io containerd podman buildah skopeo docker-registry prometheus busybox-static systemd gzip mount
+E2E_PACKAGES = docker.io containerd podman buildah skopeo docker-registry prometheus busybox-static systemd gzip mount strace
 PACKAGES = $(BUILD_PACKAGES) $(E2E_PACKAGES)
 
 .NOTPARALLEL:

@@ -59,6 +59,12 @@ pub struct Metrics {
     pub evicted_bytes: IntCounter,
     /// Ingests that did not become a blob: reason.
     pub ingest_failures: IntCounterVec,
+    /// Failures of the disk the store is on: cause.
+    pub store_disk_errors: IntCounterVec,
+    /// 1 while this keeps the store from being written to: cause.
+    pub store_trouble: IntGaugeVec,
+    /// Bodies that the store could not send to their end, and that went on from upstream: upstream.
+    pub body_rescues: IntCounterVec,
     /// Client connections open now.
     pub connections: IntGauge,
 }
@@ -200,6 +206,24 @@ impl Metrics {
                 "pierglass_store_ingest_failures_total",
                 "Ingests that did not become a stored blob.",
                 &["reason"],
+            )?,
+            store_disk_errors: counters(
+                r,
+                "pierglass_store_disk_errors_total",
+                "Failures of the disk the store is on.",
+                &["cause"],
+            )?,
+            store_trouble: int_gauges(
+                r,
+                "pierglass_store_trouble",
+                "1 while this keeps the store from being written to, 0 otherwise.",
+                &["cause"],
+            )?,
+            body_rescues: counters(
+                r,
+                "pierglass_body_rescues_total",
+                "Bodies that the store could not send to their end, and that went on from upstream.",
+                &["upstream"],
             )?,
             connections: register(
                 r,

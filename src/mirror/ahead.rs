@@ -5,14 +5,9 @@
 //! same bytes twice.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::oci::digest::Digest;
-use crate::oci::name::Repository;
-use crate::upstream::{self, Upstream};
-
-use super::bypass::Bypass;
+pub use crate::store::reader::Pace;
 
 /// What to do about bytes that the fill has not reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,15 +16,6 @@ pub enum Ahead {
     Wait(Duration),
     /// Fetch these bytes from upstream, and then decide anew.
     Fetch(Range<u64>),
-}
-
-/// How a fill is doing.
-#[derive(Debug, Clone, Copy)]
-pub struct Pace {
-    /// Bytes that can be read by now.
-    pub readable: u64,
-    /// Since its first byte was waited for.
-    pub running: Duration,
 }
 
 /// A request for no more than this is somebody looking something up, who waits for the answer.
@@ -95,47 +81,11 @@ pub fn together(
 
 /// When a fill that goes on as it did will have written `gap` more bytes; `None` if it has none yet.
 fn arrival(pace: Pace, gap: u64) -> Option<Duration> {
-    if pace.readable == 0 {
+    if pace.received == 0 {
         return None;
     }
-    let seconds = pace.running.as_secs_f64() * gap as f64 / pace.readable as f64;
+    let seconds = pace.running.as_secs_f64() * gap as f64 / pace.received as f64;
     Duration::try_from_secs_f64(seconds).ok()
-}
-
-/// Fetches parts of a blob that is on its way, ahead of the fill.
-#[derive(Debug, Clone)]
-pub struct Lookahead {
-    upstream: Arc<Upstream>,
-    repository: Repository,
-    digest: Digest,
-}
-
-impl Lookahead {
-    pub(super) fn new(upstream: &Arc<Upstream>, repository: &Repository, digest: &Digest) -> Self {
-        let (repository, digest) = (repository.clone(), digest.clone());
-        Self {
-            upstream: Arc::clone(upstream),
-            repository,
-            digest,
-        }
-    }
-
-    /// Asks upstream for `window` alone.
-    ///
-    /// An upstream that ignores Range would send the whole blob once more: that is an error here, and the
-    /// caller waits for the fill.
-    pub async fn fetch(&self, window: Range<u64>) -> Result<Box<Bypass>, upstream::Error> {
-        let fetched = self
-            .upstream
-            .get_blob(&self.repository, &self.digest, Some(window.clone()))
-            .await?;
-        if fetched.part.is_none() {
-            return Err(upstream::Error::Wrong(
-                "upstream does not serve parts of a blob".into(),
-            ));
-        }
-        Ok(Box::new(Bypass::part(fetched, window)))
-    }
 }
 
 #[cfg(test)]
@@ -147,6 +97,7 @@ mod tests {
     fn pace(readable: u64, seconds: u64) -> Pace {
         Pace {
             readable,
+            received: readable,
             running: Duration::from_secs(seconds),
         }
     }
@@ -223,6 +174,17 @@ mod tests {
         // No more at a time than for a request for one range.
         let large = 200 * MIB..202 * MIB;
         assert_eq!(together(pace(MIB, 1), range(0), [large]), [range(0)]);
+    }
+
+    #[test]
+    fn what_an_earlier_transfer_left_says_nothing_about_the_pace_of_this_one() {
+        let resumed = Pace {
+            readable: 500 * MIB,
+            received: MIB,
+            running: Duration::from_secs(1),
+        };
+        let wanted = 800 * MIB..1024 * MIB;
+        assert!(matches!(decide(resumed, &wanted), Ahead::Fetch(_)));
     }
 
     #[test]

@@ -13,9 +13,9 @@ use crate::oci::name::{QualifiedName, Repository};
 use crate::store::reader::Reader;
 use crate::upstream::{self, FetchedBlob};
 
-use super::ahead::Lookahead;
 use super::bypass::Bypass;
 use super::fill::{self, Fill, Filling};
+use super::source::Source;
 use super::{Error, Mirror, Outcome, Site, Want};
 
 /// How often a request tries to get into a transfer that fails under it before it gives up.
@@ -33,10 +33,10 @@ pub struct BlobAnswer {
 
 /// Where a blob's bytes come from.
 pub enum Content {
-    /// The store.
-    Stored(Reader),
-    /// The store, where it is growing; parts it has not come to can be fetched ahead.
-    Growing(Reader, Lookahead),
+    /// The store; or its source, should the store fail in the middle.
+    Stored(Reader, Source),
+    /// The same, while it is growing: parts it has not come to can be had from the source ahead of it.
+    Growing(Reader, Source),
     /// Upstream, past the store; one client alone.
     Bypass(Box<Bypass>),
 }
@@ -53,7 +53,8 @@ impl Mirror {
         let name = site.upstream.qualify(repository);
         if let Some(reader) = self.store.blob(digest) {
             let outcome = self.check_belongs(site, &name, digest).await?;
-            return Ok(stored(reader, want, outcome));
+            let source = self.source(site, repository, digest);
+            return Ok(stored(reader, source, want, outcome));
         }
         if want == Want::Header {
             return self.head(site, &name, digest).await;
@@ -65,7 +66,8 @@ impl Mirror {
             // The fill we found ended before we got hold of it: it is stored now, or a new one is due.
             if let Some(reader) = self.store.blob(digest) {
                 let outcome = self.check_belongs(site, &name, digest).await?;
-                return Ok(stored(reader, want, outcome));
+                let source = self.source(site, repository, digest);
+                return Ok(stored(reader, source, want, outcome));
             }
         }
         Err(Error::Upstream(upstream::Error::Unavailable(
@@ -93,12 +95,14 @@ impl Mirror {
         digest: &Digest,
         part: Range<u64>,
     ) -> Result<Box<Bypass>, Error> {
-        let fetched = site
-            .upstream
-            .get_blob(repository, digest, Some(part.clone()))
-            .await
-            .map_err(blob_error)?;
-        Ok(Box::new(Bypass::part(fetched, part)))
+        let source = self.source(site, repository, digest);
+        let fetched = source.open(Some(part.clone())).await.map_err(blob_error)?;
+        Ok(Box::new(Bypass::part(source, fetched, part)))
+    }
+
+    pub(super) fn source(&self, site: &Site, repository: &Repository, digest: &Digest) -> Source {
+        let (store, metrics) = (&self.store, &self.metrics);
+        Source::new(store, metrics, &site.upstream, repository, digest)
     }
 
     /// Joins or starts the transfer of a blob; `None` when the one found is over and it is worth another look.
@@ -152,7 +156,7 @@ impl Mirror {
             size: reader.length(),
             content: Some(Content::Growing(
                 reader,
-                Lookahead::new(&site.upstream, &name.repository, digest),
+                self.source(site, &name.repository, digest),
             )),
             outcome,
         }))
@@ -166,19 +170,13 @@ impl Mirror {
         digest: &Digest,
         fetched: Option<FetchedBlob>,
     ) -> Result<BlobAnswer, Error> {
+        let source = self.source(site, &name.repository, digest);
         let fetched = match fetched {
             Some(fetched) => fetched,
-            None => site
-                .upstream
-                .get_blob(&name.repository, digest, None)
-                .await
-                .map_err(blob_error)?,
+            None => source.open(None).await.map_err(blob_error)?,
         };
         let size = fetched.size;
-        let content = Some(Content::Bypass(Box::new(Bypass::whole(
-            fetched,
-            digest.clone(),
-        ))));
+        let content = Some(Content::Bypass(Box::new(Bypass::whole(source, fetched))));
         Ok(BlobAnswer {
             size,
             content,
@@ -277,11 +275,11 @@ impl Mirror {
     }
 }
 
-fn stored(reader: Reader, want: Want, outcome: Outcome) -> BlobAnswer {
+fn stored(reader: Reader, source: Source, want: Want, outcome: Outcome) -> BlobAnswer {
     let size = reader.length();
     BlobAnswer {
         size,
-        content: (want == Want::Content).then_some(Content::Stored(reader)),
+        content: (want == Want::Content).then_some(Content::Stored(reader, source)),
         outcome,
     }
 }

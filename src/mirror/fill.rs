@@ -1,7 +1,6 @@
 //! A fill: one blob on its way from upstream into the store, whoever is watching.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -9,22 +8,17 @@ use crate::flight::Slot;
 use crate::oci::digest::Digest;
 use crate::oci::name::{Namespace, QualifiedName};
 use crate::store::NoRoom;
+use crate::store::draft::Draft;
 use crate::store::ingest::{Growing, Ingest, IngestError};
 use crate::store::progress::Failure;
 use crate::upstream::{self, Body, FetchedBlob};
 
+use super::source::{Perseverance, Source, skip};
 use super::{Mirror, Site};
 
 /// How much may be read from upstream while the disk is busy with what came before: the most memory a
 /// fill takes, twice.
 const BATCH: usize = 256 * 1024;
-/// How often in a row a transfer may break off without getting ahead before it is given up.
-const ATTEMPTS: u32 = 4;
-/// What counts as getting ahead.
-const AHEAD: u64 = 1024 * 1024;
-/// How long to wait before the second attempt in a row to go on; each further wait is twice as long.
-const PAUSE: Duration = Duration::from_millis(250);
-
 /// What a fill tells those who wait for it, as soon as upstream's header is in.
 #[derive(Clone)]
 pub(super) struct Fill {
@@ -87,12 +81,9 @@ async fn run(
         // Another fill was committed between the asker's look into the store and this one's start.
         return;
     }
-    let fetched = match site
-        .upstream
-        .get_blob(&name.repository, &digest, None)
-        .await
-    {
-        Ok(fetched) => fetched,
+    let source = mirror.source(&site, &name.repository, &digest);
+    let (fetched, partial) = match fetch(&mirror, &source).await {
+        Ok(begun) => begun,
         Err(error) => {
             mirror
                 .missing_blobs
@@ -104,16 +95,12 @@ async fn run(
             });
         }
     };
-    let begun = match outgrown(&mirror, &digest, fetched.size) {
-        Some(no_room) => Err(IngestError::NoRoom(no_room)),
-        None => mirror.store.ingest(digest.clone(), fetched.size).await,
-    };
-    let (mut ingest, growing) = match begun {
+    let (mut ingest, growing) = match ingest(&mirror, &source, &fetched, partial).await {
         Ok(begun) => begun,
         Err(error) => {
-            tracing::warn!(repository = %name, %digest, %error, "passing a blob through without keeping it");
+            pass_by(&name, &digest, &error);
             slot.retire();
-            let spare = Arc::new(Spare(Mutex::new(Some(fetched))));
+            let spare = Arc::new(Spare(Mutex::new(whole(fetched))));
             return slot.publish(Fill {
                 name,
                 filling: Ok(Filling::NoRoom(spare)),
@@ -126,23 +113,24 @@ async fn run(
         name: name.clone(),
         filling: Ok(Filling::Growing(growing)),
     });
-    let verified = match receive(&mirror, &site, &name, &digest, fetched, &mut ingest).await {
+    let verified = match receive(&source, fetched, &mut ingest).await {
         Ok(()) => ingest.verify(),
         Err(failure) => Err(failure),
     };
     let verified = match verified {
         Ok(verified) => verified,
         Err(failure) => {
-            tracing::error!(repository = %name, %digest, error = %failure, "a blob did not arrive whole; nothing is kept");
-            // First unjoinable, then failed: nobody may join a fill that has failed.
-            slot.retire();
+            tracing::error!(repository = %name, %digest, error = %failure, "a blob did not arrive whole; it is not stored");
             if let Failure::Digest { .. } | Failure::Length { .. } = failure {
                 site.upstream.distrust_endpoints();
             }
             if let Failure::NoRoom(_) = failure {
                 mirror.outgrown.insert(digest, ingest.written());
             }
-            return ingest.fail(failure);
+            let failed = ingest.give_up(failure).await;
+            // First unjoinable, then failed: nobody may join a fill that has failed.
+            slot.retire();
+            return failed.tell();
         }
     };
     match ingest.commit(verified).await {
@@ -158,6 +146,70 @@ async fn run(
     }
 }
 
+/// Opens upstream's body: where an earlier transfer broke off, if one did.
+async fn fetch(
+    mirror: &Mirror,
+    source: &Source,
+) -> Result<(FetchedBlob, Option<Draft>), upstream::Error> {
+    let partial = mirror
+        .store
+        .partial(source.namespace(), source.digest())
+        .await;
+    let Some(partial) = partial else {
+        return Ok((source.open(None).await?, None));
+    };
+    let begins = partial.written();
+    match source.open(Some(begins..u64::MAX)).await {
+        Ok(fetched) => {
+            tracing::info!(repository = %source.repository(), digest = %source.digest(), at = begins, "going on with a transfer that broke off earlier");
+            source.count_resume();
+            Ok((fetched, Some(partial)))
+        }
+        // It has no such part: what is here is not the beginning of what is there.
+        Err(upstream::Error::Wrong(_)) => {
+            partial.remove().await;
+            Ok((source.open(None).await?, None))
+        }
+        Err(error) => {
+            partial.put_away().await;
+            Err(error)
+        }
+    }
+}
+
+async fn ingest(
+    mirror: &Mirror,
+    source: &Source,
+    fetched: &FetchedBlob,
+    partial: Option<Draft>,
+) -> Result<(Ingest, Growing), IngestError> {
+    let (namespace, digest) = (source.namespace(), source.digest());
+    if let Some(no_room) = outgrown(mirror, digest, fetched.size) {
+        return Err(IngestError::NoRoom(no_room));
+    }
+    mirror
+        .store
+        .ingest(namespace, digest, fetched.size, partial)
+        .await
+}
+
+/// A body that brings all of the blob can be passed to whoever asks.
+fn whole(fetched: FetchedBlob) -> Option<FetchedBlob> {
+    Some(fetched).filter(|fetched| fetched.part.is_none())
+}
+
+fn pass_by(name: &QualifiedName, digest: &Digest, error: &IngestError) {
+    match error {
+        IngestError::NoRoom(_) => {
+            tracing::warn!(repository = %name, %digest, %error, "passing a blob through without keeping it");
+        }
+        // What is wrong with the disk is told once, not with each blob.
+        IngestError::Disk(_) | IngestError::Trouble(_) => {
+            tracing::debug!(repository = %name, %digest, %error, "passing a blob through without keeping it");
+        }
+    }
+}
+
 /// Whether it is known from an earlier attempt that there is no room for a blob of unannounced length.
 /// That attempt failed, since its readers had begun; without this every further one would fail as well.
 fn outgrown(mirror: &Mirror, digest: &Digest, size: Option<u64>) -> Option<NoRoom> {
@@ -168,98 +220,60 @@ fn outgrown(mirror: &Mirror, digest: &Digest, size: Option<u64>) -> Option<NoRoo
 /// Receives all of a blob. Where upstream breaks off, goes on at that place with a new request, and with it a
 /// fresh token and a fresh signed URL; readers notice nothing.
 async fn receive(
-    mirror: &Mirror,
-    site: &Site,
-    name: &QualifiedName,
-    digest: &Digest,
+    source: &Source,
     fetched: FetchedBlob,
     ingest: &mut Ingest,
 ) -> Result<(), Failure> {
-    let Some(size) = fetched.size else {
-        // Without a length nobody can tell the end from a break.
-        return copy(fetched.body, ingest).await;
-    };
-    let mut broken = whole(copy(fetched.body, ingest).await, ingest, size);
-    let mut reached = 0;
-    let mut attempt = 0;
-    while let Err(Failure::Source(why)) = &broken {
+    let mut size = fetched.size;
+    let mut perseverance = Perseverance::default();
+    let mut copied = pour(fetched, ingest).await;
+    loop {
         let written = ingest.written();
-        attempt = if written >= reached + AHEAD {
-            1
-        } else {
-            attempt + 1
+        // A body that ended before the blob did broke off as well, only more politely.
+        if copied.is_ok() && size.is_some_and(|size| written < size) {
+            copied = Err(broke("upstream sent less than it announced"));
+        }
+        let Err(Failure::Source(why)) = &copied else {
+            return copied;
         };
-        reached = reached.max(written);
-        if attempt >= ATTEMPTS || written >= size {
-            break;
+        if size.is_some_and(|size| written >= size) {
+            // It broke after its last byte; the digest tells whether they are right.
+            return Ok(());
         }
-        tracing::warn!(repository = %name, %digest, at = written, of = size, error = %why, "a transfer broke off; going on");
-        if attempt > 1 {
-            tokio::time::sleep(PAUSE * 2u32.pow(attempt - 2)).await;
-        }
-        mirror
-            .metrics
-            .fill_resumes
-            .with_label_values(&[name.namespace.as_str()])
-            .inc();
-        broken = match site
-            .upstream
-            .get_blob(&name.repository, digest, Some(written..size))
-            .await
-        {
-            Ok(FetchedBlob {
-                part: Some(_),
-                body,
-                ..
-            }) => copy(body, ingest).await,
-            // An upstream that ignores Range begins anew: what is written already is skipped.
-            Ok(FetchedBlob {
-                part: None,
-                mut body,
-                ..
-            }) => match skip(&mut body, written).await {
-                Ok(rest) => copy_from(rest, body, ingest).await,
-                Err(failure) => Err(failure),
-            },
-            Err(error) => Err(Failure::Source(error.to_string().into())),
+        let Some(pause) = perseverance.after_break(written) else {
+            return copied;
         };
-        broken = whole(broken, ingest, size);
-    }
-    broken
-}
-
-/// A body that ended before the blob did broke off as well, only more politely.
-fn whole(copied: Result<(), Failure>, ingest: &Ingest, size: u64) -> Result<(), Failure> {
-    match copied {
-        Ok(()) if ingest.written() < size => Err(Failure::Source(
-            "upstream sent less than it announced".into(),
-        )),
-        copied => copied,
+        tracing::warn!(repository = %source.repository(), digest = %source.digest(), at = written, of = size, error = %why, "a transfer broke off; going on");
+        tokio::time::sleep(pause).await;
+        source.count_resume();
+        copied = match source.open(Some(written..size.unwrap_or(u64::MAX))).await {
+            Ok(fetched) => {
+                size = size.or(fetched.size);
+                pour(fetched, ingest).await
+            }
+            Err(error) => Err(broke(error)),
+        };
     }
 }
 
-/// Reads `count` bytes and throws them away; returns what came with the last of them.
-async fn skip(body: &mut Body, mut count: u64) -> Result<Bytes, Failure> {
-    while let Some(mut chunk) = next(body).await? {
-        let skipped = usize::try_from(count)
-            .unwrap_or(usize::MAX)
-            .min(chunk.len());
-        count -= skipped as u64;
-        let _ = chunk.split_to(skipped);
-        if !chunk.is_empty() {
-            return Ok(chunk);
-        }
-    }
-    Err(Failure::Source("upstream sent less than before".into()))
+/// Writes what a body brings, which is what is missing or, from an upstream that ignores Range, everything.
+async fn pour(fetched: FetchedBlob, ingest: &mut Ingest) -> Result<(), Failure> {
+    let FetchedBlob { part, mut body, .. } = fetched;
+    let written = ingest.written();
+    let first = if part.is_none() && written > 0 {
+        skip(&mut body, written).await.map_err(broke)?
+    } else {
+        Bytes::new()
+    };
+    copy(first, body, ingest).await
 }
 
-/// Copies a body into an ingest, reading ahead while the disk is busy.
-async fn copy(body: Body, ingest: &mut Ingest) -> Result<(), Failure> {
-    copy_from(Bytes::new(), body, ingest).await
+fn broke(why: impl ToString) -> Failure {
+    Failure::Source(why.to_string().into())
 }
 
-/// Like [`copy`], for a body of which `first` was taken already.
-async fn copy_from(first: Bytes, mut body: Body, ingest: &mut Ingest) -> Result<(), Failure> {
+/// Copies a body, of which `first` was taken already, into an ingest, reading ahead while the disk is busy.
+async fn copy(first: Bytes, mut body: Body, ingest: &mut Ingest) -> Result<(), Failure> {
     let mut batch = Batch::default();
     if !first.is_empty() {
         batch.push(first);
@@ -295,9 +309,7 @@ async fn copy_from(first: Bytes, mut body: Body, ingest: &mut Ingest) -> Result<
 }
 
 async fn next(body: &mut Body) -> Result<Option<Bytes>, Failure> {
-    body.chunk()
-        .await
-        .map_err(|error| Failure::Source(error.to_string().into()))
+    body.chunk().await.map_err(broke)
 }
 
 #[derive(Default)]

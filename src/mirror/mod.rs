@@ -5,8 +5,8 @@
 //! server's work.
 //!
 //! Reading order: this file (the values), [`manifest`], `tag` and [`blob`] (the decisions), [`listing`] and
-//! `referrers`, [`search`] and `catalog` (what there is to pull), [`freshness`] (pure), `fill` (a blob on its way into the store), [`ahead`] (reading what it has not reached), [`bypass`]
-//! (a blob that has no room there).
+//! `referrers`, [`search`] and `catalog` (what there is to pull), [`freshness`] (pure), `fill` (a blob on its way into the store), [`source`] (a blob at its upstream), [`ahead`] (reading what
+//! a fill has not reached), [`bypass`] (a blob that the store cannot take).
 
 pub mod ahead;
 pub mod blob;
@@ -19,6 +19,7 @@ pub mod manifest;
 mod negative;
 mod referrers;
 pub mod search;
+pub mod source;
 mod tag;
 
 use std::collections::HashMap;

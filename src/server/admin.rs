@@ -53,10 +53,23 @@ impl Admin {
             "/readyz" if self.draining.load(Ordering::Relaxed) => {
                 text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
             }
-            "/readyz" => text(StatusCode::OK, "ready\n"),
+            "/readyz" => self.ready(),
             "/metrics" => self.render_metrics(),
             _ => text(StatusCode::NOT_FOUND, "no such page\n"),
         }
+    }
+
+    /// A store that cannot be written is no reason to send requests elsewhere: what is stored is served and the
+    /// rest passes through, which nobody else here does better. So it is said, and the answer stays yes.
+    fn ready(&self) -> Response<Body> {
+        let words = match self.mirror.store().trouble() {
+            None => "ready\n".to_owned(),
+            Some(trouble) => format!(
+                "ready\nstore: {}: {trouble}; blobs pass through\n",
+                trouble.cause.as_str()
+            ),
+        };
+        respond(StatusCode::OK, words.into(), TEXT)
     }
 
     fn render_metrics(&self) -> Response<Body> {

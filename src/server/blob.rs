@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use crate::headers::etag::if_none_match;
 use crate::headers::multipart::Multipart;
 use crate::headers::range::{self, Parsed, RangeSet, Selection};
-use crate::mirror::ahead::Lookahead;
 use crate::mirror::blob::{BlobAnswer, Content};
+use crate::mirror::source::Source;
 use crate::mirror::{Mirror, Outcome, Site, Want};
 use crate::oci::digest::Digest;
 use crate::oci::error::ErrorCode;
@@ -74,7 +74,7 @@ impl BlobRequest<'_> {
         }
         let stored = matches!(
             answer.content,
-            Some(Content::Stored(_) | Content::Growing(..))
+            Some(Content::Stored(..) | Content::Growing(..))
         );
         let mut response = respond::blob(StatusCode::OK, self.digest, answer.outcome, stored);
         if let Some(size) = answer.size {
@@ -82,8 +82,8 @@ impl BlobRequest<'_> {
         }
         *response.body_mut() = match answer.content {
             None => Body::empty(),
-            Some(Content::Stored(reader) | Content::Growing(reader, _)) => {
-                Body::store(reader, answer.size, self.buffers)
+            Some(Content::Stored(reader, source) | Content::Growing(reader, source)) => {
+                Body::store(reader, source, answer.size, self.buffers)
             }
             Some(Content::Bypass(bypass)) => Body::bypass(bypass, answer.size),
         };
@@ -92,7 +92,7 @@ impl BlobRequest<'_> {
 
     async fn length_of(&self, content: &mut Option<Content>) -> Result<u64, Problem> {
         match content {
-            Some(Content::Stored(reader) | Content::Growing(reader, _)) => {
+            Some(Content::Stored(reader, _) | Content::Growing(reader, _)) => {
                 let length = reader.wait_length().await;
                 length.map_err(|failure| self.bad_gateway(&failure))
             }
@@ -107,9 +107,8 @@ impl BlobRequest<'_> {
     async fn part(&self, answer: BlobAnswer, ranges: &RangeSet) -> Result<Response<Body>, Problem> {
         let (size, outcome) = (answer.size, answer.outcome);
         match answer.content {
-            Some(Content::Stored(reader)) => self.of_store(reader, None, ranges, outcome).await,
-            Some(Content::Growing(reader, ahead)) => {
-                self.of_store(reader, Some(ahead), ranges, outcome).await
+            Some(Content::Stored(reader, source) | Content::Growing(reader, source)) => {
+                self.of_store(reader, source, ranges, outcome).await
             }
             Some(Content::Bypass(_)) | None => self.of_bypass(size, ranges, outcome).await,
         }
@@ -118,7 +117,7 @@ impl BlobRequest<'_> {
     async fn of_store(
         &self,
         mut reader: Reader,
-        ahead: Option<Lookahead>,
+        source: Source,
         ranges: &RangeSet,
         outcome: Outcome,
     ) -> Result<Response<Body>, Problem> {
@@ -133,7 +132,7 @@ impl BlobRequest<'_> {
             Selection::One(part) => {
                 let mut response = self.partial(outcome, true, &part, total);
                 let pieces = [Piece::Range(part)];
-                *response.body_mut() = Body::pieces(reader, ahead, pieces, self.buffers);
+                *response.body_mut() = Body::pieces(reader, source, pieces, self.buffers);
                 return Ok(response);
             }
             Selection::Many(parts) => parts,
@@ -163,7 +162,7 @@ impl BlobRequest<'_> {
             [Piece::Bytes(header), Piece::Range(part)]
         });
         let pieces: Vec<_> = pieces.chain([end]).collect();
-        *response.body_mut() = Body::pieces(reader, ahead, pieces, self.buffers);
+        *response.body_mut() = Body::pieces(reader, source, pieces, self.buffers);
         Ok(response)
     }
 

@@ -16,8 +16,9 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use http_body::{Frame, SizeHint};
 
-use crate::mirror::ahead::{Ahead, Lookahead, Pace, decide, together};
+use crate::mirror::ahead::{Ahead, decide, together};
 use crate::mirror::bypass::Bypass;
+use crate::mirror::source::Source;
 use crate::store::reader::{Available, Reader, read_blocking};
 use crate::upstream;
 
@@ -65,12 +66,17 @@ struct Window {
     bytes: Box<Bypass>,
 }
 
-/// Reads ranges of a blob from the store.
+/// Reads ranges of a blob from the store; what the store lets it down with comes from the source.
 pub struct StoreBody {
     reader: Reader,
-    /// Where bytes can be had that a growing blob has not come to.
-    ahead: Option<Lookahead>,
-    /// Such bytes, on their way: of the range that is being read, and of some that come after it.
+    source: Source,
+    /// Whether bytes may be had from there that a growing blob has not come to.
+    ahead: bool,
+    /// Why the store cannot be read any more, if it cannot.
+    lost: Option<Broken>,
+    /// Whether the client gets all of the blob, so that its digest can be checked.
+    whole: bool,
+    /// Bytes of the source, on their way: of the range that is being read, and of some that come after it.
     windows: Vec<Window>,
     position: u64,
     /// Where the range ends that is being read; `u64::MAX` for the end of a blob whose length is not known yet.
@@ -103,18 +109,20 @@ impl Body {
     }
 
     /// A blob from the store, all of it; its length if that is known by now.
-    pub fn store(reader: Reader, length: Option<u64>, buffers: &Buffers) -> Self {
-        let whole = Piece::Range(0..length.unwrap_or(u64::MAX));
-        Self {
-            left: length,
-            ..Self::pieces(reader, None, [whole], buffers)
-        }
+    pub fn store(reader: Reader, source: Source, length: Option<u64>, buffers: &Buffers) -> Self {
+        let range = 0..length.unwrap_or(u64::MAX);
+        let body = StoreBody {
+            whole: true,
+            ahead: false,
+            ..StoreBody::new(reader, source, [Piece::Range(range)].into(), buffers)
+        };
+        Self::of(body, length)
     }
 
-    /// Pieces of a blob from the store, in that order. What a growing blob has not come to is fetched `ahead`.
+    /// Pieces of a blob from the store, in that order. What a growing blob has not come to is fetched ahead.
     pub fn pieces(
         reader: Reader,
-        ahead: Option<Lookahead>,
+        source: Source,
         pieces: impl IntoIterator<Item = Piece>,
         buffers: &Buffers,
     ) -> Self {
@@ -123,18 +131,13 @@ impl Body {
             .iter()
             .map(Piece::length)
             .fold(0, u64::saturating_add);
-        let body = StoreBody {
-            reader,
-            ahead,
-            windows: Vec::new(),
-            position: 0,
-            end: 0,
-            pieces,
-            buffers: buffers.clone(),
-        };
+        Self::of(StoreBody::new(reader, source, pieces, buffers), Some(left))
+    }
+
+    fn of(body: StoreBody, left: Option<u64>) -> Self {
         Self {
             state: State::Store(Box::new(body)),
-            left: Some(left),
+            left,
             account: None,
             open: None,
         }
@@ -244,6 +247,21 @@ enum Now {
 }
 
 impl StoreBody {
+    fn new(reader: Reader, source: Source, pieces: VecDeque<Piece>, buffers: &Buffers) -> Self {
+        Self {
+            reader,
+            source,
+            ahead: true,
+            lost: None,
+            whole: false,
+            windows: Vec::new(),
+            position: 0,
+            end: 0,
+            pieces,
+            buffers: buffers.clone(),
+        }
+    }
+
     fn next_now(mut self: Box<Self>) -> Now {
         while self.position >= self.end {
             match self.pieces.pop_front() {
@@ -254,20 +272,24 @@ impl StoreBody {
                 Some(Piece::Range(range)) => (self.position, self.end) = (range.start, range.end),
             }
         }
-        if self.window().is_some() {
+        if self.window().is_some() || self.lost.is_some() {
             return Now::Later(self);
         }
         let upto = match self.reader.available(self.position) {
             Available::UpTo(upto) => upto.min(self.end),
             Available::End => return Now::Step(self.at_the_end()),
+            Available::Failed(failure) if failure.is_of_the_store() => {
+                self.lost = Some(failure.into());
+                return Now::Later(self);
+            }
             Available::Failed(failure) => return Now::Step(Err(failure.into())),
             Available::NotYet => return Now::Later(self),
         };
         let mut buffer = self.buffers.take(length_of(self.position, upto));
         match self.reader.read_now(buffer.space(), self.position) {
-            Ok(Some(count)) => Now::Step(self.piece(buffer, count)),
-            Ok(None) => Now::Later(self),
-            Err(error) => Now::Step(Err(error.into())),
+            Ok(Some(count)) if count > 0 => Now::Step(self.piece(buffer, count)),
+            // Whether it is damaged shows when it is read again, where waiting does no harm.
+            Ok(_) | Err(_) => Now::Later(self),
         }
     }
 
@@ -276,21 +298,54 @@ impl StoreBody {
             let window = self.windows.swap_remove(place);
             return self.next_of_window(window).await;
         }
+        if self.lost.is_some() {
+            return self.from_source().await;
+        }
         let upto = match self.wait().await {
             Available::UpTo(upto) => upto.min(self.end),
             Available::End => return self.at_the_end(),
+            Available::Failed(failure) if failure.is_of_the_store() => {
+                self.lost = Some(failure.into());
+                return Ok((State::Store(self), None));
+            }
             Available::Failed(failure) => return Err(failure.into()),
             Available::NotYet => return Ok((State::Store(self), None)),
         };
         let mut buffer = self.buffers.take(length_of(self.position, upto));
-        if let Some(count) = self.reader.read_now(buffer.space(), self.position)? {
+        if let Ok(Some(count @ 1..)) = self.reader.read_now(buffer.space(), self.position) {
             return self.piece(buffer, count);
         }
         let (file, position) = (self.reader.file(), self.position);
-        let read =
-            move || read_blocking(&file, buffer.space(), position).map(|count| (buffer, count));
-        let (buffer, count) = tokio::task::spawn_blocking(read).await??;
-        self.piece(buffer, count)
+        let read = move || match read_blocking(&file, buffer.space(), position) {
+            // The file is shorter than the blob: somebody truncated it under us.
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            done => done.map(|count| (buffer, count)),
+        };
+        match tokio::task::spawn_blocking(read).await? {
+            Ok((buffer, count)) => self.piece(buffer, count),
+            Err(error) => {
+                self.source.is_damaged(&self.reader, &error).await;
+                self.lost = Some(error.into());
+                Ok((State::Store(self), None))
+            }
+        }
+    }
+
+    /// The store has let us down: what it was to send is had from upstream. Clients notice nothing.
+    async fn from_source(mut self: Box<Self>) -> Step {
+        let Some(why) = self.lost.take() else {
+            return Ok((State::Store(self), None));
+        };
+        tracing::warn!(source = ?self.source, at = self.position, error = %why, "a body goes on from upstream");
+        if self.whole {
+            let rest = self.source.rest(&self.reader, self.position).await?;
+            return Ok((State::Bypass(rest), None));
+        }
+        let range = self.position..self.end;
+        let bytes = self.source.instead(range.clone()).await?;
+        self.windows.push(Window { range, bytes });
+        self.lost = Some(why);
+        Ok((State::Store(self), None))
     }
 
     /// The window that has what is to be sent next, and nothing that is not.
@@ -302,15 +357,14 @@ impl StoreBody {
 
     /// Waits for the fill, or opens windows past it; [`Available::NotYet`] asks to be called again.
     async fn wait(&mut self) -> Available {
-        let Some(ahead) = &self.ahead else {
+        if !self.ahead {
             return self.reader.wait(self.position).await;
-        };
+        }
         let now = self.reader.available(self.position);
         if !matches!(now, Available::NotYet) {
             return now;
         }
-        let (readable, running) = self.reader.pace();
-        let pace = Pace { readable, running };
+        let pace = self.reader.pace();
         match decide(pace, &(self.position..self.end)) {
             Ahead::Wait(patience) => {
                 let wait = self.reader.wait(self.position);
@@ -328,7 +382,7 @@ impl StoreBody {
                     Piece::Range(_) | Piece::Bytes(_) => None,
                 });
                 let requests = together(pace, first, later).into_iter().map(async |range| {
-                    let bytes = ahead.fetch(range.clone()).await?;
+                    let bytes = self.source.ahead(range.clone()).await?;
                     Ok(Window { range, bytes })
                 });
                 match try_join_all(requests).await {
@@ -351,6 +405,7 @@ impl StoreBody {
                 Ok((State::Store(self), Some(bytes)))
             }
             Ok(None) => Ok((State::Store(self), None)),
+            Err(error) if self.lost.is_some() => Err(error.into()),
             Err(error) => {
                 self.only_wait(&error);
                 Ok((State::Store(self), None))
@@ -361,15 +416,11 @@ impl StoreBody {
     /// The bytes will come with the fill, only later.
     fn only_wait(&mut self, error: &upstream::Error) {
         tracing::debug!(%error, "cannot fetch ahead of the fill");
-        self.ahead = None;
+        self.ahead = false;
         self.windows.clear();
     }
 
     fn piece(mut self: Box<Self>, buffer: Buffer, count: usize) -> Step {
-        if count == 0 {
-            // The file is shorter than the blob: somebody truncated it under us.
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
         self.position += count as u64;
         let bytes = buffer.filled(count);
         let over = self.position >= self.end && self.pieces.is_empty();

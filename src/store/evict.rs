@@ -15,12 +15,22 @@ use super::index::{DIRECTORY, NoRoom, cost};
 use super::layout::Key;
 use super::{PATIENCE, Store};
 
+/// How long to wait before a file is unlinked that could not be.
+const UNLINK_AGAIN: Duration = Duration::from_secs(2);
+
 /// The thread that unlinks, and the way to hand it work.
 pub(super) struct Trash {
-    sender: mpsc::Sender<Unlink>,
+    sender: mpsc::Sender<Job>,
 }
 
-/// One file to unlink.
+/// What is done behind everybody's back.
+enum Job {
+    /// A file to unlink, and what to do once it is.
+    Unlink(Unlink),
+    /// Anything else that waits for the disk.
+    Other(Box<dyn FnOnce() + Send>),
+}
+
 struct Unlink {
     path: PathBuf,
     done: Box<dyn FnOnce() + Send>,
@@ -28,25 +38,51 @@ struct Unlink {
 
 impl Trash {
     pub(super) fn start() -> Self {
-        let (sender, receiver) = mpsc::channel::<Unlink>();
-        let run = move || {
-            for Unlink { path, done } in receiver {
-                if let Err(error) = fs::remove_file(&path)
-                    && error.kind() != io::ErrorKind::NotFound
-                {
-                    tracing::warn!(path = %path.display(), %error, "cannot unlink");
-                }
-                done();
-            }
-        };
+        let (sender, receiver) = mpsc::channel::<Job>();
         // Without the thread unlinking happens where it is asked for (see `Store::unlink`).
         if let Err(error) = thread::Builder::new()
             .name("pierglass-trash".into())
-            .spawn(run)
+            .spawn(move || empty(&receiver))
         {
             tracing::warn!(%error, "no thread to empty the trash; doing it inline");
         }
         Self { sender }
+    }
+}
+
+/// Does the work until nobody is left to hand it any. What cannot be unlinked still takes its room, so it stays
+/// counted and is tried again.
+fn empty(jobs: &mpsc::Receiver<Job>) {
+    let mut stuck = Vec::new();
+    loop {
+        let job = if stuck.is_empty() {
+            jobs.recv()
+                .map_err(|_| mpsc::RecvTimeoutError::Disconnected)
+        } else {
+            jobs.recv_timeout(UNLINK_AGAIN)
+        };
+        match job {
+            Ok(Job::Other(job)) => job(),
+            Ok(Job::Unlink(file)) => stuck.extend(unlink(file)),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                stuck = stuck.into_iter().filter_map(unlink).collect();
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Unlinks a file; gives it back where that fails.
+fn unlink(file: Unlink) -> Option<Unlink> {
+    match fs::remove_file(&file.path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::debug!(path = %file.path.display(), %error, "cannot unlink yet");
+            Some(file)
+        }
+        _ => {
+            (file.done)();
+            None
+        }
     }
 }
 
@@ -58,6 +94,16 @@ pub(super) struct Reservation {
 }
 
 impl Reservation {
+    /// For bytes that are on disk already, whether they fit or not.
+    pub(super) fn of_file(store: &Arc<Store>, bytes: u64) -> Self {
+        store.index.reserve_anyway(bytes);
+        Self {
+            store: Arc::clone(store),
+            bytes,
+            written: 0,
+        }
+    }
+
     /// Promises more to the same ingest, which turned out to be longer than was known.
     pub(super) async fn grow(&mut self, bytes: u64) -> Result<(), NoRoom> {
         self.store.claim(bytes, PATIENCE).await?;
@@ -82,6 +128,11 @@ impl Reservation {
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// How much of it is on disk.
+    pub(super) fn on_disk(&self) -> u64 {
+        self.written
+    }
 }
 
 impl Drop for Reservation {
@@ -100,18 +151,23 @@ impl Store {
         key: &Key,
         patience: Duration,
     ) -> Result<Reservation, NoRoom> {
-        let directories = self
-            .layout
-            .path(key)
-            .strip_prefix(self.layout.root())
-            .map_or(0, |path| path.iter().count());
-        let bytes = cost(length).saturating_add(directories as u64 * DIRECTORY);
+        let bytes = self.price(length, key);
         self.claim(bytes, patience).await?;
         Ok(Reservation {
             store: Arc::clone(self),
             bytes,
             written: 0,
         })
+    }
+
+    /// What a file of `length` bytes costs at most, the directories on its way included.
+    pub(super) fn price(&self, length: u64, key: &Key) -> u64 {
+        let directories = self
+            .layout
+            .path(key)
+            .strip_prefix(self.layout.root())
+            .map_or(0, |path| path.iter().count());
+        cost(length).saturating_add(directories as u64 * DIRECTORY)
     }
 
     async fn claim(self: &Arc<Self>, bytes: u64, patience: Duration) -> Result<(), NoRoom> {
@@ -160,6 +216,9 @@ impl Store {
                     .await;
             }
             if !self.evict(missing).await {
+                if available < self.settings.min_free {
+                    self.disk_is_full(available);
+                }
                 return false;
             }
         }
@@ -187,41 +246,51 @@ impl Store {
     fn evict_now(self: &Arc<Self>, bytes: u64) -> bool {
         let _moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
         let victims = self.index.take_victims(bytes);
-        for (key, cost) in &victims {
-            if let Key::Manifest(id) = key {
-                self.records.forget_manifest(&id.0, &id.1);
+        let mut evicted = false;
+        for victim in victims {
+            let cost = victim.cost();
+            match self.trash_counted(&self.layout.path(&victim.key), cost) {
+                Ok(()) => {
+                    self.forget_record(&victim.key);
+                    self.metrics.evicted_bytes.inc_by(cost);
+                    evicted = true;
+                }
+                Err(error) => {
+                    self.disk_failed("remove what is to make room", &error);
+                    self.index.put_back(victim);
+                }
             }
-            if let Key::Tag(id) = key {
-                self.records.forget_tag(&id.0, &id.1);
-            }
-            if let Key::Listing(id) = key {
-                self.listings.forget(id);
-            }
-            self.metrics.evicted_bytes.inc_by(*cost);
-            self.trash_counted(&self.layout.path(key), *cost);
         }
-        !victims.is_empty()
+        evicted
+    }
+
+    /// Forgets what memory has of a record whose file is gone.
+    fn forget_record(&self, key: &Key) {
+        match key {
+            Key::Manifest(id) => self.records.forget_manifest(&id.0, &id.1),
+            Key::Tag(id) => self.records.forget_tag(&id.0, &id.1),
+            Key::Listing(id) => self.listings.forget(id),
+            Key::Blob(_) | Key::Partial(_) => {}
+        }
     }
 
     /// Moves a file into the trash and unlinks it later, lowering the trash by `counted` bytes then.
-    fn trash_counted(self: &Arc<Self>, path: &Path, counted: u64) {
+    fn trash_counted(self: &Arc<Self>, path: &Path, counted: u64) -> io::Result<()> {
         let trash = self.layout.trash(self.next_serial());
-        let path = match fs::rename(path, &trash) {
-            Ok(()) => trash,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.index.unlinked(counted);
-                return;
+        match fs::rename(path, &trash) {
+            Ok(()) => {
+                let store = Arc::clone(self);
+                self.unlink(trash, move || store.index.unlinked(counted));
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.index.unlinked(counted),
             // A full disk can refuse the rename. Unlinking in place is slower, and must be done before anybody
             // else may give that name to a new file.
             Err(_) => {
-                let _ = fs::remove_file(path);
+                fs::remove_file(path)?;
                 self.index.unlinked(counted);
-                return;
             }
-        };
-        let store = Arc::clone(self);
-        self.unlink(path, move || store.index.unlinked(counted));
+        }
+        Ok(())
     }
 
     /// Like [`Self::trash_counted`] for a file that is not counted as trash.
@@ -236,12 +305,24 @@ impl Store {
     }
 
     pub(super) fn unlink(&self, path: PathBuf, done: impl FnOnce() + Send + 'static) {
-        if let Err(mpsc::SendError(Unlink { path, done })) = self.trash.sender.send(Unlink {
-            path,
-            done: Box::new(done),
-        }) {
-            let _ = fs::remove_file(path);
-            done();
+        let done = Box::new(done);
+        self.hand_over(Job::Unlink(Unlink { path, done }));
+    }
+
+    /// Has `job` done in the thread that empties the trash.
+    pub(super) fn later(&self, job: impl FnOnce() + Send + 'static) {
+        self.hand_over(Job::Other(Box::new(job)));
+    }
+
+    fn hand_over(&self, job: Job) {
+        match self.trash.sender.send(job) {
+            Ok(()) => {}
+            Err(mpsc::SendError(Job::Other(job))) => job(),
+            Err(mpsc::SendError(Job::Unlink(file))) => {
+                if let Some(file) = unlink(file) {
+                    (file.done)();
+                }
+            }
         }
     }
 
@@ -282,7 +363,7 @@ impl Drop for Claimed<'_> {
 }
 
 /// Bytes an unprivileged process may still write; `None` when the file system does not say.
-fn available_bytes(path: &Path) -> Option<u64> {
+pub(super) fn available_bytes(path: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(path).ok()?;
     stat.f_bavail.checked_mul(stat.f_frsize)
 }

@@ -84,6 +84,8 @@ pub(super) struct Index {
     /// Guards the map and the sums, which change together. Never held across a system call.
     inner: Mutex<Inner>,
     max_size: u64,
+    /// What an empty store takes.
+    base: u64,
     /// Rung when trash was unlinked or a reservation given back, and when the scan ends.
     freed: Notify,
 }
@@ -104,11 +106,25 @@ struct Entry {
     proven: bool,
 }
 
+/// An entry that was taken out, to be evicted.
+pub(super) struct Victim {
+    pub(super) key: Key,
+    entry: Entry,
+}
+
+impl Victim {
+    /// What it takes on disk.
+    pub(super) fn cost(&self) -> u64 {
+        cost(self.entry.length)
+    }
+}
+
 impl Index {
     /// `directories` is how many directories exist already.
     pub(super) fn new(max_size: u64, directories: u64) -> Self {
+        let base = directories * BLOCK + 2 * BLOCK;
         let usage = Usage {
-            overhead: directories * BLOCK + 2 * BLOCK,
+            overhead: base,
             ..Usage::default()
         };
         let inner = Inner {
@@ -119,6 +135,7 @@ impl Index {
         Self {
             inner: Mutex::new(inner),
             max_size,
+            base,
             freed: Notify::new(),
         }
     }
@@ -129,6 +146,21 @@ impl Index {
 
     pub(super) fn is_scanned(&self) -> bool {
         self.inner().scanned
+    }
+
+    /// How long the file of an entry is.
+    pub(super) fn length(&self, key: &Key) -> Option<u64> {
+        self.inner().entries.peek(key).map(|entry| entry.length)
+    }
+
+    /// Forgets all entries, to be counted anew. Reservations and trash stay: those who hold them give them back.
+    pub(super) fn clear(&self) {
+        let mut inner = self.inner();
+        inner.entries.clear();
+        inner.scanned = false;
+        inner.usage.stored = 0;
+        inner.usage.blobs = 0;
+        inner.usage.overhead = self.base;
     }
 
     pub(super) fn contains(&self, key: &Key) -> bool {
@@ -229,6 +261,12 @@ impl Index {
         Ok(())
     }
 
+    /// Promises `bytes` that are on disk already, whether they fit or not.
+    pub(super) fn reserve_anyway(&self, bytes: u64) {
+        let mut inner = self.inner();
+        inner.usage.reserved = inner.usage.reserved.saturating_add(bytes);
+    }
+
     /// Takes back a promise, of which `written` bytes were used.
     pub(super) fn release(&self, bytes: u64, written: u64) {
         self.inner().release(bytes, written);
@@ -254,7 +292,7 @@ impl Index {
     /// Takes entries out, used longest ago first, until they cover `bytes`; what they cost counts as trash.
     ///
     /// Nothing is taken when there is not enough.
-    pub(super) fn take_victims(&self, bytes: u64) -> Vec<(Key, u64)> {
+    pub(super) fn take_victims(&self, bytes: u64) -> Vec<Victim> {
         let mut inner = self.inner();
         if inner.usage.stored < bytes {
             return Vec::new();
@@ -269,9 +307,21 @@ impl Index {
             inner.forget(&key, cost);
             inner.usage.trash += cost;
             covered += cost;
-            victims.push((key, cost));
+            victims.push(Victim { key, entry });
         }
         victims
+    }
+
+    /// Takes back an entry that could not be evicted: it is still there, and not the next to be tried.
+    pub(super) fn put_back(&self, victim: Victim) {
+        let mut inner = self.inner();
+        inner.usage.trash = inner.usage.trash.saturating_sub(victim.cost());
+        let Entry {
+            length,
+            freshened,
+            proven,
+        } = victim.entry;
+        inner.insert(victim.key, length, freshened, proven);
     }
 
     /// The trash shrank by `bytes`.
@@ -355,7 +405,7 @@ mod tests {
         let victims: Vec<_> = index
             .take_victims(cost(1000) + 1)
             .into_iter()
-            .map(|(key, _)| key)
+            .map(|victim| victim.key)
             .collect();
         assert_eq!(victims, [key(1), key(2)]);
         assert_eq!(index.usage().blobs, 2);
@@ -375,7 +425,7 @@ mod tests {
         let order: Vec<_> = index
             .take_victims(4 * cost(1))
             .into_iter()
-            .map(|(key, _)| key)
+            .map(|victim| victim.key)
             .collect();
         assert_eq!(order, [key(3), key(2), key(1), key(9)]);
     }

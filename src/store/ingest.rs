@@ -5,23 +5,24 @@
 //! file (see [`super::reader`]) and get its last chunk only once it was.
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::oci::digest::{Digest, Hasher};
+use crate::oci::digest::Hasher;
 
-use super::evict::Reservation;
+use super::Store;
+use super::draft::{Draft, Id};
 use super::index::{NoRoom, cost};
 use super::layout::Key;
 use super::length;
 use super::progress::{Failure, Progress};
-use super::reader::Reader;
-use super::{PATIENCE, Store};
+use super::reader::{Begun, Reader, hash_beginning};
+use super::records::run;
 
 /// The bytes at the end of a blob that no reader gets before the digest was verified.
 ///
@@ -36,8 +37,10 @@ const UNKNOWN_STEP: u64 = 16 * 1024 * 1024;
 pub enum IngestError {
     /// There is no room and none can be made.
     NoRoom(NoRoom),
-    /// The temporary file cannot be created.
+    /// The file cannot be written. It has been told already.
     Disk(io::Error),
+    /// The disk failed a moment ago and is left alone. It has been told already.
+    Trouble(super::health::Trouble),
 }
 
 impl std::fmt::Display for IngestError {
@@ -45,42 +48,38 @@ impl std::fmt::Display for IngestError {
         match self {
             Self::NoRoom(error) => error.fmt(f),
             Self::Disk(error) => write!(f, "cannot write to the store: {error}"),
+            Self::Trouble(trouble) => trouble.fmt(f),
         }
     }
 }
 
 impl std::error::Error for IngestError {}
 
-/// A blob being written. Dropping it aborts: the file is removed and its readers are told.
+/// A blob being written. Dropping it aborts: its readers are told, and what is there of it is put away.
 pub struct Ingest {
-    store: Arc<Store>,
-    digest: Digest,
+    draft: Draft,
     size: Option<u64>,
-    written: u64,
-    /// Away in a blocking thread during an append; gone once committed.
-    writer: Option<Writer>,
-    path: PathBuf,
-    /// Gone once committed.
-    reservation: Option<Reservation>,
+    /// Away in a blocking thread during an append; gone once the digest was taken.
+    hashing: Option<Hashing>,
     progress: watch::Sender<Progress>,
 }
 
-struct Writer {
-    file: Arc<File>,
+/// How far the hash of what is written has come.
+struct Hashing {
     hasher: Hasher,
+    /// Bytes of a partial that are still to be hashed, before any other.
+    behind: u64,
 }
 
 /// The proof that an ingest was checked, without which it cannot be committed.
-pub struct Verified {
-    file: Arc<File>,
-}
+pub struct Verified(());
 
 /// What askers need to read a blob while it is written.
 #[derive(Clone)]
 pub struct Growing {
     file: Arc<File>,
     size: Option<u64>,
-    begun: Instant,
+    begun: Begun,
     progress: watch::Receiver<Progress>,
 }
 
@@ -113,53 +112,54 @@ impl Growing {
 
 impl Ingest {
     pub(super) async fn begin(
-        store: Arc<Store>,
-        digest: Digest,
+        store: &Arc<Store>,
+        id: Id,
         size: Option<u64>,
+        partial: Option<Draft>,
     ) -> Result<(Self, Growing), IngestError> {
-        let key = Key::Blob(digest.clone());
-        let reservation = store
-            .reserve(size.unwrap_or(UNKNOWN_STEP), &key, PATIENCE)
-            .await
-            .map_err(IngestError::NoRoom)?;
-        let path = store.layout.ingest(store.next_serial());
-        let file = File::options()
-            .create_new(true)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(IngestError::Disk)?;
-        let file = Arc::new(file);
-        let (progress, receiver) = watch::channel(Progress::Growing(0));
+        if let Some(trouble) = store.trouble() {
+            return Err(IngestError::Trouble(trouble));
+        }
+        let draft = match open(store, id, size.unwrap_or(UNKNOWN_STEP), partial).await {
+            Ok(Ok(draft)) => draft,
+            Ok(Err(no_room)) => {
+                // It may be the disk that is full, and not the store.
+                let trouble = store.trouble().map(IngestError::Trouble);
+                return Err(trouble.unwrap_or(IngestError::NoRoom(no_room)));
+            }
+            Err(error) => {
+                store.disk_failed("write to the store", &error);
+                return Err(IngestError::Disk(error));
+            }
+        };
+        let begun = draft.written();
+        let readable = Progress::Growing(begun.saturating_sub(HOLD_BACK));
+        let (progress, receiver) = watch::channel(readable);
         let growing = Growing {
-            file: Arc::clone(&file),
+            file: Arc::clone(draft.file()),
             size,
-            begun: Instant::now(),
+            begun: Begun {
+                at: Instant::now(),
+                with: begun,
+            },
             progress: receiver,
         };
-        let writer = Some(Writer {
-            file,
-            hasher: digest.hasher(),
-        });
-        let reservation = Some(reservation);
-        Ok((
-            Self {
-                store,
-                digest,
-                size,
-                written: 0,
-                writer,
-                path,
-                reservation,
-                progress,
-            },
-            growing,
-        ))
+        let hashing = Hashing {
+            hasher: draft.digest().hasher(),
+            behind: begun,
+        };
+        let ingest = Self {
+            draft,
+            size,
+            hashing: Some(hashing),
+            progress,
+        };
+        Ok((ingest, growing))
     }
 
-    /// Bytes written so far.
+    /// Bytes written so far, those of an earlier transfer included.
     pub fn written(&self) -> u64 {
-        self.written
+        self.draft.written()
     }
 
     /// Writes and hashes `chunks` in a blocking thread, then lets readers have them (but for the last chunk).
@@ -167,7 +167,7 @@ impl Ingest {
     /// After an error, or when the future is dropped half-way, the ingest can only be failed.
     pub async fn append(&mut self, chunks: Vec<Bytes>) -> Result<(), Failure> {
         let length: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        let after = self.written.saturating_add(length);
+        let after = self.written().saturating_add(length);
         match self.size {
             Some(expected) if after > expected => {
                 return Err(Failure::Length {
@@ -178,36 +178,34 @@ impl Ingest {
             Some(_) => {}
             None => self.make_room(after).await?,
         }
-        let mut writer = self.writer.take().ok_or(Failure::Abandoned)?;
+        let mut hashing = self.hashing.take().ok_or(Failure::Abandoned)?;
+        let (file, at) = (Arc::clone(self.draft.file()), self.written());
         let write = move || {
+            hashing.catch_up(&file)?;
+            let mut at = at;
             for chunk in chunks {
-                (&*writer.file).write_all(&chunk)?;
-                writer.hasher.update(&chunk);
+                file.write_all_at(&chunk, at)?;
+                at += chunk.len() as u64;
+                hashing.hasher.update(&chunk);
             }
-            Ok(writer)
+            Ok(hashing)
         };
-        let writer = tokio::task::spawn_blocking(write)
-            .await
-            .map_err(|_| Failure::Abandoned)?;
-        self.writer = Some(writer.map_err(|error: io::Error| Failure::Disk(Arc::new(error)))?);
-        self.written = after;
-        if let Some(reservation) = &mut self.reservation {
-            reservation.wrote(length);
-        }
+        let hashing = run(write).await.ok_or(Failure::Abandoned)?;
+        self.hashing = Some(hashing.map_err(|error| self.disk_failed(error))?);
+        self.draft.wrote(length);
         self.progress
             .send_replace(Progress::Growing(after.saturating_sub(HOLD_BACK)));
         Ok(())
     }
 
     async fn make_room(&mut self, length: u64) -> Result<(), Failure> {
-        let Some(reservation) = &mut self.reservation else {
-            return Err(Failure::Abandoned);
-        };
-        while cost(length) > reservation.bytes() {
-            reservation
-                .grow(UNKNOWN_STEP)
-                .await
-                .map_err(Failure::NoRoom)?;
+        while cost(length) > self.draft.room() {
+            let upto = self.draft.room().saturating_add(UNKNOWN_STEP);
+            match self.draft.make_room(upto).await {
+                Ok(Ok(())) => {}
+                Ok(Err(no_room)) => return Err(Failure::NoRoom(no_room)),
+                Err(error) => return Err(self.disk_failed(error)),
+            }
         }
         Ok(())
     }
@@ -215,80 +213,116 @@ impl Ingest {
     /// Checks length and digest of all that was written. No reader learns of the result yet: the caller goes
     /// on with [`Ingest::commit`] or [`Ingest::fail`].
     pub fn verify(&mut self) -> Result<Verified, Failure> {
-        let Writer { file, hasher } = self.writer.take().ok_or(Failure::Abandoned)?;
-        if let Some(expected) = self.size
-            && self.written != expected
-        {
-            return Err(Failure::Length {
-                expected,
-                found: self.written,
-            });
+        let Hashing { hasher, behind } = self.hashing.take().ok_or(Failure::Abandoned)?;
+        let found = self.written();
+        // Nothing came, not even the end that was cut off: what is there was not looked at.
+        let expected = self.size.or((behind > 0).then(|| found.saturating_add(1)));
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            return Err(Failure::Length { expected, found });
         }
         let found = hasher.finish();
-        if found != self.digest {
+        if found != *self.draft.digest() {
             return Err(Failure::Digest {
-                expected: self.digest.clone(),
+                expected: self.draft.digest().clone(),
                 found,
             });
         }
-        Ok(Verified { file })
+        Ok(Verified(()))
     }
 
     /// Gives readers the rest, then makes the blob durable and visible under its digest.
     ///
     /// An error is one of the disk: readers have right bytes, but nothing is kept.
-    pub async fn commit(self, verified: Verified) -> Result<u64, Failure> {
-        self.progress.send_replace(Progress::Complete(self.written));
-        self.publish(verified.file).await
+    pub async fn commit(self, _verified: Verified) -> Result<u64, Failure> {
+        let length = self.written();
+        self.progress.send_replace(Progress::Complete(length));
+        let (store, draft) = (Arc::clone(self.draft.store()), self.draft);
+        let publish = move || publish(draft);
+        let published = run(publish).await.ok_or(Failure::Abandoned)?;
+        published.map_err(|error| {
+            store.disk_failed("keep a blob that arrived", &error);
+            Failure::Disk(Arc::new(error))
+        })?;
+        Ok(length)
     }
 
-    async fn publish(mut self, file: Arc<File>) -> Result<u64, Failure> {
-        let publish = move || {
-            length::note(&file, self.written);
-            file.sync_all()?;
-            let key = Key::Blob(self.digest.clone());
-            let path = std::mem::take(&mut self.path);
-            let Some(reservation) = self.reservation.take() else {
-                return Ok(self.written);
-            };
-            let published = self.store.publish(&path, key, self.written, reservation);
-            if published.is_err() {
-                self.store.unlink(path, || {});
-            }
-            published?.sync_all()?;
-            Ok(self.written)
-        };
-        let published = tokio::task::spawn_blocking(publish)
-            .await
-            .map_err(|_| Failure::Abandoned)?;
-        published.map_err(|error: io::Error| Failure::Disk(Arc::new(error)))
-    }
-
-    /// Gives up and tells the readers why.
-    pub fn fail(self, failure: Failure) {
-        self.store
-            .metrics
+    /// Gives up: puts away what is there, so that the next transfer can go on with it, and returns the readers,
+    /// who are to be told once no more can join them.
+    pub async fn give_up(mut self, failure: Failure) -> Failed {
+        if !matches!(failure, Failure::Source(_) | Failure::Abandoned) {
+            self.draft.is_worthless();
+        }
+        let metrics = &self.draft.store().metrics;
+        metrics
             .ingest_failures
             .with_label_values(&[failure.reason()])
             .inc();
-        self.progress.send_replace(Progress::Failed(failure));
+        self.draft.put_away().await;
+        Failed {
+            failure,
+            progress: self.progress,
+        }
+    }
+
+    fn disk_failed(&self, error: io::Error) -> Failure {
+        let store = self.draft.store();
+        store.disk_failed("write a blob", &error);
+        Failure::Disk(Arc::new(error))
     }
 }
 
-impl Drop for Ingest {
-    fn drop(&mut self) {
-        self.progress.send_if_modified(|progress| {
-            let unfinished = matches!(progress, Progress::Growing(_));
-            if unfinished {
-                *progress = Progress::Failed(Failure::Abandoned);
-            }
-            unfinished
-        });
-        let Some(reservation) = self.reservation.take() else {
-            return;
-        };
-        // The bytes are on disk until they are unlinked, so they stay reserved until then.
-        self.store
-            .unlink(std::mem::take(&mut self.path), move || drop(reservation));
+/// Readers of an ingest that was given up.
+pub struct Failed {
+    failure: Failure,
+    progress: watch::Sender<Progress>,
+}
+
+impl Failed {
+    /// Tells them why.
+    pub fn tell(self) {
+        self.progress.send_replace(Progress::Failed(self.failure));
     }
+}
+
+impl Hashing {
+    /// Hashes what an earlier process or transfer wrote.
+    fn catch_up(&mut self, file: &File) -> io::Result<()> {
+        let behind = std::mem::take(&mut self.behind);
+        hash_beginning(file, &mut self.hasher, behind)
+    }
+}
+
+/// Opens the file of a blob, or goes on with the one there is, and makes room for `size` bytes.
+async fn open(
+    store: &Arc<Store>,
+    id: Id,
+    size: u64,
+    partial: Option<Draft>,
+) -> io::Result<Result<Draft, NoRoom>> {
+    let mut draft = match partial {
+        Some(partial) => partial,
+        None => match Draft::create(store, id, size).await? {
+            Ok(draft) => draft,
+            Err(no_room) => return Ok(Err(no_room)),
+        },
+    };
+    Ok(draft.make_room(size).await?.map(|()| draft))
+}
+
+/// Gives a blob its final name. Bytes before name, name before the directory's entry: what a crash of the machine
+/// leaves under that name is whole.
+fn publish(draft: Draft) -> io::Result<()> {
+    let (store, length) = (Arc::clone(draft.store()), draft.written());
+    let (file, key) = (Arc::clone(draft.file()), Key::Blob(draft.digest().clone()));
+    length::note(&file, length);
+    // Dropped before it is durable, it would be a partial of which nothing is missing.
+    file.sync_all()?;
+    let Some((path, room)) = draft.finish() else {
+        return Ok(());
+    };
+    let published = store.publish(&path, key, length, room);
+    if published.is_err() {
+        store.unlink(path, || {});
+    }
+    published?.sync_all()
 }

@@ -4,7 +4,9 @@
 //! ROOT/version                                       what wrote this layout
 //! ROOT/lock                                          held by the process that uses the store
 //! ROOT/blobs/sha256/ab/abcd...                       verified blobs, by digest
-//! ROOT/ingest/17                                     blobs and records being written
+//! ROOT/ingest/17                                     records being written
+//! ROOT/ingest/17.docker.io.sha256-abcd...            blobs being written
+//! ROOT/partial/docker.io/sha256-abcd...              blobs that did not arrive whole
 //! ROOT/trash/18                                      what is about to be unlinked
 //! ROOT/records/docker.io/library/nginx/_tags/1.27
 //! ROOT/records/docker.io/library/nginx/_manifests/sha256-abcd...
@@ -45,6 +47,8 @@ pub(super) enum Key {
     Tag(Arc<(QualifiedName, Tag)>),
     /// What upstream listed about one repository.
     Listing(Arc<(QualifiedName, Listing)>),
+    /// The beginning of a blob that an upstream did not send to its end.
+    Partial(Arc<(Namespace, Digest)>),
 }
 
 impl Key {
@@ -58,6 +62,10 @@ impl Key {
 
     pub(super) fn listing(name: &QualifiedName, listing: &Listing) -> Self {
         Self::Listing(Arc::new((name.clone(), listing.clone())))
+    }
+
+    pub(super) fn partial(namespace: &Namespace, digest: &Digest) -> Self {
+        Self::Partial(Arc::new((namespace.clone(), digest.clone())))
     }
 }
 
@@ -109,12 +117,17 @@ impl Layout {
         self.root.join("trash")
     }
 
+    pub(super) fn partials(&self) -> PathBuf {
+        self.root.join("partial")
+    }
+
     /// The directories that exist from the start.
-    pub(super) fn top_directories(&self) -> [PathBuf; 5] {
+    pub(super) fn top_directories(&self) -> [PathBuf; 6] {
         [
             self.root.clone(),
             self.blobs(),
             self.records(),
+            self.partials(),
             self.ingests(),
             self.all_trash(),
         ]
@@ -122,6 +135,25 @@ impl Layout {
 
     pub(super) fn ingest(&self, serial: u64) -> PathBuf {
         self.ingests().join(serial.to_string())
+    }
+
+    /// Where a blob is written; its name says what it is, in case the process does not live to finish it.
+    pub(super) fn ingest_of(&self, serial: u64, id: &(Namespace, Digest)) -> PathBuf {
+        let file = format!("{serial}.{}.{}", id.0, digest_file(&id.1));
+        self.ingests().join(file)
+    }
+
+    /// The serial number of a file in `ingest/` or `trash/`, and what blob it is the beginning of.
+    pub(super) fn read_leftover(path: &Path) -> (Option<u64>, Option<Key>) {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let Some((serial, id)) = name.split_once('.') else {
+            return (name.parse().ok(), None);
+        };
+        let key = id.rsplit_once('.').and_then(|(namespace, digest)| {
+            let namespace = namespace.parse::<Namespace>().ok()?;
+            Some(Key::partial(&namespace, &digest_of_file(digest)?))
+        });
+        (serial.parse().ok(), key)
     }
 
     pub(super) fn trash(&self, serial: u64) -> PathBuf {
@@ -155,6 +187,7 @@ impl Layout {
                 };
                 self.repository(&id.0).join(LISTS).join(file)
             }
+            Key::Partial(id) => self.partials().join(id.0.as_str()).join(digest_file(&id.1)),
         }
     }
 
@@ -185,6 +218,7 @@ impl Layout {
         };
         let found = match parts.as_slice() {
             ["blobs", algorithm, shard, hex] => blob(algorithm, shard, hex),
+            ["partial", namespace, file] => partial(namespace, file),
             ["records", namespace, repository @ .., MANIFESTS, file] => {
                 manifest(namespace, repository, file)
             }
@@ -211,6 +245,14 @@ fn blob(algorithm: &str, shard: &str, hex: &str) -> Option<Found> {
     let digest = format!("{algorithm}:{hex}").parse::<Digest>().ok()?;
     hex.starts_with(shard)
         .then_some(Found::Entry(Key::Blob(digest)))
+}
+
+fn partial(namespace: &str, file: &str) -> Option<Found> {
+    let namespace = namespace.parse::<Namespace>().ok()?;
+    Some(Found::Entry(Key::partial(
+        &namespace,
+        &digest_of_file(file)?,
+    )))
 }
 
 fn manifest(namespace: &str, repository: &[&str], file: &str) -> Option<Found> {
@@ -275,7 +317,8 @@ mod tests {
             Key::manifest(&name("a/b/c"), &digest),
             Key::tag(&name("blobs/records"), &"v1.0-rc_2".parse().unwrap()),
             Key::listing(&name("a/b"), &Listing::Tags),
-            Key::listing(&name("tags"), &Listing::Referrers(digest)),
+            Key::listing(&name("tags"), &Listing::Referrers(digest.clone())),
+            Key::partial(&"localhost:5000".parse().unwrap(), &digest),
         ] {
             match layout.read(&layout.path(&key)) {
                 Found::Entry(read) => assert_eq!(read, key),
@@ -286,6 +329,33 @@ mod tests {
             layout.read(&layout.vouched(&name("a/b"))),
             Found::Vouched
         ));
+    }
+
+    #[test]
+    fn an_ingest_is_known_by_its_name_after_a_crash() {
+        let layout = Layout::new("/store".into());
+        let id = (
+            "registry.example.com:5000".parse().unwrap(),
+            Digest::of(b"x"),
+        );
+        let (serial, key) = Layout::read_leftover(&layout.ingest_of(17, &id));
+        assert_eq!(serial, Some(17));
+        assert_eq!(key, Some(Key::partial(&id.0, &id.1)));
+        assert_eq!(Layout::read_leftover(&layout.ingest(3)), (Some(3), None));
+        for foreign in [
+            "",
+            "x",
+            "17.",
+            "17.docker.io",
+            "17.docker.io.sha256-00",
+            "17...",
+        ] {
+            assert_eq!(
+                Layout::read_leftover(Path::new(foreign)).1,
+                None,
+                "{foreign}"
+            );
+        }
     }
 
     #[test]

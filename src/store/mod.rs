@@ -5,12 +5,14 @@
 //! (`index`) only serves to keep the used bytes under the limit and to choose what goes first.
 //!
 //! Reading order: `layout` (where things are), `index` (how much there is), [`ingest`] (how a blob
-//! gets in), [`progress`], [`reader`] (how it gets out), [`records`] (manifests and tags), [`listings`]
+//! gets in), [`draft`] (its file, and what is kept of one that does not arrive), [`progress`], [`reader`] (how it gets out), [`records`] (manifests and tags), [`listings`]
 //! (what upstream listed), `vouched` (which blobs belong to a repository), `catalog` (which repositories are here), `evict` and `scan`
-//! (housekeeping).
+//! (housekeeping), [`health`] (a disk that fails).
 
 mod catalog;
+pub mod draft;
 mod evict;
+pub mod health;
 mod index;
 pub mod ingest;
 mod layout;
@@ -24,6 +26,7 @@ mod vouched;
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,8 +34,11 @@ use std::time::{Duration, SystemTime};
 
 use crate::metrics::Metrics;
 use crate::oci::digest::Digest;
+use crate::oci::name::Namespace;
 
+use draft::Draft;
 use evict::{Reservation, Trash};
+use health::Health;
 use index::Index;
 pub use index::{NoRoom, Usage};
 use ingest::{Growing, Ingest, IngestError};
@@ -130,8 +136,10 @@ pub struct Store {
     /// so that an eviction can never carry away what was committed under the same name a moment before.
     /// Only commits and evictions take it, in blocking threads; the index's own lock is taken inside.
     moves: Mutex<()>,
-    /// Keeps the lock on the directory for the life of the store.
-    _lock: File,
+    health: Health,
+    /// Keeps the lock on the directory for the life of the store. Another one when the directory was removed
+    /// and made anew.
+    lock: Mutex<File>,
 }
 
 impl Store {
@@ -165,8 +173,10 @@ impl Store {
             metrics,
             serial: AtomicU64::new(0),
             moves: Mutex::new(()),
-            _lock: lock,
+            health: Health::default(),
+            lock: Mutex::new(lock),
         });
+        store.announce_health();
         scan::start(&store).map_err(|source| OpenError::Io {
             path: store.settings.path.clone(),
             source,
@@ -187,7 +197,7 @@ impl Store {
                 if error.kind() == io::ErrorKind::NotFound {
                     self.miss(&key);
                 } else {
-                    tracing::warn!(digest = %digest, %error, "a stored blob cannot be opened");
+                    self.read_failed(&path, &error);
                 }
                 return None;
             }
@@ -222,15 +232,19 @@ impl Store {
         self.index.contains(&key) || (!self.index.is_scanned() && self.layout.path(&key).exists())
     }
 
-    /// Begins to write a blob of `size` bytes, or of a size not known yet.
+    /// Begins to write a blob of `size` bytes, or of a size not known yet, that comes from `namespace`; goes on
+    /// with `partial` where there is one.
     ///
     /// Room is reserved before the first byte is written, by evicting what was used longest ago.
     pub async fn ingest(
         self: &Arc<Self>,
-        digest: Digest,
+        namespace: &Namespace,
+        digest: &Digest,
         size: Option<u64>,
+        partial: Option<Draft>,
     ) -> Result<(Ingest, Growing), IngestError> {
-        Ingest::begin(Arc::clone(self), digest, size).await
+        let id = Arc::new((namespace.clone(), digest.clone()));
+        Ingest::begin(self, id, size, partial).await
     }
 
     /// How much is stored and reserved at this moment.
@@ -255,6 +269,28 @@ impl Store {
     fn drop_damaged(&self, key: &Key, digest: &Digest, expected: u64, found: u64) {
         tracing::error!(%digest, expected, found, "a stored blob is damaged: its length changed on disk; it is dropped and fetched again");
         self.discard(key);
+    }
+
+    /// Drops a stored blob whose file cannot be read to its end, unless it was replaced since.
+    pub async fn drop_unreadable(
+        self: &Arc<Self>,
+        digest: &Digest,
+        file: Arc<File>,
+        why: &io::Error,
+    ) {
+        let (store, key) = (Arc::clone(self), Key::Blob(digest.clone()));
+        tracing::error!(%digest, error = %why, "a stored blob is damaged: it cannot be read to its end; it is dropped and fetched again");
+        records::run(move || {
+            let path = store.layout.path(&key);
+            let same = |other: fs::Metadata| {
+                file.metadata()
+                    .is_ok_and(|own| (own.dev(), own.ino()) == (other.dev(), other.ino()))
+            };
+            if fs::metadata(&path).is_ok_and(same) {
+                store.discard(&key);
+            }
+        })
+        .await;
     }
 
     /// Forgets an entry whose file was not found, unless it was committed since.
@@ -313,6 +349,17 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
+        Ok(())
+    }
+
+    /// Takes the lock on a directory that was made anew, and writes its version.
+    fn claim_directory(&self) -> io::Result<()> {
+        let claimed = lock(&self.layout).and_then(|lock| {
+            check_version(&self.layout)?;
+            Ok(lock)
+        });
+        let lock = claimed.map_err(|error| io::Error::other(error.to_string()))?;
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
         Ok(())
     }
 

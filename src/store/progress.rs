@@ -56,6 +56,11 @@ impl Failure {
         "abandoned",
     ];
 
+    /// Whether the source is still good for the bytes, and only the store is not.
+    pub fn is_of_the_store(&self) -> bool {
+        matches!(self, Self::Disk(_) | Self::NoRoom(_))
+    }
+
     /// The word for it in metrics.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -15,7 +15,12 @@ use std::time::{Duration, Instant};
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::sync::watch;
 
+use crate::oci::digest::Hasher;
+
 use super::progress::{Failure, Progress};
+
+/// How much of a file is read at a time to be hashed.
+const HASH_STEP: usize = 256 * 1024;
 
 /// Reads one blob.
 pub struct Reader {
@@ -29,9 +34,27 @@ enum Source {
     },
     Growing {
         size: Option<u64>,
-        begun: Instant,
+        begun: Begun,
         progress: watch::Receiver<Progress>,
     },
+}
+
+/// When a blob began to grow, and how much of it was there already.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    pub(super) at: Instant,
+    pub(super) with: u64,
+}
+
+/// How a growing blob is doing.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Bytes that can be read by now.
+    pub readable: u64,
+    /// How many of them have come since it began to grow.
+    pub received: u64,
+    /// For how long it has been growing.
+    pub running: Duration,
 }
 
 /// What can be read at a position at this moment.
@@ -58,7 +81,7 @@ impl Reader {
     pub(super) fn growing(
         file: Arc<File>,
         size: Option<u64>,
-        begun: Instant,
+        begun: Begun,
         progress: watch::Receiver<Progress>,
     ) -> Self {
         Self {
@@ -71,18 +94,27 @@ impl Reader {
         }
     }
 
-    /// How many bytes a growing blob has so far, and for how long it has been growing.
-    pub fn pace(&self) -> (u64, Duration) {
+    /// How fast a growing blob grows.
+    pub fn pace(&self) -> Pace {
         match &self.source {
-            Source::Stored { length } => (*length, Duration::ZERO),
+            Source::Stored { length } => Pace {
+                readable: *length,
+                received: *length,
+                running: Duration::ZERO,
+            },
             Source::Growing {
                 begun, progress, ..
-            } => match *progress.borrow() {
-                Progress::Growing(readable) | Progress::Complete(readable) => {
-                    (readable, begun.elapsed())
+            } => {
+                let readable = match *progress.borrow() {
+                    Progress::Growing(readable) | Progress::Complete(readable) => readable,
+                    Progress::Failed(_) => 0,
+                };
+                Pace {
+                    readable,
+                    received: readable.saturating_sub(begun.with),
+                    running: begun.at.elapsed(),
                 }
-                Progress::Failed(_) => (0, begun.elapsed()),
-            },
+            }
         }
     }
 
@@ -178,6 +210,24 @@ pub fn read_blocking(file: &File, buffer: &mut [u8], position: u64) -> io::Resul
             done => return done,
         }
     }
+}
+
+/// Hashes the first `length` bytes of a file, waiting for the disk. A file that is shorter is an error.
+pub fn hash_beginning(file: &File, hasher: &mut Hasher, length: u64) -> io::Result<()> {
+    let mut buffer = vec![0; HASH_STEP];
+    let mut position = 0;
+    while position < length {
+        let wanted =
+            usize::try_from(length - position).map_or(HASH_STEP, |left| left.min(HASH_STEP));
+        let space = buffer.get_mut(..wanted).unwrap_or_default();
+        let count = read_blocking(file, space, position)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        hasher.update(space.get(..count).unwrap_or_default());
+        position += count as u64;
+    }
+    Ok(())
 }
 
 fn complete(position: u64, length: u64) -> Available {

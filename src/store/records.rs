@@ -254,7 +254,7 @@ impl Store {
             Ok(bytes) => bytes,
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
-                    tracing::warn!(path = %path.display(), %error, "a record cannot be read");
+                    self.read_failed(&path, &error);
                 }
                 self.miss(key);
                 return None;
@@ -281,13 +281,18 @@ impl Store {
     }
 
     async fn write_within(self: Arc<Self>, key: Key, bytes: Vec<u8>, patience: Duration) {
+        if self.trouble().is_some() {
+            // Told once, when it began.
+            return;
+        }
         let reservation = match self.reserve(bytes.len() as u64, &key, patience).await {
             Ok(reservation) => reservation,
             Err(error) => {
-                tracing::warn!(%error, "a record is kept in memory only");
+                tracing::debug!(%error, "a record is kept in memory only");
                 return;
             }
         };
+        let store = Arc::clone(&self);
         let written = run(move || {
             let temporary = self.layout.ingest(self.next_serial());
             let written = self.write_and_publish(&temporary, key, &bytes, reservation);
@@ -304,19 +309,19 @@ impl Store {
                     let _ = directory.sync_all();
                 });
             }
-            Some(Err(error)) => tracing::warn!(%error, "a record is kept in memory only"),
+            Some(Err(error)) => store.disk_failed("write a record", &error),
             None => {}
         }
     }
 
     fn write_and_publish(
-        &self,
+        self: &Arc<Self>,
         temporary: &Path,
         key: Key,
         bytes: &[u8],
         reservation: Reservation,
     ) -> io::Result<(File, File)> {
-        let mut file = File::create(temporary)?;
+        let mut file = self.create_file(temporary)?;
         file.write_all(bytes)?;
         let directory = self.publish(temporary, key, bytes.len() as u64, reservation)?;
         Ok((file, directory))

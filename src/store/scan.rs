@@ -1,7 +1,7 @@
 //! Counting what is on disk, behind the first requests.
 //!
-//! One thread walks `blobs/` and `records/`, newest files first in importance, and removes what a crash
-//! left in `ingest/` and `trash/`. It reads no file: names, lengths and times are enough. What is found is
+//! One thread walks `blobs/`, `records/` and `partial/`, newest files first in importance, and removes what a
+//! crash left in `ingest/` and `trash/` and cannot be gone on with. It reads no file: names, lengths and times are enough. What is found is
 //! added in batches, so that requests never wait long for the index.
 
 use std::fs;
@@ -13,18 +13,31 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use super::Store;
 use super::index::DIRECTORY;
-use super::layout::{Found, Key};
+use super::layout::{Found, Key, Layout};
 
 const BATCH: usize = 1024;
 
 /// Starts the scan of `store` in a thread of its own; it ends early when the store is dropped.
 pub(super) fn start(store: &Arc<Store>) -> io::Result<()> {
-    let weak = Arc::downgrade(store);
     let leftovers = leftovers(store)?;
+    let leftovers = store.keep_unfinished(leftovers);
+    count(store, leftovers)
+}
+
+fn count(store: &Arc<Store>, leftovers: Vec<PathBuf>) -> io::Result<()> {
+    let weak = Arc::downgrade(store);
     thread::Builder::new()
         .name("pierglass-scan".into())
         .spawn(move || run(&weak, &leftovers))?;
     Ok(())
+}
+
+impl Store {
+    /// Counts again from the beginning: somebody else has changed what is there.
+    pub(super) fn count_anew(self: &Arc<Self>) -> io::Result<()> {
+        self.index.clear();
+        count(self, Vec::new())
+    }
 }
 
 /// Lists what an earlier process left half-done, before this one writes anything of its own there.
@@ -38,7 +51,7 @@ fn leftovers(store: &Store) -> io::Result<Vec<PathBuf>> {
     // New names start above the old ones, so that removing an old file can never hit a new one.
     let highest = paths
         .iter()
-        .filter_map(|path| path.file_name()?.to_str()?.parse::<u64>().ok())
+        .filter_map(|path| Layout::read_leftover(path).0)
         .max();
     store.serial.store(
         highest.map_or(0, |serial| serial + 1),
@@ -52,7 +65,10 @@ fn run(store: &Weak<Store>, leftovers: &[PathBuf]) {
     let mut walk = Walk::default();
     for dir in store
         .upgrade()
-        .map(|store| [store.layout.blobs(), store.layout.records()])
+        .map(|store| {
+            let layout = &store.layout;
+            [layout.blobs(), layout.records(), layout.partials()]
+        })
         .into_iter()
         .flatten()
     {

@@ -84,14 +84,24 @@ impl Store {
         }
         let (store, name) = (Arc::clone(self), name.clone());
         run(move || {
-            let _files = store.vouched.files.lock().unwrap_or_else(PoisonError::into_inner);
+            let _files = store
+                .vouched
+                .files
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             let list = store.vouched_list(&name);
             let new: Vec<_> = {
                 let mut known = list.digests();
-                digests.into_iter().filter(|digest| known.insert(digest.clone())).collect()
+                digests
+                    .into_iter()
+                    .filter(|digest| known.insert(digest.clone()))
+                    .collect()
             };
-            if let Err(error) = store.append_vouched(&name, &new) {
-                tracing::warn!(repository = %name, %error, "cannot remember on disk which blobs belong to a repository");
+            if !new.is_empty()
+                && store.trouble().is_none()
+                && let Err(error) = store.append_vouched(&name, &new)
+            {
+                store.disk_failed("write down which blobs belong to a repository", &error);
             }
             // Insert anew, so that the list is weighed by its new length.
             store.vouched.lists.insert(name, list);

@@ -62,6 +62,9 @@ const MAX_MANIFEST: usize = 8 * 1024 * 1024;
 /// What servers say that know no HEAD.
 const NO_HEAD: &[u16] = &[405, 501];
 
+/// What servers say to a range that the blob does not have.
+const NO_SUCH_PART: &[u16] = &[416];
+
 /// The canonical name of Docker Hub.
 const DOCKER_HUB: &str = "docker.io";
 
@@ -406,7 +409,7 @@ impl Upstream {
         Ok(content_length(&reply.headers))
     }
 
-    /// Fetches a blob, or a part of it. The bytes are not verified here: they are still to come.
+    /// Fetches a blob, or a part of it; `u64::MAX` as its end is that of the blob. The bytes are not verified here: they are still to come.
     pub async fn get_blob(
         &self,
         repository: &Repository,
@@ -432,9 +435,11 @@ impl Upstream {
         part: Option<Range<u64>>,
     ) -> Result<FetchedBlob, Error> {
         let ask = Ask {
-            range: part
-                .as_ref()
-                .map(|part| format!("bytes={}-{}", part.start, part.end.saturating_sub(1))),
+            range: part.as_ref().map(|part| match part.end {
+                u64::MAX => format!("bytes={}-", part.start),
+                end => format!("bytes={}-{}", part.start, end.saturating_sub(1)),
+            }),
+            answers: NO_SUCH_PART,
             patient: turn.last,
             ..Ask::new(Method::GET, blob_endpoint(repository, digest))
         };
@@ -443,6 +448,11 @@ impl Upstream {
             headers,
             body,
         } = turn.client.send(&ask, turn.until).await?;
+        if status == StatusCode::RANGE_NOT_SATISFIABLE {
+            return Err(Error::wrong(
+                "upstream says that the blob is shorter".to_owned(),
+            ));
+        }
         if status != StatusCode::PARTIAL_CONTENT {
             return Ok(FetchedBlob {
                 size: content_length(&headers),

@@ -13,6 +13,7 @@
 //! - `containers_image`: podman, buildah and skopeo do
 //! - `search`, `lists`: dockerd, podman and skopeo look for images and list tags
 //! - `parallel_fetch`, `lazy_puller`: what newer clients do than Debian has, as they do it on the wire
+//! - `system_calls`: the program is killed between any two system calls, and failed by any of them
 //! - `metrics`: Prometheus and its linter read the metrics
 //! - `unit_file`: systemd and Prometheus read what is in `deploy/`
 #![allow(
@@ -46,4 +47,5 @@ mod lazy_puller;
 mod lists;
 mod metrics;
 mod parallel_fetch;
+mod system_calls;
 mod unit_file;

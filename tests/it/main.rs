@@ -29,6 +29,8 @@
 //! - `endpoints`: several places to ask, several to be
 //! - `upstream_trouble`: lies, endless answers and passing failures end in time, and in clear words
 //! - `resume`: a transfer that breaks off goes on where it was
+//! - `partials`: also across a crash and a long outage
+//! - `trouble`: a disk that fails costs no pull
 //! - `proxy`: upstreams through proxies and over TLS, and upstreams that are silent or gone
 //! - `commands`: the command line, its messages and its exit codes
 #![allow(
@@ -58,6 +60,7 @@ mod layers;
 mod limits;
 mod media_types;
 mod ownership;
+mod partials;
 mod proxy;
 mod quota;
 mod range_model;
@@ -69,5 +72,6 @@ mod search;
 mod server;
 mod tags;
 mod tags_list;
+mod trouble;
 mod upstream_trouble;
 mod wrong_content;

@@ -1,0 +1,176 @@
+//! A disk that fails must cost no client its pull: what the store cannot do, upstream does.
+
+use std::fs::OpenOptions;
+use std::time::Duration;
+
+use crate::support::client::{self, Downloading, download};
+use crate::support::content::Content;
+use crate::support::disk::{blob_file, blobs, eventually};
+use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, digest_of};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const MIB: u64 = 1024 * 1024;
+const REPO: &str = "acme/app";
+
+async fn rescues(mirror: &Mirror) -> f64 {
+    let name = "pierglass_body_rescues_total";
+    mirror.metric(name, &[]).await.unwrap_or(0.0)
+}
+
+async fn stored(registry: &FakeRegistry, mirror: &Mirror, seed: u64, size: u64) -> String {
+    let digest = registry.put_generated_blob(REPO, seed, size);
+    let url = mirror.blob_url(REPO, &digest);
+    download(&url, &[]).await.unwrap().assert_is(&digest);
+    let store = mirror.store_path();
+    eventually(PATIENCE, "the commit", || blobs(&store).contains(&digest));
+    digest
+}
+
+fn truncate(mirror: &Mirror, digest: &str, length: u64) {
+    let path = blob_file(&mirror.store_path(), digest);
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(length).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_truncated_while_it_is_sent_goes_on_from_upstream() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let digest = stored(&registry, &mirror, 1, 64 * MIB).await;
+    let url = mirror.blob_url(REPO, &digest);
+    let slow = Downloading {
+        bytes_per_sec: Some(32 * MIB),
+        ..Downloading::default()
+    };
+    let reading = tokio::spawn(async move { slow.run(&url, &[]).await });
+    let hits = [("outcome", "hit")];
+    while mirror
+        .metric("pierglass_response_bytes_total", &hits)
+        .await
+        .is_none_or(|bytes| bytes == 0.0)
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    truncate(&mirror, &digest, MIB);
+    reading.await.unwrap().unwrap().assert_is(&digest);
+    assert_eq!(rescues(&mirror).await, 1.0);
+    // It is fetched again, and then served from here.
+    let url = mirror.blob_url(REPO, &digest);
+    download(&url, &[]).await.unwrap().assert_is(&digest);
+    let file = blob_file(&mirror.store_path(), &digest);
+    eventually(PATIENCE, "the commit", || {
+        file.metadata().is_ok_and(|file| file.len() == 64 * MIB)
+    });
+    registry.down();
+    download(&url, &[]).await.unwrap().assert_is(&digest);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_range_that_is_cut_off_goes_on_from_upstream() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let digest = stored(&registry, &mirror, 2, 64 * MIB).await;
+    let url = mirror.blob_url(REPO, &digest);
+    let slow = Downloading {
+        bytes_per_sec: Some(32 * MIB),
+        ..Downloading::default()
+    };
+    let asked = url.clone();
+    let reading = tokio::spawn(async move {
+        let range = [("range", "bytes=1000-60000000")];
+        slow.run(&asked, &range).await
+    });
+    let sent = "pierglass_response_bytes_total";
+    while mirror
+        .metric(sent, &[("outcome", "hit")])
+        .await
+        .is_none_or(|bytes| bytes == 0.0)
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    truncate(&mirror, &digest, MIB);
+    let got = reading.await.unwrap().unwrap();
+    assert!(got.error.is_none(), "{:?}", got.error);
+    let expected = Content::generated(2, 64 * MIB).read(1000, 60_000_001 - 1000);
+    assert_eq!(got.digest, digest_of(&expected));
+    assert_eq!(rescues(&mirror).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rescue_that_brings_other_bytes_is_never_a_whole_body() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).max_size("20MiB"));
+    let digest = registry.put_generated_blob(REPO, 3, 40 * MIB);
+    // Of unknown length it outgrows the store; what follows is wrong.
+    registry.fault(On::blob().get(), Fault::NoContentLength);
+    registry.fault(On::blob().get().forever(), Fault::WrongBytes);
+    let got = download(&mirror.blob_url(REPO, &digest), &[])
+        .await
+        .unwrap();
+    assert!(got.error.is_some(), "{} bytes came", got.bytes);
+    assert!(rescues(&mirror).await >= 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_removed_under_the_mirror_is_begun_anew_and_told_once() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let first = stored(&registry, &mirror, 4, MIB).await;
+    std::fs::remove_dir_all(mirror.store_path()).unwrap();
+    let url = mirror.blob_url(REPO, &first);
+    download(&url, &[]).await.unwrap().assert_is(&first);
+    let store = mirror.store_path();
+    eventually(PATIENCE, "the store", || blobs(&store).contains(&first));
+    let second = stored(&registry, &mirror, 5, MIB).await;
+    registry.down();
+    for digest in [&first, &second] {
+        let url = mirror.blob_url(REPO, digest);
+        download(&url, &[]).await.unwrap().assert_is(digest);
+    }
+    assert_eq!(mirror.metric("pierglass_store_blobs", &[]).await, Some(2.0));
+    let bytes = mirror.metric("pierglass_store_bytes", &[]).await.unwrap() as u64;
+    assert!(bytes >= mirror.du() && bytes < 3 * MIB, "{bytes}");
+    let told = mirror.output().matches("begun anew").count();
+    assert_eq!(told, 1, "{}", mirror.output());
+    let ready = client::get(&format!("{}/readyz", mirror.admin_url()), &[]).await;
+    assert_eq!(ready.unwrap().text(), "ready\n");
+    // The lock went with the directory: a second process must still be kept out.
+    let second = MirrorConfig::for_upstream(&registry).store_path(&store);
+    let (_, said) = Mirror::fail_to_start(&second);
+    assert!(said.contains("in use by another pierglass"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_no_directory_any_more_is_told_once_and_heals() {
+    let registry = FakeRegistry::start().await;
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    stored(&registry, &mirror, 6, MIB).await;
+    let store = mirror.store_path();
+    std::fs::remove_dir_all(&store).unwrap();
+    std::fs::write(&store, b"in the way").unwrap();
+    for seed in 10..20 {
+        let digest = registry.put_generated_blob(REPO, seed, 2 * MIB);
+        let url = mirror.blob_url(REPO, &digest);
+        let got = download(&url, &[]).await.unwrap();
+        got.assert_is(&digest);
+        assert_eq!(got.header("cache-status"), Some("pierglass; fwd=bypass"));
+    }
+    let trouble = "pierglass_store_trouble";
+    assert_eq!(mirror.metric(trouble, &[]).await, Some(1.0));
+    let readyz = format!("{}/readyz", mirror.admin_url());
+    let ready = client::get(&readyz, &[]).await.unwrap();
+    assert_eq!(ready.status.as_u16(), 200);
+    assert!(ready.text().contains("store: "), "{}", ready.text());
+    let told = mirror.output().matches("cannot be written;").count();
+    assert_eq!(told, 1, "{}", mirror.output());
+    std::fs::remove_file(&store).unwrap();
+    mirror.wait_for_log(PATIENCE, |line| {
+        line.to_string().contains("can be written again")
+    });
+    assert_eq!(mirror.metric(trouble, &[]).await, Some(0.0));
+    let digest = stored(&registry, &mirror, 21, MIB).await;
+    registry.down();
+    let url = mirror.blob_url(REPO, &digest);
+    download(&url, &[]).await.unwrap().assert_is(&digest);
+    assert!(!mirror.output().contains("panicked"), "{}", mirror.output());
+}
