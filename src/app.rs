@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
@@ -13,7 +13,9 @@ use crate::config::units::{format_duration, format_size};
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::server::admin::Admin;
+use crate::server::places::Places;
 use crate::server::service::Service;
+use crate::server::share::PerClient;
 use crate::server::{self, Limits, tls};
 use crate::store::{self, Store};
 use crate::upstream::{self, Upstreams};
@@ -83,7 +85,7 @@ impl std::error::Error for StartError {}
 impl App {
     /// Builds a mirror and starts serving. Says in the log what it is and where.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        raise_file_limit();
+        let files = raise_file_limit();
         let metrics = Arc::new(Metrics::new().map_err(StartError::Metrics)?);
         let tls = config
             .server
@@ -105,11 +107,11 @@ impl App {
         let mirror = mirror(&config, store, &metrics).map_err(StartError::Upstream)?;
         let (stop, stopped) = watch::channel(false);
         let admin = Arc::new(Admin::new(Arc::clone(&mirror), Arc::clone(&metrics)));
-        let limits = limits(&config.server, config.server.max_connections);
+        let limits = limits_for_clients(&config.server, files, &metrics);
         let service = Arc::new(Service::new(mirror, Arc::clone(&metrics)));
-        let answer = move |request, peer| {
+        let answer = move |request, asker| {
             let service = Arc::clone(&service);
-            async move { service.answer(request, peer).await }
+            async move { service.answer(request, asker).await }
         };
         let secure = tls.is_some();
         let stopping = wait_for(stopped);
@@ -126,7 +128,7 @@ impl App {
             let response = admin_answers.answer(&request);
             async move { response }
         };
-        let limits = limits_for_admin(&config.server);
+        let limits = limits_for_admin(&config.server, &metrics);
         let never = std::future::pending();
         let admin_server = tokio::spawn(server::run(
             admin_listener,
@@ -203,16 +205,38 @@ async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Sta
         })
 }
 
-fn limits(settings: &server::Settings, places: usize) -> Limits {
+fn limits(settings: &server::Settings, places: Arc<Places>) -> Limits {
     Limits {
         header_timeout: settings.header_timeout,
         idle_timeout: settings.idle_timeout,
-        places: Arc::new(Semaphore::new(places)),
+        places,
     }
 }
 
-fn limits_for_admin(settings: &server::Settings) -> Limits {
-    limits(settings, ADMIN_CONNECTIONS)
+/// As many places as configured, but never so many that no file could be opened any more.
+fn limits_for_clients(settings: &server::Settings, files: u64, metrics: &Metrics) -> Limits {
+    let wanted = settings.max_connections;
+    let possible = connections_within(files);
+    if wanted > possible {
+        tracing::warn!(
+            max_connections = wanted,
+            possible,
+            files,
+            "fewer connections than configured: the limit on open files is too low"
+        );
+    }
+    let places = Places::new(wanted.min(possible), settings.per_client, metrics);
+    limits(settings, places)
+}
+
+/// The rest is for blobs, upstreams and the store.
+fn connections_within(files: u64) -> usize {
+    usize::try_from(files / 4 * 3).unwrap_or(usize::MAX).max(1)
+}
+
+fn limits_for_admin(settings: &server::Settings, metrics: &Metrics) -> Limits {
+    let places = Places::new(ADMIN_CONNECTIONS, PerClient::default(), metrics);
+    limits(settings, places)
 }
 
 async fn wait_for(mut stopped: watch::Receiver<bool>) {
@@ -250,11 +274,30 @@ fn announce_upstreams(config: &Config) {
 }
 
 /// Every connection and every blob being served is a file descriptor; the usual soft limit is 1024.
-fn raise_file_limit() {
+/// Returns how many there may be.
+fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
+    let before = limit.current;
     limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::debug!(%error, "cannot raise the limit on open files");
+    let now = match setrlimit(Resource::Nofile, limit) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::debug!(%error, "cannot raise the limit on open files");
+            before
+        }
+    };
+    now.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_never_take_the_last_file() {
+        assert_eq!(connections_within(0), 1);
+        assert_eq!(connections_within(1024), 768);
+        assert!(connections_within(u64::MAX) > 1 << 40);
     }
 }

@@ -67,6 +67,10 @@ pub struct Metrics {
     pub body_rescues: IntCounterVec,
     /// Client connections open now.
     pub connections: IntGauge,
+    /// Clients that had their share: limit, result.
+    pub client_limited: IntCounterVec,
+    /// Idle connections closed because places ran short.
+    pub closed_for_room: IntCounter,
 }
 
 impl Metrics {
@@ -228,6 +232,19 @@ impl Metrics {
             connections: register(
                 r,
                 IntGauge::new("pierglass_connections", "Client connections open.")?,
+            )?,
+            client_limited: counters(
+                r,
+                "pierglass_client_limited_total",
+                "Times that a client had its share and waited for more, or was refused it.",
+                &["limit", "result"],
+            )?,
+            closed_for_room: register(
+                r,
+                IntCounter::new(
+                    "pierglass_connections_closed_for_room_total",
+                    "Idle connections closed because places for connections ran short.",
+                )?,
             )?,
             registry,
         })

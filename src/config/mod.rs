@@ -12,6 +12,7 @@
 use std::path::Path;
 
 use crate::mirror::freshness::Policy;
+use crate::server::share::PerClient;
 use crate::{logging, server, store, upstream};
 
 mod credentials;
@@ -159,6 +160,9 @@ fn server(reader: &mut Reader<'_>) -> Result<server::Settings, Reported> {
     let listen = reader.required(&keys::LISTEN, value::address);
     let admin_listen = reader.required(&keys::ADMIN_LISTEN, value::address);
     let max_connections = reader.required(&keys::MAX_CONNECTIONS, value::connections);
+    let of_client = reader.optional(&keys::MAX_CONNECTIONS_PER_CLIENT, value::limit);
+    let requests = reader.required(&keys::MAX_REQUESTS_PER_CLIENT, value::limit);
+    let fills = reader.required(&keys::MAX_FILLS_PER_CLIENT, value::limit);
     let header_timeout = reader.required(&keys::HEADER_TIMEOUT, value::timeout);
     let idle_timeout = reader.required(&keys::IDLE_TIMEOUT, value::timeout);
     let drain_timeout = reader.required(&keys::DRAIN_TIMEOUT, value::duration);
@@ -181,10 +185,19 @@ fn server(reader: &mut Reader<'_>) -> Result<server::Settings, Reported> {
         );
         reader.wrong(blamed.0, fault);
     }
+    let max_connections = max_connections?;
+    // Some are left for others whatever one client does.
+    let three_quarters = max_connections - max_connections / 4;
+    let per_client = PerClient {
+        connections: of_client?.unwrap_or(Some(three_quarters)),
+        requests: requests?,
+        fills: fills?,
+    };
     Ok(server::Settings {
         listen,
         admin_listen,
-        max_connections: max_connections?,
+        max_connections,
+        per_client,
         header_timeout: header_timeout?,
         idle_timeout: idle_timeout?,
         drain_timeout: drain_timeout?,

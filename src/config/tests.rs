@@ -51,11 +51,27 @@ fn upstream_of(config: &Config, namespace: &str) -> UpstreamConfig {
 }
 
 #[test]
+fn a_client_may_have_most_of_few_connections_or_as_many_as_it_likes() {
+    let connections = |text: &str| parse(text).unwrap().server.per_client.connections;
+    assert_eq!(connections("max_connections = 1"), Some(1));
+    assert_eq!(connections("max_connections = 100"), Some(75));
+    assert_eq!(connections("max_connections_per_client = 5"), Some(5));
+    assert_eq!(connections("max_connections_per_client = \"none\""), None);
+}
+
+#[test]
 fn nothing_written_is_a_docker_hub_mirror() {
     let config = parse("").unwrap();
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:5000");
     assert_eq!(config.server.admin_listen.to_string(), "127.0.0.1:5001");
     assert_eq!(config.server.max_connections, 10_000);
+    let per_client = config.server.per_client;
+    let of_client = (
+        per_client.connections,
+        per_client.requests,
+        per_client.fills,
+    );
+    assert_eq!(of_client, (Some(7500), Some(1000), Some(256)));
     assert_eq!(config.store.path, Path::new("/home/u/.cache/pierglass"));
     assert_eq!(
         (config.store.max_size, config.store.min_free),
@@ -591,6 +607,14 @@ fn limits_that_make_no_sense_are_refused() {
         (
             "max_connections = 0",
             "p.toml:1:19: max_connections: \"0\" is not a number of connections; write a number from 1 to 1048576, without quotes",
+        ),
+        (
+            "max_requests_per_client = 0",
+            "p.toml:1:27: max_requests_per_client: \"0\" is not a limit; write a number from 1 to 1048576, or \"none\"",
+        ),
+        (
+            "max_fills_per_client = \"few\"",
+            "p.toml:1:24: max_fills_per_client: is a text where a number is expected; write a number from 1 to 1048576, or \"none\"",
         ),
         (
             "header_timeout = \"0s\"",

@@ -71,6 +71,22 @@ pub(super) fn connections(value: &Value) -> Result<usize, Fault> {
     }
 }
 
+/// A limit on what one client may have: a number, at least one, or "none".
+pub(super) fn limit(value: &Value) -> Result<Option<usize>, Fault> {
+    let right = format!("write a number from 1 to {MAX_CONNECTIONS}, or \"none\"");
+    match value {
+        Value::Untyped(word) | Value::Text(word) if word == "none" => Ok(None),
+        Value::Untyped(number) | Value::Integer(number) => match number.parse() {
+            Ok(number @ 1..=MAX_CONNECTIONS) => Ok(Some(number)),
+            _ => Err(Fault::new(
+                format!("{} is not a limit", quoted(number)),
+                right,
+            )),
+        },
+        other => Err(mistyped(other, "a number", right)),
+    }
+}
+
 /// A size in bytes from `least` to `most`.
 pub(super) fn size(least: u64, most: u64) -> impl Fn(&Value) -> Result<u64, Fault> {
     const RIGHT: &str = "write a number with a unit, such as \"50GiB\" or \"500MB\"";

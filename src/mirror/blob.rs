@@ -75,6 +75,12 @@ impl Mirror {
         )))
     }
 
+    /// Whether asking for this blob's bytes would start a transfer.
+    pub fn would_fill(&self, site: &Site, digest: &Digest) -> bool {
+        let key = (site.upstream.namespace().clone(), digest.clone());
+        !self.store.has_blob(digest) && self.fills.find(&key).is_none()
+    }
+
     /// Asks upstream how long a blob is whose transfer does not say it.
     pub async fn blob_length(
         self: &Arc<Self>,

@@ -268,7 +268,7 @@ async fn pour(fetched: FetchedBlob, ingest: &mut Ingest) -> Result<(), Failure> 
     copy(first, body, ingest).await
 }
 
-fn broke(why: impl ToString) -> Failure {
+fn broke(why: impl std::fmt::Display) -> Failure {
     Failure::Source(why.to_string().into())
 }
 

@@ -121,7 +121,12 @@ pub struct Site {
     pub upstream: Arc<Upstream>,
     /// How long its answers last.
     pub policy: Policy,
+    /// What the asker has given into keeping.
+    pub held: Option<Held>,
 }
+
+/// Something of an asker's that lives as long as work is done on its behalf, also if it leaves before the end.
+pub type Held = Arc<dyn std::any::Any + Send + Sync>;
 
 /// Few blobs are larger than a store; each is a digest.
 const MAX_OUTGROWN: u64 = 1000;
@@ -202,7 +207,13 @@ impl Mirror {
         let policy = self.policies.get(upstream.namespace()).cloned();
         let policy =
             policy.ok_or_else(|| SelectError::UnknownNamespace(upstream.namespace().clone()))?;
-        Ok((Site { upstream, policy }, endpoint))
+        let held = None;
+        let site = Site {
+            upstream,
+            policy,
+            held,
+        };
+        Ok((site, endpoint))
     }
 
     /// The store, for figures.

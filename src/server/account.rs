@@ -1,11 +1,14 @@
 //! Accounts: what a request cost, for the access log and the metrics.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Method, StatusCode};
 
 use crate::mirror::Outcome;
+
+use super::share::Ticket;
 
 /// Why a body broke off. Logged with its request; the client only sees the connection end.
 pub type Broken = Box<dyn std::error::Error + Send + Sync>;
@@ -17,6 +20,8 @@ pub type Broken = Box<dyn std::error::Error + Send + Sync>;
 pub struct Account {
     counter: prometheus::IntCounter,
     entry: Entry,
+    /// The client's turn, which lasts as long as the response.
+    _turn: Option<Arc<Ticket>>,
 }
 
 /// One line of the access log.
@@ -37,8 +42,16 @@ pub(super) struct Entry {
 
 impl Account {
     /// Opens an account whose bytes are added to `counter`.
-    pub(super) fn new(counter: prometheus::IntCounter, entry: Entry) -> Self {
-        Self { counter, entry }
+    pub(super) fn new(
+        counter: prometheus::IntCounter,
+        entry: Entry,
+        turn: Option<Arc<Ticket>>,
+    ) -> Self {
+        Self {
+            counter,
+            entry,
+            _turn: turn,
+        }
     }
 
     /// Counts bytes on their way to the client.

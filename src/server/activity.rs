@@ -1,11 +1,13 @@
-//! Whether anything moves on an HTTP/2 connection.
+//! Whether anything moves on a connection.
 //!
 //! Over HTTP/1.1 a client that stops reading lets writes wait, which [`super::guard`] sees. Over HTTP/2 it
 //! closes its window instead: hyper then asks a body for nothing more, writes nothing, and goes on answering
 //! pings for ever. What tells is whether any body is asked for bytes.
+//!
+//! A connection of any kind on which nothing moves can be closed when places run short ([`super::seats`]).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -17,6 +19,8 @@ pub(super) struct Activity {
     last: AtomicU64,
     /// Requests being answered.
     open: AtomicUsize,
+    /// Bytes wait for the client to take them.
+    blocked: AtomicBool,
 }
 
 impl Default for Activity {
@@ -25,6 +29,7 @@ impl Default for Activity {
             started: Instant::now(),
             last: AtomicU64::new(0),
             open: AtomicUsize::new(0),
+            blocked: AtomicBool::new(false),
         }
     }
 }
@@ -40,6 +45,18 @@ impl Activity {
         self.started.elapsed().saturating_sub(last)
     }
 
+    /// Notes whether bytes wait for the client.
+    pub(super) fn blocked(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::Relaxed);
+        self.touch();
+    }
+
+    /// How long no request has been under way; `None` while one is, or the end of its answer waits.
+    pub(super) fn idle_for(&self) -> Option<Duration> {
+        let busy = self.open.load(Ordering::Relaxed) > 0 || self.blocked.load(Ordering::Relaxed);
+        (!busy).then(|| self.quiet_for())
+    }
+
     /// Completes when nothing was asked for during `idle`, or when nothing that was asked for was taken
     /// during `stalled`.
     pub(super) async fn ceases(&self, idle: Duration, stalled: Duration) {
@@ -50,7 +67,8 @@ impl Activity {
                 stalled
             };
             match limit.checked_sub(self.quiet_for()) {
-                Some(left) if !left.is_zero() => sleep(left).await,
+                // A request may come meanwhile, for which the other limit holds.
+                Some(left) if !left.is_zero() => sleep(left.min(idle).min(stalled)).await,
                 _ => return,
             }
         }
@@ -93,6 +111,18 @@ mod tests {
         let started = Instant::now();
         activity.ceases(IDLE, STALLED).await;
         assert!(started.elapsed() >= IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_stalls_waited_for_the_limit_of_idle_ones() {
+        let activity = Arc::new(Activity::default());
+        let begin = async {
+            sleep(Duration::from_secs(1)).await;
+            Open::new(&activity)
+        };
+        let started = Instant::now();
+        let ((), _open) = tokio::join!(activity.ceases(IDLE, STALLED), begin);
+        assert!(started.elapsed() <= STALLED * 2, "{:?}", started.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

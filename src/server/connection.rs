@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::Watcher;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::metrics::Metrics;
@@ -23,6 +23,8 @@ use super::account::Broken;
 use super::activity::{Activity, Open};
 use super::body::Body;
 use super::guard::Guard;
+use super::places::Place;
+use super::share::Asker;
 use super::{Limits, tls};
 
 /// A request header may be this long: multi-range requests alone reach 20 KiB. It is also how much of a
@@ -31,6 +33,9 @@ const MAX_HEADER: usize = 64 * 1024;
 
 /// The bytes an HTTP/2 connection begins with (RFC 9113 3.4). hyper waits for them without a limit.
 const H2_PREFACE: usize = 24;
+
+/// What a client may send ahead of being read, the least that HTTP/2 begins with.
+const H2_WINDOW: u32 = 65_535;
 
 /// Bytes that wait in the kernel for a client, beyond what is on its way to it.
 const UNSENT: u32 = 128 * 1024;
@@ -44,16 +49,15 @@ pub(super) struct Connection<H> {
     pub(super) answer: H,
     /// `watcher` only knows connections that hyper has; until then this one tells of the end.
     pub(super) stopped: watch::Receiver<()>,
-    pub(super) _place: OwnedSemaphorePermit,
 }
 
 impl<H, F> Connection<H>
 where
-    H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + 'static,
+    H: Fn(Request<Incoming>, Asker) -> F + Clone + Send + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    /// Serves it to its end.
-    pub(super) async fn run(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+    /// Serves it to its end, or until its place is needed while it rests.
+    pub(super) async fn run(self, stream: TcpStream, tls: Option<TlsAcceptor>, place: Place) {
         let open = self.metrics.connections.clone();
         open.inc();
         // Small answers must not wait for the client's acknowledgement of the last one.
@@ -63,9 +67,17 @@ where
         // The kernel takes little ahead of what the client reads: less memory a slow client, and a write that
         // waits means a client that does not read, not one that is slow.
         let _ = socket.set_tcp_notsent_lowat(UNSENT);
-        let served = match tls {
-            None => self.plain(stream).await,
-            Some(tls) => self.secure(stream, tls).await,
+        let serving = async {
+            match tls {
+                None => self.plain(stream, &place).await,
+                Some(tls) => self.secure(stream, tls, &place).await,
+            }
+        };
+        let served = tokio::select! {
+            // First, so that a request that is there already counts.
+            biased;
+            served = serving => served,
+            () = place.seat.not_needed() => Err("closed to make room".into()),
         };
         if let Err(error) = served {
             // A client that hangs up is everyday life: lazy pullers do it after each piece.
@@ -74,48 +86,51 @@ where
         open.dec();
     }
 
-    async fn plain(mut self, stream: TcpStream) -> Result<(), Broken> {
+    async fn plain(mut self, stream: TcpStream, place: &Place) -> Result<(), Broken> {
         let first = tokio::time::timeout(self.limits.header_timeout, speaks_h2(&stream));
-        let h2 = tokio::select! {
-            biased;
-            h2 = first => h2??,
-            _ = self.stopped.changed() => return Ok(()),
-        };
-        self.serve(stream, h2).await
-    }
-
-    async fn secure(mut self, stream: TcpStream, tls: TlsAcceptor) -> Result<(), Broken> {
-        let handshake = tokio::time::timeout(self.limits.header_timeout, tls.accept(stream));
-        let stream = tokio::select! {
-            biased;
-            stream = handshake => stream??,
-            _ = self.stopped.changed() => return Ok(()),
-        };
-        let h2 = stream.get_ref().1.alpn_protocol() == Some(tls::H2);
-        self.serve(stream, h2).await
-    }
-
-    async fn serve<I>(self, stream: I, h2: bool) -> Result<(), Broken>
-    where
-        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let guarded = Guard::new(stream, self.limits.idle_timeout);
-        if h2 {
-            let guarded = guarded.expecting(H2_PREFACE, self.limits.header_timeout);
-            self.http2(guarded).await
-        } else {
-            self.http1(guarded).await
+        match unless(&mut self.stopped, first).await {
+            Some(h2) => self.serve(stream, h2??, place).await,
+            None => Ok(()),
         }
     }
 
-    async fn http1<I>(self, io: I) -> Result<(), Broken>
+    async fn secure(
+        mut self,
+        stream: TcpStream,
+        tls: TlsAcceptor,
+        place: &Place,
+    ) -> Result<(), Broken> {
+        let handshake = tokio::time::timeout(self.limits.header_timeout, tls.accept(stream));
+        let Some(stream) = unless(&mut self.stopped, handshake).await else {
+            return Ok(());
+        };
+        let stream = stream??;
+        let h2 = stream.get_ref().1.alpn_protocol() == Some(tls::H2);
+        self.serve(stream, h2, place).await
+    }
+
+    async fn serve<I>(self, stream: I, h2: bool, place: &Place) -> Result<(), Broken>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (answer, peer) = (self.answer, self.peer);
+        let activity = place.seat.activity();
+        let asker = place.asker(self.peer);
+        let guarded = Guard::new(stream, self.limits.idle_timeout, Arc::clone(activity));
+        if h2 {
+            let guarded = guarded.expecting(H2_PREFACE, self.limits.header_timeout);
+            self.http2(guarded, asker, activity).await
+        } else {
+            self.http1(guarded, asker, activity).await
+        }
+    }
+
+    async fn http1<I>(self, io: I, asker: Asker, activity: &Arc<Activity>) -> Result<(), Broken>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (answer, activity) = (self.answer, Arc::clone(activity));
         let service = service_fn(move |request| {
-            let response = answer(request, peer);
-            async move { Ok::<_, Infallible>(response.await) }
+            followed(Open::new(&activity), answer(request, asker.clone()))
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -125,17 +140,14 @@ where
         Ok(self.watcher.watch(connection).await?)
     }
 
-    async fn http2<I>(self, io: I) -> Result<(), Broken>
+    async fn http2<I>(self, io: I, asker: Asker, activity: &Arc<Activity>) -> Result<(), Broken>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (answer, peer, limits) = (self.answer, self.peer, self.limits);
-        let activity = Arc::new(Activity::default());
-        let watched = Arc::clone(&activity);
+        let limits = self.limits;
+        let (answer, watched) = (self.answer, Arc::clone(activity));
         let service = service_fn(move |request| {
-            let open = Open::new(&watched);
-            let response = answer(request, peer);
-            async move { Ok::<_, Infallible>(response.await.map(|body| body.watched(open))) }
+            followed(Open::new(&watched), answer(request, asker.clone()))
         });
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -144,6 +156,9 @@ where
             .max_concurrent_streams(128)
             .max_header_list_size(MAX_HEADER as u32)
             .max_send_buf_size(MAX_HEADER)
+            // Nobody has anything to send us: what a client sends all the same waits in memory, unread.
+            .initial_stream_window_size(H2_WINDOW)
+            .initial_connection_window_size(H2_WINDOW)
             .serve_connection(TokioIo::new(io), service);
         tokio::select! {
             served = self.watcher.watch(connection) => Ok(served?),
@@ -151,6 +166,36 @@ where
                 Err("nothing moves on this connection".into())
             }
         }
+    }
+}
+
+/// A response that counts as under way from the request to its last byte.
+async fn followed(
+    open: Open,
+    response: impl Future<Output = Response<Body>>,
+) -> Result<Response<Body>, Infallible> {
+    Ok(response.await.map(|body| body.watched(open)))
+}
+
+/// What `work` comes to; `None` if the server stops before.
+pub(super) async fn unless<T>(
+    stopped: &mut watch::Receiver<()>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        _ = stopped.changed() => None,
+    }
+}
+
+/// Turns away a client that has too many connections, in words if it speaks plain http.
+pub(super) fn refuse(stream: &TcpStream, secure: bool) {
+    if !secure {
+        // What does not fit at once is not worth waiting for.
+        let _ = stream.try_write(
+            b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        );
     }
 }
 

@@ -7,17 +7,22 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::activity::Activity;
+
 /// A stream whose writes fail when the other end takes no byte for too long, and whose reads fail when its
 /// first bytes do not come.
 pub(super) struct Guard<S> {
     stream: S,
     patience: Duration,
+    /// Hears when a write waits.
+    activity: Arc<Activity>,
     /// Runs while a write is waiting. Kept between waits: making a timer costs more than setting one.
     deadline: Option<Pin<Box<Sleep>>>,
     waiting: bool,
@@ -31,10 +36,11 @@ struct Opening {
 }
 
 impl<S> Guard<S> {
-    pub(super) fn new(stream: S, patience: Duration) -> Self {
+    pub(super) fn new(stream: S, patience: Duration, activity: Arc<Activity>) -> Self {
         Self {
             stream,
             patience,
+            activity,
             deadline: None,
             waiting: false,
             opening: None,
@@ -57,7 +63,10 @@ impl<S> Guard<S> {
         progress: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if progress.is_ready() {
-            self.waiting = false;
+            if self.waiting {
+                self.waiting = false;
+                self.activity.blocked(false);
+            }
             return progress;
         }
         let patience = self.patience;
@@ -66,6 +75,7 @@ impl<S> Guard<S> {
             .get_or_insert_with(|| Box::pin(sleep(patience)));
         if !self.waiting {
             self.waiting = true;
+            self.activity.blocked(true);
             deadline.as_mut().reset(Instant::now() + patience);
         }
         match deadline.as_mut().poll(cx) {
@@ -150,7 +160,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stops_reading_is_cut_off() {
         let (ours, _theirs) = tokio::io::duplex(16);
-        let mut guarded = Guard::new(ours, Duration::from_secs(60));
+        let mut guarded = Guard::new(ours, Duration::from_secs(60), Arc::default());
         let error = guarded.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
@@ -158,7 +168,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_client_is_not() {
         let (ours, mut theirs) = tokio::io::duplex(16);
-        let mut guarded = Guard::new(ours, Duration::from_secs(60));
+        let mut guarded = Guard::new(ours, Duration::from_secs(60), Arc::default());
         let reader = tokio::spawn(async move {
             let mut taken = [0; 16];
             for _ in 0..4 {

@@ -6,7 +6,7 @@
 //! Reading order: this file (accept, limits, drain), `connection` (HTTP/1.1 or 2), [`service`] (one request,
 //! line by line), [`respond`] (answers and errors as responses), `blob`, `listing` and `page` (those that are
 //! more than a header), [`body`] (from the store to the socket), [`account`] (what it cost), `guard` and
-//! `activity` (clients that stop reading), [`tls`].
+//! `activity` (clients that stop reading), [`places`], `seats` and [`share`] (clients that take too much), [`tls`].
 
 pub mod account;
 mod activity;
@@ -17,8 +17,11 @@ mod connection;
 mod guard;
 mod listing;
 mod page;
+pub mod places;
 pub mod respond;
+mod seats;
 pub mod service;
+pub mod share;
 pub mod tls;
 
 use std::future::Future;
@@ -31,14 +34,16 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::metrics::Metrics;
 
 use body::Body;
-use connection::Connection;
+use connection::{Connection, refuse, unless};
+use places::Places;
+use share::{Asker, Busy, PerClient, Share};
 
 /// Where to listen, and what clients may take.
 #[derive(Debug, Clone)]
@@ -49,6 +54,8 @@ pub struct Settings {
     pub admin_listen: SocketAddr,
     /// Connections at a time; more wait in the kernel's queue.
     pub max_connections: usize,
+    /// What one client may have at a time.
+    pub per_client: PerClient,
     /// Until a request's header is complete; also how long an idle connection is kept.
     pub header_timeout: Duration,
     /// How long a client may take no byte of what it asked for.
@@ -80,9 +87,12 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// See [`Settings::idle_timeout`].
     pub idle_timeout: Duration,
-    /// Places for connections, shared by all listeners that hold a clone.
-    pub places: Arc<Semaphore>,
+    /// Places for connections.
+    pub places: Arc<Places>,
 }
+
+/// How long to leave the listener alone when the system is out of something.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections and answers their requests with `answer`, until `stop` completes.
 ///
@@ -96,31 +106,22 @@ pub async fn run<H, F>(
     answer: H,
 ) -> Connections
 where
-    H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + 'static,
+    H: Fn(Request<Incoming>, Asker) -> F + Clone + Send + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let graceful = GracefulShutdown::new();
     // Dropped when accepting ends, which ends connections that have not said yet what they speak.
     let (_accepting, stopped) = watch::channel(());
     let mut stop = pin!(stop);
+    let mut accepting = Accepting {
+        listener,
+        places: Arc::clone(&limits.places),
+        short: false,
+    };
     loop {
-        let next = async {
-            // A place first: a client that finds none waits in the kernel's queue, not in our memory.
-            let place = Arc::clone(&limits.places).acquire_owned().await;
-            (listener.accept().await, place)
-        };
-        let (stream, peer, place) = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = &mut stop => return graceful,
-            next = next => match next {
-                (Ok((stream, peer)), Ok(place)) => (stream, peer, place),
-                (Err(error), _) => {
-                    // Out of file descriptors, most likely: others must close first.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-                (Ok(_), Err(_)) => return graceful,
-            },
+            next = accepting.next() => next,
         };
         let connection = Connection {
             peer,
@@ -129,9 +130,80 @@ where
             metrics: Arc::clone(&metrics),
             answer: answer.clone(),
             stopped: stopped.clone(),
-            _place: place,
         };
-        tokio::spawn(connection.run(stream, tls.clone()));
+        let share = limits.places.share_of(peer);
+        match share.try_connection() {
+            // Here and not in its task: while there is no place, clients wait in the kernel's queue, and
+            // one of them in our memory.
+            Some(leave) => tokio::select! {
+                () = &mut stop => return graceful,
+                place = limits.places.take(share, leave) => {
+                    tokio::spawn(connection.run(stream, tls.clone(), place));
+                }
+            },
+            // Its own doing, which is not to keep others waiting.
+            None => {
+                let waiting = wait_for_share(connection, stream, tls.clone(), share);
+                tokio::spawn(waiting);
+            }
+        }
+    }
+}
+
+/// Serves a connection more than its client's share once another of that client's is over.
+async fn wait_for_share<H, F>(
+    connection: Connection<H>,
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    share: Arc<Share>,
+) where
+    H: Fn(Request<Incoming>, Asker) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let places = Arc::clone(&connection.limits.places);
+    let mut stopped = connection.stopped.clone();
+    let place = async {
+        let leave = places.wait_for_share(&share).await?;
+        Ok::<_, Busy>(places.take(Arc::clone(&share), leave).await)
+    };
+    match unless(&mut stopped, place).await {
+        Some(Ok(place)) => connection.run(stream, tls, place).await,
+        Some(Err(_)) => refuse(&stream, tls.is_some()),
+        None => {}
+    }
+}
+
+/// A listener that outlives shortages.
+struct Accepting {
+    listener: TcpListener,
+    places: Arc<Places>,
+    /// It was said that there is a shortage.
+    short: bool,
+}
+
+impl Accepting {
+    async fn next(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            let error = match self.listener.accept().await {
+                Ok(accepted) => {
+                    self.short = false;
+                    return accepted;
+                }
+                Err(error) => error,
+            };
+            if error.kind() == std::io::ErrorKind::ConnectionAborted {
+                // One client's own end.
+                continue;
+            }
+            // Out of file descriptors, most likely: others must close first. Said once, not ten times a
+            // second.
+            if !self.short {
+                tracing::warn!(%error, "cannot accept a connection; closing idle ones");
+                self.short = true;
+            }
+            self.places.make_room();
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::oci::error::{self, ErrorCode};
 use crate::upstream::{self, SelectError};
 
 use super::body::Body;
+use super::share::Busy;
 
 /// Says which source a namespace chose (distribution-spec, "Registry Proxying").
 pub(super) const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
@@ -27,6 +28,7 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// What a client is asked to wait when upstream did not say how long.
 const RETRY_AFTER_QUOTA: Duration = Duration::from_secs(60);
+const RETRY_AFTER_BUSY: Duration = Duration::from_secs(1);
 const RETRY_AFTER_OUTAGE: Duration = Duration::from_secs(5);
 
 /// An error as a client gets it: the code and words of the API. The cause is for the log.
@@ -109,6 +111,19 @@ impl From<EndpointError> for Problem {
             | EndpointError::Encoding => StatusCode::BAD_REQUEST,
         };
         Self::new(status, error.code(), error.to_string())
+    }
+}
+
+impl From<Busy> for Problem {
+    /// 503 and not 429, at which containerd asks again at once, and podman waits for a minute.
+    fn from(busy: Busy) -> Self {
+        let message = format!("this client has more {} at a time than its share", busy.of);
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::Unavailable,
+            message,
+        )
+        .retry_after(RETRY_AFTER_BUSY)
     }
 }
 

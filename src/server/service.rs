@@ -1,6 +1,5 @@
 //! One request to the registry API, line by line: parse, choose the upstream, ask the mirror, answer.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +9,7 @@ use hyper::body::Incoming;
 
 use crate::headers::etag::if_none_match;
 use crate::metrics::Metrics;
-use crate::mirror::{Mirror, Outcome, Site, Want};
+use crate::mirror::{Held, Mirror, Outcome, Site, Want};
 use crate::oci::endpoint::{Endpoint, Kind, Prefix, Route};
 use crate::oci::name::{Namespace, Reference, Repository};
 
@@ -19,6 +18,7 @@ use super::blob::BlobRequest;
 use super::body::{Body, Buffers};
 use super::listing::ListRequest;
 use super::respond::{self, OCI_NAMESPACE, Problem};
+use super::share::{Asker, Ticket};
 
 /// The label for requests that chose no upstream.
 const NO_UPSTREAM: &str = "none";
@@ -36,6 +36,7 @@ struct Trail {
     kind: &'static str,
     outcome: Outcome,
     problem: Option<String>,
+    turn: Option<Arc<Ticket>>,
 }
 
 impl Service {
@@ -49,15 +50,16 @@ impl Service {
     }
 
     /// Answers one request; never fails, since every failure has a response.
-    pub async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+    pub async fn answer(&self, request: Request<Incoming>, asker: Asker) -> Response<Body> {
         let started = Instant::now();
         let mut trail = Trail {
             upstream: None,
             kind: "other",
             outcome: Outcome::Error,
             problem: None,
+            turn: None,
         };
-        let response = match self.respond(&request, &mut trail).await {
+        let response = match self.respond(&request, &asker, &mut trail).await {
             Ok(response) => response,
             Err(problem) => {
                 trail.outcome = Outcome::Error;
@@ -65,7 +67,7 @@ impl Service {
                 problem.into_response()
             }
         };
-        let account = self.open_account(&request, peer, started, trail, response.status());
+        let account = self.open_account(&request, &asker, started, trail, response.status());
         if *request.method() == Method::HEAD {
             let (parts, _) = response.into_parts();
             return Response::from_parts(parts, Body::empty().with_account(account));
@@ -76,6 +78,7 @@ impl Service {
     async fn respond(
         &self,
         request: &Request<Incoming>,
+        asker: &Asker,
         trail: &mut Trail,
     ) -> Result<Response<Body>, Problem> {
         let route = Route::parse(request.uri().path(), request.uri().query())?;
@@ -92,6 +95,8 @@ impl Service {
             trail.outcome = Outcome::Hit;
             return Ok(respond::base());
         }
+        let turn = Arc::new(asker.request().await?);
+        trail.turn = Some(Arc::clone(&turn));
         let lists = ListRequest {
             mirror: &self.mirror,
             uri: request.uri(),
@@ -105,8 +110,9 @@ impl Service {
             return Ok(response);
         }
         let ns = route.ns.clone();
-        let (site, endpoint) = self.mirror.select(route)?;
+        let (mut site, endpoint) = self.mirror.select(route)?;
         trail.upstream = Some(site.upstream.namespace().clone());
+        site.held = Some(self.held(asker, turn, &site, &endpoint, want).await?);
         let (mut response, outcome) = match endpoint {
             Endpoint::Manifest {
                 repository,
@@ -143,6 +149,26 @@ impl Service {
         Ok(response)
     }
 
+    /// What work for this request holds until it is over, though its client may be gone by then: leave for a
+    /// transfer if it will start one, else the request's turn.
+    async fn held(
+        &self,
+        asker: &Asker,
+        turn: Arc<Ticket>,
+        site: &Site,
+        endpoint: &Endpoint,
+        want: Want,
+    ) -> Result<Held, Problem> {
+        match endpoint {
+            Endpoint::Blob { digest, .. }
+                if want == Want::Content && self.mirror.would_fill(site, digest) =>
+            {
+                Ok(Arc::new(asker.fill().await?))
+            }
+            _ => Ok(turn),
+        }
+    }
+
     async fn manifest(
         &self,
         headers: &HeaderMap,
@@ -174,7 +200,7 @@ impl Service {
     fn open_account(
         &self,
         request: &Request<Incoming>,
-        peer: SocketAddr,
+        asker: &Asker,
         started: Instant,
         trail: Trail,
         status: StatusCode,
@@ -184,6 +210,7 @@ impl Service {
             kind,
             outcome,
             problem,
+            turn,
         } = trail;
         let label = upstream.as_ref().map_or(NO_UPSTREAM, Namespace::as_str);
         let header_after = started.elapsed();
@@ -203,7 +230,7 @@ impl Service {
         Account::new(
             counter,
             Entry {
-                client: peer,
+                client: asker.address,
                 agent: request
                     .headers()
                     .get(USER_AGENT)
@@ -220,6 +247,7 @@ impl Service {
                 header_ms: header_after.as_millis() as u64,
                 bytes: 0,
             },
+            turn,
         )
     }
 }

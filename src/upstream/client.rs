@@ -1,8 +1,7 @@
 //! One question to one origin: as somebody who may ask, with a token, through redirects, within time limits.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, IF_NONE_MATCH, RANGE, USER_AGENT,
@@ -17,26 +16,26 @@ use crate::metrics::Metrics;
 use crate::oci::endpoint::Endpoint;
 
 use super::Settings;
+use super::ask::{Ask, Reply};
 use super::auth::Auth;
 use super::chance::chance;
 use super::circuit::Trouble;
 use super::error::{Error, StartError};
 use super::failed::Failed;
 use super::gate::{Gate, Pass};
-use super::http1::{Body, Breaks, Http, parse_uri};
+use super::http1::{Breaks, Http};
 use super::identity::Identity;
-use super::limits::{Hold, Limit, retry_after};
+use super::limits::{Hold, Limit};
 use super::origin::{Origin, origin};
 use super::quota::RateLimit;
 use super::redirect::redirect;
+use super::refusal::held;
 
 /// Registries redirect once, regional ones twice; more is a loop.
 const MAX_REDIRECTS: usize = 5;
-/// How much of an error's body is read for its message.
-const MAX_ERROR_BODY: usize = 16 * 1024;
-/// How long the body of a redirect may take; and that of a refusal, whose words are worth more.
+/// How much of the body of a redirect is read, and how long it may take.
+const MAX_DRAINED: usize = 16 * 1024;
 const DRAIN: Duration = Duration::from_millis(100);
-const REFUSAL: Duration = Duration::from_secs(1);
 /// How often a question is repeated after what may be gone the next moment, and the pause before it, about.
 const REPEATS: u32 = 2;
 const PAUSE: Duration = Duration::from_millis(200);
@@ -50,7 +49,7 @@ const AGENT: &str = concat!("pierglass/", env!("CARGO_PKG_VERSION"));
 
 /// Sends requests to one origin that we are configured to ask.
 pub(super) struct Client {
-    http: Http,
+    pub(super) http: Http,
     base: String,
     origin: Origin,
     gate: Gate,
@@ -59,65 +58,6 @@ pub(super) struct Client {
     /// While it is on, nothing is asked. Guards a small value, never held while waiting.
     abuse: Mutex<Hold>,
     breaks: Arc<Breaks>,
-}
-
-/// What to ask.
-#[derive(Clone)]
-pub(super) struct Ask {
-    pub(super) method: Method,
-    pub(super) endpoint: Endpoint,
-    /// Without the question mark.
-    pub(super) query: Option<String>,
-    pub(super) accept: Option<&'static str>,
-    pub(super) if_none_match: Option<String>,
-    pub(super) range: Option<String>,
-    /// Statuses that are an answer to this and not a failure, besides success.
-    pub(super) answers: &'static [u16],
-    /// Whether to repeat it after a failure that may pass, and to wait for a short hold to end: not where something
-    /// else stands ready to be served.
-    pub(super) patient: bool,
-}
-
-impl Ask {
-    pub(super) fn new(method: Method, endpoint: Endpoint) -> Self {
-        Self {
-            method,
-            endpoint,
-            query: None,
-            accept: None,
-            if_none_match: None,
-            range: None,
-            answers: &[],
-            patient: true,
-        }
-    }
-
-    fn uri(&self, base: &str) -> Result<Uri, Error> {
-        let path = self.endpoint.path();
-        match &self.query {
-            Some(query) => parse_uri(&format!("{base}{path}?{query}")),
-            None => parse_uri(&format!("{base}{path}")),
-        }
-    }
-
-    /// Whether Docker Hub counts it as a pull.
-    fn spends(&self) -> bool {
-        self.method == Method::GET && matches!(self.endpoint, Endpoint::Manifest { .. })
-    }
-
-    /// The same number for the same thing, whatever is asked about it.
-    fn question(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.endpoint.path().hash(&mut hasher);
-        hasher.finish()
-    }
-}
-
-/// An answer: 2xx, 304 where that was invited, or what else the question takes for one.
-pub(super) struct Reply {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Body,
 }
 
 impl Client {
@@ -469,114 +409,7 @@ impl Client {
         })
     }
 
-    /// The error that a refusal is; `home` is who was refused, if upstream itself refused.
-    async fn refusal(&self, response: Response<Incoming>, home: Option<&Identity>) -> Failed {
-        let (parts, body) = response.into_parts();
-        let status = parts.status;
-        let text = self.http.body(body).collect_up_to(MAX_ERROR_BODY);
-        // An error that never ends is an error all the same.
-        let text = tokio::time::timeout(REFUSAL, text).await;
-        let text = text.unwrap_or(Ok(Default::default())).unwrap_or_default();
-        let detail: Arc<str> = error_detail(status, &text).into();
-        match status.as_u16() {
-            404 | 410 => Error::NotFound.into(),
-            401 | 403 | 407 => Error::Denied { status, detail }.into(),
-            429 => {
-                let stated = RateLimit::read(&parts.headers).and_then(|quota| quota.remaining);
-                // The answer to a HEAD has no words.
-                let limit = match stated {
-                    Some(0) => Limit::Quota,
-                    _ => Limit::of(&text),
-                };
-                let told = retry_after(&parts.headers, SystemTime::now());
-                let retry_after = match home {
-                    Some(identity) => Some(self.strike(identity, limit, told)),
-                    None => told,
-                };
-                let error = Error::RateLimited {
-                    limit,
-                    retry_after,
-                    detail,
-                };
-                error.into()
-            }
-            _ => {
-                if status.is_server_error() {
-                    self.http.note_up(false);
-                }
-                Failed {
-                    error: Error::unavailable(detail),
-                    passing: matches!(status.as_u16(), 502..=504),
-                }
-            }
-        }
-    }
-
-    /// A realm's 429 is no pull quota, and counts for everything: without a token nothing can be asked.
-    fn note_limit(&self, error: Error) -> Error {
-        match (error, self.identities.first()) {
-            (
-                Error::RateLimited {
-                    retry_after,
-                    detail,
-                    ..
-                },
-                Some(any),
-            ) => Error::RateLimited {
-                limit: Limit::Abuse,
-                retry_after: Some(self.strike(any, Limit::Abuse, retry_after)),
-                detail,
-            },
-            (error, _) => error,
-        }
-    }
-
-    /// Notes a limit; how long it holds.
-    fn strike(&self, identity: &Identity, limit: Limit, told: Option<Duration>) -> Duration {
-        let now = Instant::now();
-        let strike = |hold: &mut Hold| {
-            let new = hold.left(now).is_none();
-            (hold.strike(limit, told, now, chance()), new)
-        };
-        let (pause, new) = match limit {
-            Limit::Quota => identity.with_hold(strike),
-            Limit::Abuse => strike(&mut self.abuse()),
-        };
-        let (metrics, upstream) = (self.http.metrics(), self.http.namespace());
-        let labels = [upstream, limit.as_str()];
-        metrics.rate_limits.with_label_values(&labels).inc();
-        let until = SystemTime::now() + pause;
-        let until = until
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        let held_until = metrics.held_until.with_label_values(&labels);
-        held_until.set(until.as_secs_f64());
-        if new {
-            let limit = limit.as_str();
-            tracing::warn!(%upstream, host = self.base, limit, identity = identity.name, ?pause, "upstream limits; it is not asked before this is over, and what is stored is served");
-        }
-        pause
-    }
-
-    /// An answer shows that a limit that is over is over, and that a quota that says so has something left.
-    fn lift(&self, identity: &Identity, ask: &Ask, quota: Option<RateLimit>) {
-        let now = Instant::now();
-        let mut abuse = self.abuse();
-        if abuse.left(now).is_none() {
-            abuse.lift();
-        }
-        drop(abuse);
-        let refilled = quota
-            .and_then(|quota| quota.remaining)
-            .is_some_and(|n| n > 0);
-        identity.with_hold(|hold| {
-            if refilled || ask.spends() && hold.left(now).is_none() {
-                hold.lift();
-            }
-        });
-    }
-
-    fn abuse(&self) -> std::sync::MutexGuard<'_, Hold> {
+    pub(super) fn abuse(&self) -> std::sync::MutexGuard<'_, Hold> {
         self.abuse.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -628,65 +461,11 @@ fn challenges(response: &Response<Incoming>) -> Vec<Challenge> {
 /// Reads a short body to its end, so that its connection can be used again; one that does not come at once
 /// is not worth waiting for.
 async fn drain(response: Response<Incoming>, http: &Http) {
-    let body = http
-        .body(response.into_body())
-        .collect_up_to(MAX_ERROR_BODY);
+    let body = http.body(response.into_body()).collect_up_to(MAX_DRAINED);
     let _ = tokio::time::timeout(DRAIN, body).await;
 }
 
 /// Whether a status says that the origin is not well, rather than something of the thing asked for.
 fn is_trouble(status: StatusCode) -> bool {
     status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
-}
-
-/// The error of one who does not ask because of what upstream said before.
-fn held(limit: Limit, left: Duration) -> Error {
-    let seconds = left.as_secs_f64();
-    Error::RateLimited {
-        limit,
-        retry_after: Some(left),
-        detail: format!("it said so before; it is asked again in {seconds:.1} s").into(),
-    }
-}
-
-/// The first message of an OCI error body, else only the status: what is not JSON (a proxy's HTML) is not repeated.
-fn error_detail(status: StatusCode, body: &[u8]) -> String {
-    let message = serde_json::from_slice::<serde_json::Value>(body)
-        .ok()
-        .and_then(|json| {
-            let error = json.get("errors")?.get(0)?;
-            let words = error
-                .get("message")
-                .or_else(|| error.get("code"))?
-                .as_str()?;
-            Some(
-                words
-                    .chars()
-                    .filter(|c| !c.is_control())
-                    .take(200)
-                    .collect::<String>(),
-            )
-        });
-    match message {
-        Some(message) => format!("{status}: {message}"),
-        None => status.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn html_of_a_proxy_never_becomes_our_words() {
-        assert_eq!(
-            error_detail(StatusCode::BAD_GATEWAY, b"<html><script>"),
-            "502 Bad Gateway"
-        );
-        let json = br#"{"errors":[{"code":"DENIED","message":"no"}]}"#;
-        assert_eq!(
-            error_detail(StatusCode::FORBIDDEN, json),
-            "403 Forbidden: no"
-        );
-    }
 }

@@ -5,11 +5,12 @@
 //! whose fault it is.
 //!
 //! Reading order: this file (the questions one can ask an upstream), `select` (which one is asked), `turns` (which of
-//! its endpoints), `listings` and `search` (further questions), [`client`] (one question with its token and redirects),
-//! `identity` and [`auth`] (as whom, and tokens), [`credentials`] (where secrets come from), `redirect`, [`circuit`] and
+//! its endpoints), `listings` and `search` (further questions), `ask` and [`client`] (one question with its token and redirects),
+//! `identity` and [`auth`] (as whom, and tokens), [`credentials`] (where secrets come from), `redirect`, `refusal`, [`circuit`] and
 //! [`limits`] (when not to ask; pure), `gate` (a circuit at work), `quota`, `http1` (one request as it is), `origin`
 //! (where it may go), `connect` and `resolve` (sockets, TLS, proxies, names).
 
+mod ask;
 pub mod auth;
 mod chance;
 pub mod circuit;
@@ -26,6 +27,7 @@ mod listings;
 mod origin;
 mod quota;
 mod redirect;
+mod refusal;
 mod resolve;
 mod search;
 mod select;
@@ -50,7 +52,8 @@ pub use http1::Body;
 pub use quota::{Budget, RateLimit};
 pub use select::{SelectError, Upstreams, canonical};
 
-use client::{Ask, Client, Reply};
+use ask::{Ask, Reply};
+use client::Client;
 use credentials::Credentials;
 pub use error::{Error, StartError};
 use identity::Identity;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::programs::Program;
 use crate::support::client::{self, download};
 use crate::support::disk::{blob_file, blobs, eventually, files};
+use crate::support::mirror::sum_of;
 use crate::support::{FakeRegistry, Image, Mirror, MirrorConfig, digest_of};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,6 +35,7 @@ const CHANGES: &[&str] = &[
 const MOST: usize = 60;
 
 /// strace, attached to all threads of a program.
+#[expect(dead_code, reason = "ends strace when it is dropped")]
 struct Tampering(Program);
 
 impl Tampering {
@@ -93,13 +95,19 @@ async fn pull(mirror: &Mirror, tag: &str, image: &Image) -> bool {
     whole
 }
 
+/// Fills under way, unless the mirror dies over the question.
+async fn fills(mirror: &Mirror) -> Option<f64> {
+    let url = format!("{}/metrics", mirror.admin_url());
+    let answer = client::get(&url, &[]).await.ok()?;
+    sum_of(&answer.text(), "pierglass_fills_in_flight", &[])
+}
+
 /// All commits are done, and what they leave behind is swept.
 async fn settled(mirror: &Mirror) {
     let deadline = Instant::now() + PATIENCE;
     let store = mirror.store_path();
     while is_alive(mirror.pid())
-        && (mirror.metric("pierglass_fills_in_flight", &[]).await != Some(0.0)
-            || !files(&store.join("trash")).is_empty())
+        && (fills(mirror).await != Some(0.0) || !files(&store.join("trash")).is_empty())
     {
         assert!(Instant::now() < deadline, "it does not come to rest");
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use tokio::io::AsyncWriteExt;
 use tokio::runtime::Runtime;
 
-use crate::support::client::{Ending, get, raw};
+use crate::support::client::{Ending, Raw, get, raw};
+use crate::support::disk::files;
 use crate::support::{FakeRegistry, Image, Mirror, MirrorConfig};
 
 /// A registry that nobody configured.
@@ -204,6 +206,74 @@ fn target() -> impl Strategy<Value = Vec<u8>> {
         }
         one_line(target)
     })
+}
+
+/// A whole request that is nearly one: lines that are right, wrong, doubled, cut or torn, in any order, and a body or not.
+fn nearly_http() -> impl Strategy<Value = Vec<u8>> {
+    let line = prop_oneof![
+        prop::sample::select(vec![
+            "GET /v2/ HTTP/1.1",
+            "HEAD /v2/a/manifests/1 HTTP/1.0",
+            "POST /v2/a/blobs/uploads/ HTTP/1.1",
+            "host: m",
+            "host:",
+            "content-length: 5",
+            "content-length: 0x5",
+            "Content-Length : 5",
+            "transfer-encoding: chunked",
+            "transfer-encoding: gzip, chunked",
+            "connection: close",
+            "connection: keep-alive, upgrade",
+            "expect: 100-continue",
+            "range: bytes=0-,-1,5-2",
+            "if-none-match: \"",
+            " folded",
+            ": no name",
+            "",
+            "5",
+            "hello",
+            "ffffffffffffffffff",
+            "PRI * HTTP/2.0",
+        ])
+        .prop_map(|line| line.as_bytes().to_vec()),
+        prop::collection::vec(any::<u8>(), 0..40),
+        (prop::collection::vec(any::<u8>(), 1..8), 1..2000_usize)
+            .prop_map(|(piece, count)| piece.repeat(count)),
+    ];
+    let end = prop::sample::select(vec!["\r\n", "\r\n", "\r\n", "\n", "\r", "\r\n\r\n", "\0"]);
+    prop::collection::vec((line, end), 0..12).prop_map(|lines| {
+        let bytes = lines.into_iter().flat_map(|(mut line, end)| {
+            line.extend_from_slice(end.as_bytes());
+            line
+        });
+        bytes.collect()
+    })
+}
+
+#[test]
+fn no_bytes_make_it_fail() {
+    let scene = Scene::new();
+    // What is stored by the pulls of the test itself is there before.
+    scene.assert_alive();
+    let above = scene.mirror.store_path().parent().unwrap().to_owned();
+    let before = files(&above);
+    scene.run(400, nearly_http(), |bytes| {
+        let exchange = async {
+            let mut connection = Raw::connect(scene.mirror.authority()).await;
+            // It may be refused before all of it is sent.
+            let _ = connection.stream().write_all(&bytes).await;
+            let _ = connection.stream().shutdown().await;
+            connection.read(PATIENCE).await
+        };
+        let (answer, ending) = scene.runtime.block_on(exchange);
+        prop_assert_ne!(ending, Ending::Silent);
+        let text = String::from_utf8_lossy(&answer);
+        prop_assert!(!text.contains("HTTP/1.1 5"), "{}", text);
+        Ok(())
+    });
+    assert_eq!(files(&above), before);
+    scene.assert_upstream_was_asked_sensibly();
+    scene.assert_alive();
 }
 
 #[test]

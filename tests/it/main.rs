@@ -28,6 +28,8 @@
 //! - `quota`: limits of rate are told apart, honoured, and not run into
 //! - `endpoints`: several places to ask, several to be
 //! - `upstream_trouble`: lies, endless answers and passing failures end in time, and in clear words
+//! - `fairness`: one greedy client cannot starve the rest
+//! - `hostile`: clients that mean harm, byte by byte and frame by frame
 //! - `resume`: a transfer that breaks off goes on where it was
 //! - `partials`: also across a crash and a long outage
 //! - `trouble`: a disk that fails costs no pull
@@ -53,9 +55,11 @@ mod commands;
 mod crash;
 mod damage;
 mod endpoints;
+mod fairness;
 mod fake_registry;
 mod headers;
 mod herd;
+mod hostile;
 mod layers;
 mod limits;
 mod media_types;

@@ -10,7 +10,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::content::hex;
 
@@ -264,6 +264,13 @@ impl Downloading {
     }
 }
 
+/// A connection from another address of this machine.
+pub async fn connect_from(from: &str, authority: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+    socket.connect(authority.parse().unwrap()).await.unwrap()
+}
+
 /// A connection that sends what it is told, byte by byte.
 #[derive(Debug)]
 pub struct Raw {
@@ -276,6 +283,13 @@ impl Raw {
         let authority = authority.trim_start_matches("http://");
         Raw {
             stream: TcpStream::connect(authority).await.unwrap(),
+        }
+    }
+
+    /// From another address of this machine, such as `127.0.0.2`: another client, as far as servers can tell.
+    pub async fn connect_from(from: &str, authority: &str) -> Raw {
+        Raw {
+            stream: connect_from(from, authority).await,
         }
     }
 

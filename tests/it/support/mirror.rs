@@ -346,6 +346,20 @@ impl Mirror {
         line.split_whitespace().next().unwrap().parse().unwrap()
     }
 
+    /// Resident memory now, in bytes.
+    pub fn rss(&self) -> u64 {
+        self.process_status("VmRSS:") * 1024
+    }
+
+    /// Takes file descriptors away from the running program: it may have this many open from now on.
+    pub fn limit_files(&self, most: u64) {
+        use rustix::process::{Pid, Resource, getrlimit, prlimit};
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = Some(most);
+        prlimit(pid, Resource::Nofile, limit).unwrap();
+    }
+
     /// Open file descriptors of the program.
     pub fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
