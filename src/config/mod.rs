@@ -269,11 +269,13 @@ fn freshness(reader: &mut Reader<'_>) -> Result<Policy, Reported> {
     let max_stale = reader.required(&keys::FRESHNESS_MAX_STALE, value::duration);
     let negative_ttl = reader.required(&keys::FRESHNESS_NEGATIVE_TTL, value::duration);
     let stale_after = reader.required(&keys::FRESHNESS_STALE_AFTER, value::duration);
+    let quota_reserve = reader.required(&keys::FRESHNESS_QUOTA_RESERVE, value::percent);
     Ok(Policy {
         tag_ttl: tag_ttl?,
         max_stale: max_stale?,
         negative_ttl: negative_ttl?,
         stale_after: stale_after?,
+        quota_reserve: quota_reserve?,
     })
 }
 
