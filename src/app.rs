@@ -125,8 +125,8 @@ impl App {
         ));
         let admin_answers = Arc::clone(&admin);
         let answer = move |request, _| {
-            let response = admin_answers.answer(&request);
-            async move { response }
+            let admin = Arc::clone(&admin_answers);
+            async move { admin.answer(&request).await }
         };
         let limits = limits_for_admin(&config.server, &metrics);
         let never = std::future::pending();

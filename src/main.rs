@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use pierglass::app::App;
-use pierglass::cli::{self, Command, check};
+use pierglass::cli::{self, Command, check, pins, verify};
 use pierglass::config::{Config, Environment};
 use pierglass::logging;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,15 +22,14 @@ fn main() -> ExitCode {
             return ExitCode::from(cli::exit_code(&error));
         }
     };
-    let config = Config::load(
-        cli.source().config.as_deref(),
-        &cli.overrides(),
-        &Environment::of_process(),
-    );
+    let config = Config::load(cli.config(), &cli.overrides(), &Environment::of_process());
     match (&cli.command, config) {
         (Command::Check(arguments), config) => check::run(arguments, config),
         (Command::Serve(_), Ok(config)) => serve(config),
-        (Command::Serve(_), Err(mistakes)) => {
+        (Command::Verify(arguments), Ok(config)) => verify::run(arguments, &config),
+        (Command::Pin(arguments), Ok(config)) => pins::pin(arguments, &config),
+        (Command::Unpin(arguments), Ok(config)) => pins::unpin(arguments, &config),
+        (_, Err(mistakes)) => {
             complain(&mistakes.to_string());
             ExitCode::from(USAGE)
         }

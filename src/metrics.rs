@@ -35,6 +35,14 @@ pub struct Metrics {
     pub ratelimit_remaining: GaugeVec,
     /// 1 while the last contact with an upstream worked, 0 after one that failed: upstream.
     pub upstream_up: IntGaugeVec,
+    /// 0 closed, 1 half open, 2 open: upstream, endpoint.
+    pub circuit_state: IntGaugeVec,
+    /// How often an origin was left alone after failing: upstream, endpoint.
+    pub circuit_openings: IntCounterVec,
+    /// Answers that upstream limits us (429): upstream, kind.
+    pub rate_limits: IntCounterVec,
+    /// Until when upstream is not asked because of that, in Unix time: upstream, kind.
+    pub held_until: GaugeVec,
     /// Credentials (or nothing) exchanged for tokens: upstream, result.
     pub token_exchanges: IntCounterVec,
     /// Blob transfers from upstream under way: upstream.
@@ -49,6 +57,12 @@ pub struct Metrics {
     pub store_blobs: IntGauge,
     /// Bytes removed to make room.
     pub evicted_bytes: IntCounter,
+    /// Bytes of what is stored that are pinned.
+    pub store_pinned: Gauge,
+    /// Stored content that was found damaged and dropped: found_by.
+    pub damaged: IntCounterVec,
+    /// Bytes that the check behind the requests has read.
+    pub scrubbed_bytes: IntCounter,
     /// Ingests that did not become a blob: reason.
     pub ingest_failures: IntCounterVec,
     /// Failures of the disk the store is on: cause.
@@ -133,6 +147,30 @@ impl Metrics {
                 "1 while the last contact with the upstream worked, 0 after one that failed.",
                 &["upstream"],
             )?,
+            circuit_state: int_gauges(
+                r,
+                "pierglass_upstream_circuit_state",
+                "Whether an origin is left alone because it kept failing: 0 no, 1 it is being tried, 2 yes.",
+                &["upstream", "endpoint"],
+            )?,
+            circuit_openings: counters(
+                r,
+                "pierglass_upstream_circuit_openings_total",
+                "How often an origin began to be left alone because it kept failing.",
+                &["upstream", "endpoint"],
+            )?,
+            rate_limits: counters(
+                r,
+                "pierglass_upstream_rate_limits_total",
+                "Answers of upstream that it limits us; kind is quota (pulls) or abuse (requests).",
+                &["upstream", "kind"],
+            )?,
+            held_until: gauges(
+                r,
+                "pierglass_upstream_held_until_timestamp_seconds",
+                "Until when upstream is not asked because it limited us, in Unix time.",
+                &["upstream", "kind"],
+            )?,
             token_exchanges: counters(
                 r,
                 "pierglass_token_exchanges_total",
@@ -171,6 +209,26 @@ impl Metrics {
                 IntCounter::new(
                     "pierglass_store_evicted_bytes_total",
                     "Bytes removed to make room.",
+                )?,
+            )?,
+            store_pinned: register(
+                r,
+                Gauge::new(
+                    "pierglass_store_pinned_bytes",
+                    "Bytes of what is stored that are pinned and not evicted.",
+                )?,
+            )?,
+            damaged: counters(
+                r,
+                "pierglass_store_damaged_total",
+                "Stored content found damaged and dropped.",
+                &["found_by"],
+            )?,
+            scrubbed_bytes: register(
+                r,
+                IntCounter::new(
+                    "pierglass_store_scrubbed_bytes_total",
+                    "Bytes read again to see whether they are still what they were.",
                 )?,
             )?,
             ingest_failures: counters(

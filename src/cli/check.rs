@@ -1,6 +1,5 @@
 //! `pierglass check`: is the configuration right, and do the upstreams take it?
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,10 +10,7 @@ use crate::config::{Config, Mistakes};
 use crate::metrics::Metrics;
 use crate::upstream::{Error, Upstream, Upstreams};
 
-use super::Check;
-
-const FAILED: u8 = 1;
-const USAGE: u8 = 64;
+use super::{Check, FAILED, USAGE, complain, print};
 
 /// What Docker Hub offers for this very purpose: a repository whose HEAD shows the quota and costs none.
 const QUOTA_PROBE: (&str, &str) = ("ratelimitpreview/test", "latest");
@@ -75,11 +71,13 @@ pub fn run(arguments: &Check, config: Result<Config, Mistakes>) -> ExitCode {
     }
 }
 
-/// One upstream as it answered.
+/// One upstream as it answered to one of those we can be there, or one of its endpoints.
 #[derive(Serialize)]
 struct Report {
     upstream: String,
     identity: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,34 +98,62 @@ async fn ask_all(config: &Config) -> Result<Vec<Report>, String> {
     let upstreams = Upstreams::new(settings, &metrics).map_err(|error| error.to_string())?;
     // All at once: a silent one must not make the others wait.
     let asked = upstreams.iter().map(|upstream| ask(Arc::clone(upstream)));
-    Ok(futures_util::future::join_all(asked).await)
+    let reports = futures_util::future::join_all(asked).await;
+    Ok(reports.into_iter().flatten().collect())
 }
 
-async fn ask(upstream: Arc<Upstream>) -> Report {
-    let error = probe(&upstream).await.err();
-    let quota = upstream.quota();
-    Report {
-        upstream: upstream.namespace().to_string(),
-        identity: upstream.settings().identity().to_owned(),
-        limit: quota.and_then(|quota| quota.limit),
-        remaining: quota.and_then(|quota| quota.remaining),
-        window_seconds: quota.and_then(|quota| quota.window),
-        error: error.map(|error| error.to_string()),
-    }
+/// Everybody we can be at an upstream, then its endpoints.
+async fn ask(upstream: Arc<Upstream>) -> Vec<Report> {
+    let identities = upstream
+        .identities()
+        .enumerate()
+        .map(async |(index, name)| {
+            let error = probe(&upstream, index).await.err();
+            let quota = upstream.quota_of(index);
+            Report {
+                upstream: upstream.namespace().to_string(),
+                identity: name.to_owned(),
+                endpoint: None,
+                limit: quota.and_then(|quota| quota.limit),
+                remaining: quota.and_then(|quota| quota.remaining),
+                window_seconds: quota.and_then(|quota| quota.window),
+                error: error.map(|error| error.to_string()),
+            }
+        });
+    let endpoints = &upstream.settings().endpoints;
+    let endpoints = endpoints.iter().enumerate().map(async |(index, url)| {
+        let error = upstream.ping_endpoint(index).await.err();
+        Report {
+            upstream: upstream.namespace().to_string(),
+            identity: "anonymous".to_owned(),
+            endpoint: Some(url.to_string()),
+            limit: None,
+            remaining: None,
+            window_seconds: None,
+            error: error.map(|error| error.to_string()),
+        }
+    });
+    let (mut reports, endpoints) = futures_util::future::join(
+        futures_util::future::join_all(identities),
+        futures_util::future::join_all(endpoints),
+    )
+    .await;
+    reports.extend(endpoints);
+    reports
 }
 
 /// A token first, then a HEAD that shows the quota, which only Docker Hub states.
-async fn probe(upstream: &Upstream) -> Result<(), Error> {
-    upstream.ping().await?;
+async fn probe(upstream: &Upstream, identity: usize) -> Result<(), Error> {
+    upstream.ping_as(identity).await?;
     if !upstream.settings().is_docker_hub() {
         return Ok(());
     }
     let (Ok(repository), Ok(reference)) = (QUOTA_PROBE.0.parse(), QUOTA_PROBE.1.parse()) else {
         return Ok(());
     };
-    match upstream.head_manifest(&repository, &reference, None).await {
+    match upstream.look_as(identity, &repository, &reference).await {
         // Something that only plays Docker Hub need not have this repository.
-        Ok(_) | Err(Error::NotFound) => Ok(()),
+        Ok(()) | Err(Error::NotFound) => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -172,7 +198,8 @@ fn table(reports: &[Report]) -> String {
             }
             (None, None, _) => "ok      no quota stated".to_owned(),
         };
-        format!("  {:<20} {:<16} {state}", report.upstream, report.identity)
+        let asked = report.endpoint.as_ref().unwrap_or(&report.upstream);
+        format!("  {asked:<20} {:<16} {state}", report.identity)
     });
     let header = format!("\n  {:<20} {:<16} answer", "upstream", "as");
     std::iter::once(header)
@@ -183,13 +210,4 @@ fn table(reports: &[Report]) -> String {
 
 fn json(value: &serde_json::Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
-}
-
-fn print(text: &str) {
-    // A closed pipe is the reader's decision.
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "pierglass: {text}");
 }

@@ -1,12 +1,20 @@
 //! The command line as clap sees it. What a command does is elsewhere.
 
+mod admin;
 pub mod check;
+pub mod pins;
+pub mod verify;
 
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Overrides;
+
+/// Exit codes: it failed; it was asked for in the wrong way.
+const FAILED: u8 = 1;
+const USAGE: u8 = 64;
 
 /// What the user asked for.
 #[derive(Debug, Parser)]
@@ -33,6 +41,22 @@ pub enum Command {
     /// Validate the configuration: every mistake at once, with line and column.
     #[command(after_help = "Example: pierglass check --config /etc/pierglass.toml --online")]
     Check(Check),
+    /// Read everything that is stored again, and tell what is damaged.
+    ///
+    /// A mirror that is running on the store checks it itself, without interrupting pulls; otherwise this command does.
+    /// Ends with 1 when something is damaged and not dropped.
+    #[command(after_help = "Example: pierglass verify --repair")]
+    Verify(Verify),
+    /// Keep an image from being evicted; without one, list what is kept.
+    ///
+    /// All that is stored of it is kept, and all that arrives later, also when the tag moves. It need not be stored yet.
+    #[command(
+        after_help = "Examples: pierglass pin alpine:3.20\n          pierglass pin quay.io/org/app@sha256:...\n          pierglass pin"
+    )]
+    Pin(Pin),
+    /// Let an image go that was pinned; it stays until it is evicted.
+    #[command(after_help = "Example: pierglass unpin alpine:3.20")]
+    Unpin(Unpin),
 }
 
 /// `pierglass serve`.
@@ -55,6 +79,60 @@ pub struct Check {
     /// Print JSON, for programs.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `pierglass verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Which mirror or store.
+    #[command(flatten)]
+    pub place: Place,
+    /// Drop what is damaged; it is fetched again when it is asked for.
+    #[arg(long)]
+    pub repair: bool,
+    /// Print JSON, a line for each event, for programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `pierglass pin`.
+#[derive(Debug, Args)]
+pub struct Pin {
+    /// Which mirror or store.
+    #[command(flatten)]
+    pub place: Place,
+    /// The image, named as it is pulled: alpine:3.20, quay.io/org/app@sha256:...
+    pub image: Option<String>,
+    /// Print JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `pierglass unpin`.
+#[derive(Debug, Args)]
+pub struct Unpin {
+    /// Which mirror or store.
+    #[command(flatten)]
+    pub place: Place,
+    /// The image, named as it was pinned.
+    pub image: String,
+    /// Print JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where a command finds the mirror, or its store while it is not running.
+#[derive(Debug, Args)]
+pub struct Place {
+    /// The configuration of the mirror; without it the file that PIERGLASS_CONFIG names, or the defaults.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The directory of the store.
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<String>,
+    /// A running mirror's admin address, such as http://127.0.0.1:5001. Default: the one in the configuration.
+    #[arg(long, value_name = "URL")]
+    pub admin: Option<String>,
 }
 
 /// The file, and the flags that count more than the file.
@@ -94,30 +172,44 @@ pub fn exit_code(error: &clap::Error) -> u8 {
 }
 
 impl Cli {
-    /// Where the configuration comes from.
-    pub fn source(&self) -> &Source {
+    /// The configuration file that was named.
+    pub fn config(&self) -> Option<&Path> {
         match &self.command {
-            Command::Serve(serve) => &serve.source,
-            Command::Check(check) => &check.source,
+            Command::Serve(Serve { source }) | Command::Check(Check { source, .. }) => {
+                source.config.as_deref()
+            }
+            Command::Verify(Verify { place, .. })
+            | Command::Pin(Pin { place, .. })
+            | Command::Unpin(Unpin { place, .. }) => place.config.as_deref(),
         }
     }
 
     /// The flags that count more than the file.
     pub fn overrides(&self) -> Overrides {
-        let Source {
-            config: _,
-            listen,
-            admin_listen,
-            store,
-            max_size,
-        } = self.source();
-        Overrides {
-            listen: listen.clone(),
-            admin_listen: admin_listen.clone(),
-            store: store.clone(),
-            max_size: max_size.clone(),
+        match &self.command {
+            Command::Serve(Serve { source }) | Command::Check(Check { source, .. }) => Overrides {
+                listen: source.listen.clone(),
+                admin_listen: source.admin_listen.clone(),
+                store: source.store.clone(),
+                max_size: source.max_size.clone(),
+            },
+            Command::Verify(Verify { place, .. })
+            | Command::Pin(Pin { place, .. })
+            | Command::Unpin(Unpin { place, .. }) => Overrides {
+                store: place.store.clone(),
+                ..Overrides::default()
+            },
         }
     }
+}
+
+fn print(text: &str) {
+    // A closed pipe is the reader's decision.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "pierglass: {text}");
 }
 
 #[cfg(test)]
@@ -141,7 +233,7 @@ mod tests {
         let cli =
             parse("serve --config a.toml --listen :1 --admin-listen :2 --store /s --max-size 1GiB")
                 .unwrap();
-        assert_eq!(cli.source().config, Some(PathBuf::from("a.toml")));
+        assert_eq!(cli.config(), Some(Path::new("a.toml")));
         let text = |text: &str| Some(text.to_owned());
         let expected = Overrides {
             listen: text(":1"),
@@ -172,9 +264,13 @@ mod tests {
 
     #[test]
     fn every_help_shows_an_example() {
-        for command in ["--help", "serve --help", "check --help"] {
-            let help = parse(command).unwrap_err().to_string();
-            assert!(help.contains("Example: pierglass "), "{help}");
+        let commands = Cli::command();
+        let names = commands.get_subcommands().map(clap::Command::get_name);
+        for command in names.chain([""]) {
+            let help = parse(&format!("{command} --help")).unwrap_err().to_string();
+            let example =
+                help.contains("Example: pierglass ") || help.contains("Examples: pierglass ");
+            assert!(example, "{help}");
         }
     }
 }

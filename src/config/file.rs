@@ -37,6 +37,9 @@ pub(super) fn read(text: &str, origin: &str, mistakes: &mut Mistakes) -> Result<
     Err(Reported)
 }
 
+/// The one key whose value is a list of tables.
+const MORE_CREDENTIALS: &str = "more_credentials";
+
 struct Walk<'a> {
     text: &'a str,
     origin: &'a str,
@@ -116,6 +119,11 @@ impl Walk<'_> {
         let label = format!("upstream.{}", bare(namespace));
         let mut section = Section::named(namespace, Some(self.place(span.clone())));
         for (name, key_span, value) in in_order(table) {
+            if name == MORE_CREDENTIALS {
+                let more = self.more_credentials(namespace, &label, value);
+                section.more_credentials.extend(more);
+                continue;
+            }
             match (keys::find(keys::UPSTREAM, name), value.get_ref()) {
                 (Some(key), value_ref) => {
                     section.push(key, convert(value_ref), self.place(value.span()));
@@ -141,6 +149,49 @@ impl Walk<'_> {
             }
         }
         self.written.upstreams.push(section);
+    }
+
+    /// Further identities: a list of tables.
+    fn more_credentials(
+        &mut self,
+        namespace: &str,
+        label: &str,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Vec<Section> {
+        let label = format!("{label}.{MORE_CREDENTIALS}");
+        let DeValue::Array(identities) = value.get_ref() else {
+            let right = format!("write [[upstream.{namespace:?}.{MORE_CREDENTIALS}]] for each");
+            self.note(
+                value.span(),
+                &label,
+                Fault::new("is not a list of tables", right),
+            );
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for identity in identities.iter() {
+            let DeValue::Table(table) = identity.get_ref() else {
+                let right = format!("write [[upstream.{namespace:?}.{MORE_CREDENTIALS}]] for each");
+                self.note(
+                    identity.span(),
+                    &label,
+                    Fault::new("has what is not a table", right),
+                );
+                continue;
+            };
+            let place = self.place(identity.span());
+            let mut section = Section::named(namespace, Some(place));
+            for (name, span, value) in in_order(table) {
+                match keys::find(keys::MORE, name) {
+                    Some(key) => {
+                        section.push(key, convert(value.get_ref()), self.place(value.span()));
+                    }
+                    None => self.unknown(keys::MORE, Some(&label), name, span),
+                }
+            }
+            sections.push(section);
+        }
+        sections
     }
 
     /// Notes a key that does not exist. Its value is not looked at: it may be a password under a misspelt name.

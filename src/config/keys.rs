@@ -24,6 +24,9 @@ pub(super) struct Key {
 /// The section of the keys that each upstream has.
 pub(super) const UPSTREAM: &str = "upstream.*";
 
+/// The section of the keys that each further identity of an upstream has.
+pub(super) const MORE: &str = "upstream.*.more_credentials";
+
 /// What every environment variable of this program begins with.
 pub(super) const PREFIX: &str = "PIERGLASS_";
 
@@ -32,7 +35,6 @@ const NOT_YET: &[&str] = &[
     "access",
     "upstream.*.docker_config",
     "upstream.*.credential_helper",
-    "upstream.*.endpoints",
     "upstream.*.repositories",
     "upstream.*.client_certificate",
     "upstream.*.client_key",
@@ -66,14 +68,18 @@ keys! {
     STORE_PATH: "store.path", "Default: $STATE_DIRECTORY, else $XDG_CACHE_HOME/pierglass, else ~/.cache/pierglass.";
     STORE_MAX_SIZE: "store.max_size" = "50GiB", "All that is stored, ingests in progress included.";
     STORE_MIN_FREE: "store.min_free" = "1GiB", "Of the file system, always left alone.";
+    STORE_SCRUB_RATE: "store.scrub_rate" = "8MiB", "Bytes a second read again to find damage on disk; 0 turns that off.";
+    STORE_SCRUB_EVERY: "store.scrub_every" = "7d", "How long a blob goes without being read again.";
 
     FRESHNESS_TAG_TTL: "freshness.tag_ttl" = "60s", "A tag is served this long without asking upstream.";
     FRESHNESS_MAX_STALE: "freshness.max_stale" = "30d", "Upstream unreachable or limiting: how old a tag may be served.";
     FRESHNESS_NEGATIVE_TTL: "freshness.negative_ttl" = "10s", "How long \"not there\" is believed.";
     FRESHNESS_STALE_AFTER: "freshness.stale_after" = "2s", "Upstream slow: after this long, what is stored is served, however old.";
+    FRESHNESS_QUOTA_RESERVE: "freshness.quota_reserve" = "25%", "The last part of the pull quota, kept for what is not stored: moved tags are then served as they were.";
 
     UPSTREAM_DEFAULT: "upstream.*.default", "Repositories without a namespace go here. Default: docker.io, or the only upstream.";
     UPSTREAM_URL: "upstream.*.url", "Default: https:// and the namespace, except for docker.io. http:// only if written so.";
+    UPSTREAM_ENDPOINTS: "upstream.*.endpoints" = "[]", "URLs asked before url, in this order and anonymously; what they do not give is asked of the next.";
     UPSTREAM_USERNAME: "upstream.*.username", "Who to be at this registry. Default: anonymous.";
     UPSTREAM_PASSWORD: "upstream.*.password", "Password or token, or one of the two below.";
     UPSTREAM_PASSWORD_FILE: "upstream.*.password_file", "A file that holds the password and nothing else.";
@@ -88,6 +94,12 @@ keys! {
     UPSTREAM_MAX_STALE: "upstream.*.max_stale", "The same as under freshness, for this upstream alone.";
     UPSTREAM_NEGATIVE_TTL: "upstream.*.negative_ttl", "The same as under freshness, for this upstream alone.";
     UPSTREAM_STALE_AFTER: "upstream.*.stale_after", "The same as under freshness, for this upstream alone.";
+    UPSTREAM_QUOTA_RESERVE: "upstream.*.quota_reserve", "The same as under freshness, for this upstream alone.";
+
+    MORE_USERNAME: "upstream.*.more_credentials.username", "Who takes over when the one before is limited or refused.";
+    MORE_PASSWORD: "upstream.*.more_credentials.password", "As above, for this one.";
+    MORE_PASSWORD_FILE: "upstream.*.more_credentials.password_file", "As above, for this one.";
+    MORE_PASSWORD_ENV: "upstream.*.more_credentials.password_env", "As above, for this one.";
 
     TLS_CERTIFICATE: "tls.certificate", "PEM file with the certificate chain of the mirror, its own certificate first.";
     TLS_KEY: "tls.key", "PEM file with the private key of that certificate.";
@@ -114,7 +126,7 @@ impl Key {
 
     /// The environment variable that sets it. Upstreams have none: a namespace cannot be spelt in a variable's name.
     pub(super) fn variable(&self) -> Option<String> {
-        (self.section() != UPSTREAM).then(|| variable(self.path))
+        (!self.path.starts_with(UPSTREAM)).then(|| variable(self.path))
     }
 }
 

@@ -243,6 +243,8 @@ fn store(reader: &mut Reader<'_>, environment: &Environment) -> Result<store::Se
     let path = reader.optional(&keys::STORE_PATH, value::path);
     let max_size = reader.required(&keys::STORE_MAX_SIZE, value::size(1, MAX_STORE));
     let min_free = reader.required(&keys::STORE_MIN_FREE, value::size(0, MAX_FREE));
+    let scrub_rate = reader.required(&keys::STORE_SCRUB_RATE, value::size(0, MAX_STORE));
+    let scrub_every = reader.required(&keys::STORE_SCRUB_EVERY, value::timeout);
 
     let path = path?
         .or_else(|| environment.default_store())
@@ -257,6 +259,8 @@ fn store(reader: &mut Reader<'_>, environment: &Environment) -> Result<store::Se
         path: path?,
         max_size: max_size?,
         min_free: min_free?,
+        scrub_rate: scrub_rate?,
+        scrub_every: scrub_every?,
     })
 }
 
@@ -265,11 +269,13 @@ fn freshness(reader: &mut Reader<'_>) -> Result<Policy, Reported> {
     let max_stale = reader.required(&keys::FRESHNESS_MAX_STALE, value::duration);
     let negative_ttl = reader.required(&keys::FRESHNESS_NEGATIVE_TTL, value::duration);
     let stale_after = reader.required(&keys::FRESHNESS_STALE_AFTER, value::duration);
+    let quota_reserve = reader.required(&keys::FRESHNESS_QUOTA_RESERVE, value::percent);
     Ok(Policy {
         tag_ttl: tag_ttl?,
         max_stale: max_stale?,
         negative_ttl: negative_ttl?,
         stale_after: stale_after?,
+        quota_reserve: quota_reserve?,
     })
 }
 

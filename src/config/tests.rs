@@ -125,7 +125,9 @@ fn the_example_documents_every_key() {
             .strip_prefix('[')
             .and_then(|line| line.strip_suffix(']'))
         {
-            section = if table.starts_with("upstream") {
+            section = if table.starts_with('[') {
+                keys::MORE.to_owned()
+            } else if table.starts_with("upstream") {
                 keys::UPSTREAM.to_owned()
             } else {
                 table.to_owned()
@@ -158,7 +160,7 @@ fn every_key_is_read() {
     // A date is a value that no key accepts.
     let plain: String = keys::ALL
         .iter()
-        .filter(|key| key.section() != keys::UPSTREAM)
+        .filter(|key| !key.path.starts_with(keys::UPSTREAM))
         .map(|key| format!("{} = 2026-01-01\n", key.path))
         .collect();
     let upstream: String = keys::ALL
@@ -166,7 +168,14 @@ fn every_key_is_read() {
         .filter(|key| key.section() == keys::UPSTREAM)
         .map(|key| format!("{} = 2026-01-01\n", key.name()))
         .collect();
-    let printed = mistakes(&format!("{plain}[upstream.\"docker.io\"]\n{upstream}"));
+    let more: String = keys::ALL
+        .iter()
+        .filter(|key| key.section() == keys::MORE)
+        .map(|key| format!("{} = 2026-01-01\n", key.name()))
+        .collect();
+    let printed = mistakes(&format!(
+        "{plain}[upstream.\"docker.io\"]\n{upstream}[[upstream.\"docker.io\".more_credentials]]\n{more}"
+    ));
     for key in keys::ALL {
         let path = key.path.replace('*', "\"docker.io\"");
         assert!(
@@ -439,6 +448,86 @@ fn an_upstream_inherits_freshness_and_may_differ() {
         upstream_of(&config, "docker.io").policy.tag_ttl,
         Duration::from_secs(300)
     );
+}
+
+#[test]
+fn further_credentials_and_endpoints_are_lists() {
+    let text = "[upstream.\"docker.io\"]\nendpoints = [\"https://mirror.gcr.io\", \"http://near:5000/hub\"]\nquota_reserve = \"40%\"\n\
+                [[upstream.\"docker.io\".more_credentials]]\nusername = \"a\"\npassword = \"hunter2\"\n\
+                [[upstream.\"docker.io\".more_credentials]]\nusername = \"b\"\npassword_env = \"TOKEN\"\n";
+    let config = parse_in(text, &[("TOKEN", SECRET)]).unwrap();
+    let upstream = &config.upstreams[0];
+    let names: Vec<_> = upstream
+        .settings
+        .more_credentials
+        .iter()
+        .map(|it| &*it.username)
+        .collect();
+    assert_eq!(names, ["a", "b"]);
+    let endpoints: Vec<_> = upstream
+        .settings
+        .endpoints
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        endpoints,
+        ["https://mirror.gcr.io/", "http://near:5000/hub"]
+    );
+    assert_eq!(upstream.policy.quota_reserve, 40);
+    assert!(!format!("{config:?}").contains(SECRET));
+    let inline = "[upstream.\"docker.io\"]\nmore_credentials = [{ username = \"a\", password = \"hunter2\" }]";
+    assert_eq!(
+        parse(inline).unwrap().upstreams[0]
+            .settings
+            .more_credentials
+            .len(),
+        1
+    );
+
+    let hub = |keys: &str| format!("[upstream.\"docker.io\"]\n{keys}");
+    let cases = [
+        (
+            "endpoints = [\"https://me:hunter2@host\"]",
+            "2:13: upstream.\"docker.io\".endpoints: has credentials in it; move them to username and password_file",
+        ),
+        (
+            "quota_reserve = \"a quarter\"",
+            "2:17: upstream.\"docker.io\".quota_reserve: \"a quarter\" is not a part in percent; write \"0%\" to \"100%\", such as \"25%\"",
+        ),
+        (
+            "quota_reserve = \"101%\"",
+            "2:17: upstream.\"docker.io\".quota_reserve: \"101%\" is not a part in percent; write \"0%\" to \"100%\", such as \"25%\"",
+        ),
+        (
+            "more_credentials = { password = \"hunter2\" }",
+            "2:20: upstream.\"docker.io\".more_credentials: is not a list of tables; write [[upstream.\"docker.io\".more_credentials]] for each",
+        ),
+        (
+            "more_credentials = [\"hunter2\"]",
+            "2:21: upstream.\"docker.io\".more_credentials: has what is not a table; write [[upstream.\"docker.io\".more_credentials]] for each",
+        ),
+        (
+            "[[upstream.\"docker.io\".more_credentials]]\nusername = \"a\"",
+            "3:12: upstream.\"docker.io\".more_credentials.username: has no password to it; add password_file, password_env or password",
+        ),
+        (
+            "more_credentials = [{}]",
+            "2:21: upstream.\"docker.io\".more_credentials.username: is missing; add username, and password_file, password_env or password",
+        ),
+        (
+            "more_credentials = [{ user = \"hunter2\" }]",
+            "2:23: upstream.\"docker.io\".more_credentials.user: is not a key that exists; known here: username, password, password_file, password_env\np.toml:2:21: upstream.\"docker.io\".more_credentials.username: is missing; add username, and password_file, password_env or password",
+        ),
+    ];
+    for (keys, expected) in cases {
+        let printed = mistakes(&hub(keys));
+        assert!(!printed.contains(SECRET), "{printed}");
+        let lines: std::collections::BTreeSet<_> = printed.lines().map(str::to_owned).collect();
+        let expected = format!("p.toml:{expected}");
+        let expected = expected.lines().map(str::to_owned).collect();
+        assert_eq!(lines, expected, "{keys}");
+    }
 }
 
 #[test]

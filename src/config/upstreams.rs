@@ -198,7 +198,9 @@ fn upstream(
     environment: &Environment,
 ) -> Result<UpstreamConfig, Reported> {
     let url = url_of(reader, namespace.as_ref());
+    let endpoints = reader.required(&keys::UPSTREAM_ENDPOINTS, url::registries);
     let credentials = credentials::resolve(reader, environment);
+    let more_credentials = credentials::resolve_more(reader, environment);
     let ca_file = reader.optional(&keys::UPSTREAM_CA_FILE, value::file);
     let realms = reader.required(&keys::UPSTREAM_REALMS, url::hosts);
     let proxy = reader.optional(&keys::UPSTREAM_PROXY, url::proxy);
@@ -209,7 +211,9 @@ fn upstream(
         namespace: namespace?,
         default,
         url: url?,
+        endpoints: endpoints?,
         credentials: credentials?,
+        more_credentials: more_credentials?,
         ca_file: ca_file?,
         realms: realms?,
         proxy: proxy?.unwrap_or(Proxy::Environment),
@@ -257,11 +261,13 @@ fn freshness(
     let max_stale = reader.optional(&keys::UPSTREAM_MAX_STALE, value::duration);
     let negative_ttl = reader.optional(&keys::UPSTREAM_NEGATIVE_TTL, value::duration);
     let stale_after = reader.optional(&keys::UPSTREAM_STALE_AFTER, value::duration);
+    let quota_reserve = reader.optional(&keys::UPSTREAM_QUOTA_RESERVE, value::percent);
     let common = common?;
     Ok(Policy {
         tag_ttl: tag_ttl?.unwrap_or(common.tag_ttl),
         max_stale: max_stale?.unwrap_or(common.max_stale),
         negative_ttl: negative_ttl?.unwrap_or(common.negative_ttl),
         stale_after: stale_after?.unwrap_or(common.stale_after),
+        quota_reserve: quota_reserve?.unwrap_or(common.quota_reserve),
     })
 }

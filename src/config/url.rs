@@ -34,6 +34,17 @@ pub(super) fn registry(value: &Value) -> Result<Uri, Fault> {
     Ok(uri)
 }
 
+/// Several of them.
+pub(super) fn registries(value: &Value) -> Result<Vec<Uri>, Fault> {
+    const RIGHT: &str = "write a list of URLs, such as [\"https://mirror.example.com\"]";
+    match value {
+        Value::List(urls) => urls.iter().map(registry).collect(),
+        // The default, as the table of keys has it.
+        Value::Untyped(text) if text == "[]" => Ok(Vec::new()),
+        other => Err(mistyped(other, "a list", RIGHT)),
+    }
+}
+
 /// A proxy: `none`, or its URL with the scheme spelt out, because `https` is rarely what a proxy speaks.
 pub(super) fn proxy(value: &Value) -> Result<Proxy, Fault> {
     const RIGHT: &str = "write a URL such as \"http://proxy.example.com:3128\", or \"none\"";

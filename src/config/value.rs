@@ -156,6 +156,23 @@ pub(super) fn timeout(value: &Value) -> Result<Duration, Fault> {
     }
 }
 
+/// A part of something, in whole percent.
+pub(super) fn percent(value: &Value) -> Result<u8, Fault> {
+    const RIGHT: &str = "write \"0%\" to \"100%\", such as \"25%\"";
+    let written = text(value).map_err(|fault| Fault {
+        right: RIGHT.to_owned(),
+        ..fault
+    })?;
+    let number = written.trim().strip_suffix('%').map(str::trim_end);
+    match number.map(str::parse) {
+        Some(Ok(percent @ 0..=100)) => Ok(percent),
+        _ => Err(Fault::new(
+            format!("{} is not a part in percent", quoted(&written)),
+            RIGHT,
+        )),
+    }
+}
+
 /// An address to listen on.
 pub(super) fn address(value: &Value) -> Result<SocketAddr, Fault> {
     const RIGHT: &str = "write an IP address with a port, such as \"127.0.0.1:5000\", or \"[::]:5000\" for every interface";

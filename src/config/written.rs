@@ -32,6 +32,8 @@ pub(super) struct Section {
     pub(super) place: Option<Place>,
     /// By [`Key::path`]; the last entry is the one that counts, but all of them are checked.
     entries: BTreeMap<&'static str, Vec<Entry>>,
+    /// An upstream's further identities, in the order of the file.
+    pub(super) more_credentials: Vec<Section>,
 }
 
 impl Section {
@@ -41,6 +43,7 @@ impl Section {
             name: name.to_owned(),
             place,
             entries: BTreeMap::new(),
+            more_credentials: Vec::new(),
         }
     }
 
@@ -67,7 +70,7 @@ impl Section {
         if self.name.is_empty() {
             key.path.to_owned()
         } else {
-            format!("upstream.{:?}.{}", self.name, key.name())
+            key.path.replacen('*', &format!("{:?}", self.name), 1)
         }
     }
 }

@@ -121,6 +121,9 @@ async fn run(
         Ok(verified) => verified,
         Err(failure) => {
             tracing::error!(repository = %name, %digest, error = %failure, "a blob did not arrive whole; it is not stored");
+            if let Failure::Digest { .. } | Failure::Length { .. } = failure {
+                site.upstream.distrust_endpoints();
+            }
             if let Failure::NoRoom(_) = failure {
                 mirror.outgrown.insert(digest, ingest.written());
             }

@@ -1,6 +1,9 @@
-//! How long what is remembered of a tag may be used. Pure: time is an argument, the answer is a value.
+//! How long what is remembered of a tag may be used, and what may be spent on asking. Pure: time is an argument, the
+//! answer is a value.
 
 use std::time::Duration;
+
+use crate::upstream::Budget;
 
 /// What an operator allows, per upstream.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,6 +16,44 @@ pub struct Policy {
     pub negative_ttl: Duration,
     /// How long upstream may be silent before a stale answer is served in its stead.
     pub stale_after: Duration,
+    /// The last part of the pull quota, in percent, that is kept for what is not stored.
+    pub quota_reserve: u8,
+}
+
+/// How many times longer than `tag_ttl` a tag is fresh when the reserve of the quota is reached.
+const STRETCH: f64 = 10.0;
+
+impl Policy {
+    /// As it is, or with a longer `tag_ttl` if the pull quota runs low: that grows from the moment on that twice
+    /// the reserve is left. Asking about a tag is free, but a tag that moved costs a pull; one that moves ten times
+    /// while it counts as fresh costs one.
+    pub fn under(&self, budget: Option<Budget>) -> Self {
+        let stretch = budget.map_or(1.0, |budget| self.stretch(budget));
+        let longest = self.max_stale.max(self.tag_ttl);
+        Self {
+            tag_ttl: self.tag_ttl.mul_f64(stretch).min(longest),
+            ..self.clone()
+        }
+    }
+
+    fn stretch(&self, budget: Budget) -> f64 {
+        let reserve = f64::from(self.quota_reserve) / 100.0;
+        if self.quota_reserve == 0 {
+            return 1.0;
+        }
+        let left = budget.remaining as f64 / budget.limit.max(1) as f64;
+        let used = ((2.0 * reserve - left) / reserve).clamp(0.0, 1.0);
+        1.0 + (STRETCH - 1.0) * used
+    }
+
+    /// Whether a pull may be spent on what an older one is stored of: only if that leaves the reserve alone.
+    pub fn may_spend(&self, budget: Option<Budget>) -> bool {
+        let Some(Budget { limit, remaining }) = budget else {
+            return true;
+        };
+        let reserve = u128::from(limit) * u128::from(self.quota_reserve);
+        self.quota_reserve == 0 || u128::from(remaining.saturating_sub(1)) * 100 >= reserve
+    }
 }
 
 /// What to do about a tag that is remembered.
@@ -57,7 +98,57 @@ mod tests {
         max_stale: Duration::from_secs(600),
         negative_ttl: Duration::from_secs(10),
         stale_after: Duration::from_secs(2),
+        quota_reserve: 25,
     };
+
+    fn left(remaining: u64) -> Option<Budget> {
+        Some(Budget {
+            limit: 100,
+            remaining,
+        })
+    }
+
+    #[test]
+    fn a_tag_stays_fresh_longer_as_the_quota_falls() {
+        let ttl = |budget| POLICY.under(budget).tag_ttl.as_secs();
+        assert_eq!(ttl(None), 60, "nothing is limited");
+        assert_eq!([ttl(left(100)), ttl(left(50))], [60, 60]);
+        assert!(ttl(left(40)) > 60 && ttl(left(40)) < ttl(left(30)));
+        assert_eq!([ttl(left(25)), ttl(left(0))], [600, 600]);
+        let short = Policy {
+            max_stale: Duration::from_secs(100),
+            ..POLICY
+        };
+        assert_eq!(
+            short.under(left(0)).tag_ttl.as_secs(),
+            100,
+            "max_stale is a promise"
+        );
+        let off = Policy {
+            quota_reserve: 0,
+            ..POLICY
+        };
+        assert_eq!(off.under(left(0)), off);
+    }
+
+    #[test]
+    fn the_reserve_is_not_spent_on_what_is_stored() {
+        assert!(POLICY.may_spend(None));
+        assert!(POLICY.may_spend(left(26)));
+        for remaining in [25, 1, 0] {
+            assert!(!POLICY.may_spend(left(remaining)), "{remaining}");
+        }
+        let off = Policy {
+            quota_reserve: 0,
+            ..POLICY
+        };
+        assert!(off.may_spend(left(0)));
+        let all = Policy {
+            quota_reserve: 100,
+            ..POLICY
+        };
+        assert!(!all.may_spend(left(100)));
+    }
 
     #[test]
     fn a_tag_is_fresh_then_stale_then_expired() {

@@ -95,7 +95,11 @@ impl Mirror {
         } else {
             match tokio::time::timeout(site.policy.stale_after, landing).await {
                 Ok(Err(error)) if error.is_no_answer() => {
-                    tracing::warn!(repository = %name, list = %which, %error, "upstream has no answer; serving a stale list");
+                    if error.is_old_news() {
+                        tracing::debug!(repository = %name, list = %which, %error, "serving a stale list");
+                    } else {
+                        tracing::warn!(repository = %name, list = %which, %error, "upstream has no answer; serving a stale list");
+                    }
                     return Ok(answer(site, &known, Outcome::Stale));
                 }
                 Ok(listed) => listed,

@@ -5,8 +5,9 @@
 //! server's work.
 //!
 //! Reading order: this file (the values), [`manifest`], `tag` and [`blob`] (the decisions), [`listing`] and
-//! `referrers`, [`search`] and `catalog` (what there is to pull), [`freshness`] (pure), `fill` (a blob on its way into the store), [`source`] (a blob at its upstream), [`ahead`] (reading what
-//! a fill has not reached), [`bypass`] (a blob that the store cannot take).
+//! `referrers`, [`search`] and `catalog` (what there is to pull), [`images`] (by the names people use),
+//! [`freshness`] (pure), `fill` (a blob on its way into the store), [`source`] (a blob at its upstream),
+//! [`ahead`] (reading what a fill has not reached), [`bypass`] (a blob that the store cannot take).
 
 pub mod ahead;
 pub mod blob;
@@ -14,6 +15,7 @@ pub mod bypass;
 mod catalog;
 mod fill;
 pub mod freshness;
+pub mod images;
 pub mod listing;
 pub mod manifest;
 mod negative;
@@ -24,7 +26,7 @@ mod tag;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
 
@@ -130,6 +132,8 @@ pub type Held = Arc<dyn std::any::Any + Send + Sync>;
 
 /// Few blobs are larger than a store; each is a digest.
 const MAX_OUTGROWN: u64 = 1000;
+/// Tags that moved while the quota was low.
+const MAX_SPARED: u64 = 20_000;
 /// The store may have more room by then.
 const OUTGROWN_FOR: Duration = Duration::from_secs(3600);
 
@@ -149,6 +153,8 @@ pub struct Mirror {
     missing_listings: Negatives,
     /// Blobs of unannounced length that outgrew the store, and how far they got: passed through from then on.
     outgrown: Cache<Digest, u64>,
+    /// When a tag was seen to have moved to what the pull quota is not spent on.
+    spared: Cache<(QualifiedName, Tag), Instant>,
     /// Blobs coming in, one transfer an upstream and digest.
     fills: Shared<(Namespace, Digest), Fill>,
     /// Questions whether a repository has a blob, with the blob's size.
@@ -185,6 +191,7 @@ impl Mirror {
                 .max_capacity(MAX_OUTGROWN)
                 .time_to_live(OUTGROWN_FOR)
                 .build(),
+            spared: Cache::new(MAX_SPARED),
             fills: Arc::default(),
             blob_checks: Arc::default(),
             manifest_fetches: Arc::default(),

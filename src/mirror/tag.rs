@@ -1,10 +1,11 @@
 //! Manifests by tag: asked about again and again, by every pull.
 //!
 //! Upstreams count GETs of manifests against a quota and let HEADs pass, so a HEAD is asked wherever it
-//! answers the question. While upstream has no answer, what is remembered stands in for it.
+//! answers the question. While upstream has no answer, what is remembered stands in for it. So it does for a tag that
+//! moved while the quota runs low: the rest is for what is not stored at all.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::flight::{Landing, Role, Slot};
 use crate::oci::digest::Digest;
@@ -23,8 +24,18 @@ const CLOCK_ERROR: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(super) struct Resolved {
     record: Arc<TagRecord>,
-    /// Whether it is what was remembered.
-    confirmed: bool,
+    finding: Finding,
+}
+
+/// What upstream says of what is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finding {
+    /// It points there now.
+    New,
+    /// It still points there.
+    Confirmed,
+    /// It points elsewhere, and no pull is to be spent on that.
+    Spared,
 }
 
 impl Mirror {
@@ -44,11 +55,20 @@ impl Mirror {
                 .answer_record(site, name, tag, &resolved.record, want, outcome_of(role))
                 .await;
         };
-        let freshness = decide(age(record.checked_at), &site.policy);
+        let budget = site.upstream.budget();
+        let policy = &site.policy.under(budget);
+        let freshness = decide(age(record.checked_at), policy);
         if let Freshness::Fresh(_) = freshness {
             return self
                 .answer_record(site, name, tag, &record, want, Outcome::Hit)
                 .await;
+        }
+        if freshness == Freshness::Stale
+            && self.was_spared(name, tag, policy.tag_ttl)
+            && !policy.may_spend(budget)
+            && let Some(stale) = self.stale_answer(name, &record, want).await
+        {
+            return Ok(stale);
         }
         let (landing, role) = self.resolve(site, name, tag, want, Some(Arc::clone(&record)));
         let stand_in = match freshness {
@@ -60,19 +80,27 @@ impl Mirror {
             None => landing.await,
             Some(stale) => match tokio::time::timeout(site.policy.stale_after, landing).await {
                 Ok(Err(error)) if error.is_no_answer() => {
-                    tracing::warn!(repository = %name, %tag, %error, "upstream has no answer; serving a stale tag");
+                    if error.is_old_news() {
+                        tracing::debug!(repository = %name, %tag, %error, "serving a stale tag");
+                    } else {
+                        tracing::warn!(repository = %name, %tag, %error, "upstream has no answer; serving a stale tag");
+                    }
                     return Ok(stale);
                 }
+                Ok(Ok(Resolved {
+                    finding: Finding::Spared,
+                    ..
+                })) => return Ok(stale),
                 Ok(resolved) => resolved,
                 // The question goes on behind this answer.
                 Err(_) => return Ok(stale),
             },
         };
-        let Resolved { record, confirmed } = resolved.map_err(manifest_error)?;
-        let outcome = if confirmed {
-            Outcome::Revalidated
-        } else {
-            outcome_of(role)
+        let Resolved { record, finding } = resolved.map_err(manifest_error)?;
+        let outcome = match finding {
+            Finding::New => outcome_of(role),
+            Finding::Confirmed => Outcome::Revalidated,
+            Finding::Spared => Outcome::Stale,
         };
         self.answer_record(site, name, tag, &record, want, outcome)
             .await
@@ -116,7 +144,7 @@ impl Mirror {
             // Another flight landed between the asker's look into the store and this one's start.
             return Ok(Resolved {
                 record,
-                confirmed: true,
+                finding: Finding::Confirmed,
             });
         }
         let reference = Reference::Tag(tag.clone());
@@ -136,6 +164,17 @@ impl Mirror {
             }
             (ManifestHead::Found { digest, .. }, Some(known)) if digest == known.digest => {
                 return Ok(self.confirm(name, tag, &known).await);
+            }
+            (ManifestHead::Found { digest, .. }, Some(known))
+                if self.is_spared(site, name, &digest, &known).await =>
+            {
+                tracing::info!(repository = %name, %tag, to = %digest, "a tag moved; the pull quota runs low, so it is served as it was");
+                let key = (name.clone(), tag.clone());
+                self.spared.insert(key, Instant::now());
+                return Ok(Resolved {
+                    record: known,
+                    finding: Finding::Spared,
+                });
             }
             (ManifestHead::Found { digest, .. }, _) if want == Want::Content => {
                 self.record_of_moved(site, name, &reference, &digest)
@@ -163,8 +202,38 @@ impl Mirror {
         let record = self.store.put_tag(name, tag, record).await;
         Ok(Resolved {
             record,
-            confirmed: false,
+            finding: Finding::New,
         })
+    }
+
+    /// Whether no pull is to be spent on the manifest that a tag moved to: the quota runs low, and there is an older one
+    /// that may still be served.
+    async fn is_spared(
+        self: &Arc<Self>,
+        site: &Site,
+        name: &QualifiedName,
+        moved_to: &Digest,
+        known: &TagRecord,
+    ) -> bool {
+        if site.policy.may_spend(site.upstream.budget())
+            || decide(age(known.checked_at), &site.policy) == Freshness::Expired
+        {
+            return false;
+        }
+        // What is stored already costs nothing.
+        if self.store.manifest(name, moved_to).await.is_some() {
+            return false;
+        }
+        match self.held(name, Some(known)).await {
+            Some(held) => self.store.manifest(name, &held).await.is_some(),
+            None => false,
+        }
+    }
+
+    /// Whether it was found a moment ago that the tag moved to what no pull was spent on.
+    fn was_spared(&self, name: &QualifiedName, tag: &Tag, ttl: Duration) -> bool {
+        let key = (name.clone(), tag.clone());
+        self.spared.get(&key).is_some_and(|at| at.elapsed() < ttl)
     }
 
     /// Content first, pointer last: a tag must not point to what nobody has.
@@ -202,7 +271,7 @@ impl Mirror {
         };
         Resolved {
             record: self.store.put_tag(name, tag, record).await,
-            confirmed: true,
+            finding: Finding::Confirmed,
         }
     }
 
@@ -217,7 +286,9 @@ impl Mirror {
         outcome: Outcome,
     ) -> Result<ManifestAnswer, Error> {
         let age = elapsed(record.checked_at);
-        let fresh_for = Some(site.policy.tag_ttl.saturating_sub(age));
+        let budget = site.upstream.budget();
+        let ttl = site.policy.under(budget).tag_ttl;
+        let fresh_for = Some(ttl.saturating_sub(age));
         if want == Want::Header {
             return Ok(ManifestAnswer {
                 fresh_for,
@@ -229,6 +300,11 @@ impl Mirror {
                 fresh_for,
                 ..answer(&manifest, want, outcome, age)
             });
+        }
+        if !site.policy.may_spend(budget)
+            && let Some(stale) = self.held_answer(name, record, want).await
+        {
+            return Ok(stale);
         }
         match self.fetch(site, name, &record.digest).await {
             Ok((manifest, role)) => Ok(ManifestAnswer {

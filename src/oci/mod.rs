@@ -9,6 +9,7 @@
 pub mod digest;
 pub mod endpoint;
 pub mod error;
+pub mod image;
 pub mod manifest;
 pub mod name;
 pub mod referrers;

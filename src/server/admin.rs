@@ -1,4 +1,4 @@
-//! What operators and their tools ask: metrics and health.
+//! What operators and their tools ask: metrics and health. What the command line asks is in `api`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,15 +11,17 @@ use hyper::body::Incoming;
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 
+use super::api::{self, Api};
 use super::body::Body;
 
 const TEXT: &str = "text/plain; charset=utf-8";
-const INDEX: &str = "pierglass\n\n/metrics  for Prometheus\n/livez    is the process alive\n/readyz   should it get requests\n";
+const INDEX: &str = "pierglass\n\n/metrics  for Prometheus\n/livez    is the process alive\n/readyz   should it get requests\n/api/v1/  for the command line\n";
 
 /// Answers requests to the admin address.
 pub struct Admin {
     mirror: Arc<Mirror>,
     metrics: Arc<Metrics>,
+    api: Api,
     draining: AtomicBool,
 }
 
@@ -27,6 +29,7 @@ impl Admin {
     /// The admin side of `mirror`.
     pub fn new(mirror: Arc<Mirror>, metrics: Arc<Metrics>) -> Self {
         Self {
+            api: Api::new(Arc::clone(&mirror)),
             mirror,
             metrics,
             draining: AtomicBool::new(false),
@@ -39,7 +42,10 @@ impl Admin {
     }
 
     /// Answers one request.
-    pub fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+    pub async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+        if request.uri().path().starts_with(api::ROOT) {
+            return self.api.answer(request).await;
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
             response

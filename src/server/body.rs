@@ -25,6 +25,8 @@ use crate::upstream;
 use super::account::{Account, Broken};
 use super::activity::Open;
 
+mod stream;
+
 /// Large enough that a system call costs little beside its copy, small enough that many slow clients fit.
 const CHUNK: usize = 64 * 1024;
 /// Buffers kept for use again.

@@ -1,7 +1,7 @@
 //! The server: connections from clients, their limits, and their end.
 //!
 //! The only place that knows hyper's server side. It knows nothing of registries: what to answer is
-//! [`service`]'s to ask the mirror, and [`admin`]'s to tell operators.
+//! [`service`]'s to ask the mirror, and [`admin`]'s and `api`'s to tell operators.
 //!
 //! Reading order: this file (accept, limits, drain), `connection` (HTTP/1.1 or 2), [`service`] (one request,
 //! line by line), [`respond`] (answers and errors as responses), `blob`, `listing` and `page` (those that are
@@ -11,6 +11,7 @@
 pub mod account;
 mod activity;
 pub mod admin;
+mod api;
 mod blob;
 pub mod body;
 mod connection;

@@ -89,7 +89,9 @@ impl Problem {
             HeaderValue::from_static("pierglass; detail=error"),
         );
         if let Some(after) = self.retry_after {
-            headers.insert(RETRY_AFTER, after.as_secs().max(1).into());
+            // Rounded up: who asks a moment too early is refused again.
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, seconds.max(1).into());
         }
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
@@ -193,6 +195,15 @@ impl Problem {
                 words,
             )
             .retry_after(RETRY_AFTER_OUTAGE),
+            upstream::Error::LeftAlone {
+                silent, again_in, ..
+            } => {
+                let status = match silent {
+                    true => StatusCode::GATEWAY_TIMEOUT,
+                    false => StatusCode::SERVICE_UNAVAILABLE,
+                };
+                Self::new(status, ErrorCode::Unavailable, words).retry_after(*again_in)
+            }
             upstream::Error::Silent(_) => {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable, words)
                     .retry_after(RETRY_AFTER_OUTAGE)

@@ -265,7 +265,7 @@ impl Store {
     }
 
     /// Forgets what memory has of a record whose file is gone.
-    fn forget_record(&self, key: &Key) {
+    pub(super) fn forget_record(&self, key: &Key) {
         match key {
             Key::Manifest(id) => self.records.forget_manifest(&id.0, &id.1),
             Key::Tag(id) => self.records.forget_tag(&id.0, &id.1),

@@ -6,9 +6,9 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lru::LruCache;
 use tokio::sync::Notify;
 
+use super::entries::Entries;
 use super::layout::Key;
 
 /// The unit in which file systems hand out space.
@@ -52,6 +52,8 @@ pub struct Usage {
     pub trash: u64,
     /// Directories and lists that are not evicted.
     pub overhead: u64,
+    /// How much of what is stored is pinned.
+    pub pinned: u64,
     /// How many blobs are committed.
     pub blobs: u64,
 }
@@ -91,15 +93,15 @@ pub(super) struct Index {
 }
 
 struct Inner {
-    entries: LruCache<Key, Entry>,
+    entries: Entries,
     usage: Usage,
     scanned: bool,
 }
 
 /// 16 bytes, because there may be a million of them.
-struct Entry {
+pub(super) struct Entry {
     /// Length of the file.
-    length: u64,
+    pub(super) length: u64,
     /// When its recency was last written to disk, in seconds of the Unix epoch.
     freshened: u32,
     /// Whether `length` is what was committed, and not just what was found at the start.
@@ -128,7 +130,7 @@ impl Index {
             ..Usage::default()
         };
         let inner = Inner {
-            entries: LruCache::unbounded(),
+            entries: Entries::default(),
             usage,
             scanned: false,
         };
@@ -160,6 +162,7 @@ impl Index {
         inner.scanned = false;
         inner.usage.stored = 0;
         inner.usage.blobs = 0;
+        inner.usage.pinned = 0;
         inner.usage.overhead = self.base;
     }
 
@@ -291,10 +294,10 @@ impl Index {
 
     /// Takes entries out, used longest ago first, until they cover `bytes`; what they cost counts as trash.
     ///
-    /// Nothing is taken when there is not enough.
+    /// Nothing is taken when there is not enough. What is pinned is never taken.
     pub(super) fn take_victims(&self, bytes: u64) -> Vec<Victim> {
         let mut inner = self.inner();
-        if inner.usage.stored < bytes {
+        if inner.usage.stored.saturating_sub(inner.usage.pinned) < bytes {
             return Vec::new();
         }
         let mut victims = Vec::new();
@@ -324,6 +327,22 @@ impl Index {
         inner.insert(victim.key, length, freshened, proven);
     }
 
+    /// Keeps entries from being evicted, now or once they are stored, and lets go of others.
+    pub(super) fn repin(&self, pinned: &[Key], unpinned: &[Key]) {
+        let mut inner = self.inner();
+        for key in pinned {
+            let length = inner.entries.pin(key);
+            inner.usage.pinned += length.map_or(0, cost);
+        }
+        for key in unpinned {
+            let length = inner.entries.unpin(key);
+            inner.usage.pinned -= length.map_or(0, cost).min(inner.usage.pinned);
+        }
+        drop(inner);
+        // Who waits for room may find some now.
+        self.freed.notify_waiters();
+    }
+
     /// The trash shrank by `bytes`.
     pub(super) fn unlinked(&self, bytes: u64) {
         let mut inner = self.inner();
@@ -342,6 +361,9 @@ impl Inner {
         self.remove(&key);
         self.usage.stored = self.usage.stored.saturating_add(cost(length));
         self.usage.blobs += u64::from(matches!(key, Key::Blob(_)));
+        if self.entries.is_pinned(&key) {
+            self.usage.pinned = self.usage.pinned.saturating_add(cost(length));
+        }
         let entry = Entry {
             length,
             freshened,
@@ -363,6 +385,9 @@ impl Inner {
 
     fn forget(&mut self, key: &Key, cost: u64) {
         self.usage.stored = self.usage.stored.saturating_sub(cost);
+        if self.entries.is_pinned(key) {
+            self.usage.pinned = self.usage.pinned.saturating_sub(cost);
+        }
         self.usage.blobs = self
             .usage
             .blobs
@@ -462,6 +487,47 @@ mod tests {
         assert!(matches!(
             index.touch(&key(1), 999),
             Touched::WrongLength { expected: 1000 }
+        ));
+    }
+
+    #[test]
+    fn what_is_pinned_is_no_victim_wherever_it_stands() {
+        let index = Index::new(1 << 30, 0);
+        index.repin(&[key(0), key(7)], &[]);
+        (0..4).for_each(|n| index.commit(key(n), 1000, 0, 0));
+        index.repin(&[key(2)], &[]);
+        assert_eq!(index.usage().pinned, 2 * cost(1000));
+        // There is as much in all, but half of it must stay.
+        assert!(index.take_victims(2 * cost(1000) + 1).is_empty());
+        let victims = index.take_victims(2 * cost(1000));
+        let victims: Vec<_> = victims.into_iter().map(|victim| victim.key).collect();
+        assert_eq!(
+            victims,
+            [key(1), key(3)],
+            "pinned: 0 before it came, 2 after"
+        );
+        assert!(index.take_victims(1).is_empty());
+        index.repin(&[], &[key(0)]);
+        let victims = index.take_victims(1);
+        assert!(victims.iter().map(|victim| &victim.key).eq([&key(0)]));
+        index.remove(&key(2));
+        assert_eq!(index.usage().pinned, 0);
+        assert_eq!(index.usage().stored, 0);
+    }
+
+    #[test]
+    fn what_is_pinned_is_used_as_everything_else_is() {
+        let index = Index::new(1 << 30, 0);
+        index.repin(&[key(1)], &[]);
+        index.commit(key(1), 1000, 0, 0);
+        index.commit(key(1), 5000, 0, 0);
+        assert_eq!(index.usage().pinned, cost(5000));
+        index.promote(&key(1));
+        index.prove(&key(1));
+        assert!(index.contains(&key(1)));
+        assert!(matches!(
+            index.touch(&key(1), 999),
+            Touched::WrongLength { expected: 5000 }
         ));
     }
 

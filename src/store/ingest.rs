@@ -315,6 +315,7 @@ fn publish(draft: Draft) -> io::Result<()> {
     let (store, length) = (Arc::clone(draft.store()), draft.written());
     let (file, key) = (Arc::clone(draft.file()), Key::Blob(draft.digest().clone()));
     length::note(&file, length);
+    super::scrub::note_checked(&file);
     // Dropped before it is durable, it would be a partial of which nothing is missing.
     file.sync_all()?;
     let Some((path, room)) = draft.finish() else {

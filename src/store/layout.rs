@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/version                                       what wrote this layout
 //! ROOT/lock                                          held by the process that uses the store
+//! ROOT/pins                                          images that are never evicted, one a line
 //! ROOT/blobs/sha256/ab/abcd...                       verified blobs, by digest
 //! ROOT/ingest/17                                     records being written
 //! ROOT/ingest/17.docker.io.sha256-abcd...            blobs being written
@@ -80,6 +81,7 @@ pub(super) enum Found {
 }
 
 /// Spells and reads paths.
+#[derive(Clone)]
 pub(super) struct Layout {
     root: PathBuf,
 }
@@ -95,6 +97,10 @@ impl Layout {
 
     pub(super) fn lock(&self) -> PathBuf {
         self.root.join("lock")
+    }
+
+    pub(super) fn pins(&self) -> PathBuf {
+        self.root.join("pins")
     }
 
     pub(super) fn version(&self) -> PathBuf {

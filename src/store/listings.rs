@@ -151,6 +151,11 @@ fn file_of(listing: &StoredListing) -> Vec<u8> {
     file
 }
 
+/// Whether the bytes of a listing's file have the digest that it names.
+pub(super) fn is_intact(file: Vec<u8>) -> bool {
+    read(file).is_some()
+}
+
 fn read(mut file: Vec<u8>) -> Option<StoredListing> {
     let newline = file.iter().position(|byte| *byte == b'\n')?;
     let header: Header = serde_json::from_slice(file.get(..newline)?).ok()?;

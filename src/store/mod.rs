@@ -7,10 +7,13 @@
 //! Reading order: `layout` (where things are), `index` (how much there is), [`ingest`] (how a blob
 //! gets in), [`draft`] (its file, and what is kept of one that does not arrive), [`progress`], [`reader`] (how it gets out), [`records`] (manifests and tags), [`listings`]
 //! (what upstream listed), `vouched` (which blobs belong to a repository), `catalog` (which repositories are here), `evict` and `scan`
-//! (housekeeping), [`health`] (a disk that fails).
+//! (housekeeping), [`health`] (a disk that fails), [`pins`] (what is never evicted), `check` (is it still what it was),
+//! `scrub` and [`verify`] (who asks that), [`offline`] (a store at rest).
 
 mod catalog;
+mod check;
 pub mod draft;
+mod entries;
 mod evict;
 pub mod health;
 mod index;
@@ -18,15 +21,18 @@ pub mod ingest;
 mod layout;
 mod length;
 pub mod listings;
+pub mod offline;
+pub mod pins;
 pub mod progress;
 pub mod reader;
 pub mod records;
 mod scan;
+mod scrub;
+pub mod verify;
 mod vouched;
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,6 +62,36 @@ pub struct Settings {
     pub max_size: u64,
     /// Bytes of the file system that are always left free.
     pub min_free: u64,
+    /// Bytes a second that the check behind the requests may read; 0 turns it off.
+    pub scrub_rate: u64,
+    /// How long a blob goes without being checked.
+    pub scrub_every: Duration,
+}
+
+/// How damage came to light: a label of the metrics.
+#[derive(Debug, Clone, Copy)]
+enum FoundBy {
+    /// A blob that was to be served has another length.
+    Open,
+    /// A record that was to be used does not parse, or has another digest.
+    Read,
+    /// The check behind the requests.
+    Scrub,
+    /// The check that somebody ordered.
+    Verify,
+}
+
+impl FoundBy {
+    const ALL: [Self; 4] = [Self::Open, Self::Read, Self::Scrub, Self::Verify];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Read => "read",
+            Self::Scrub => "scrub",
+            Self::Verify => "verify",
+        }
+    }
 }
 
 /// Why a store could not be opened; the message names the path and what to do.
@@ -129,6 +165,7 @@ pub struct Store {
     records: Records,
     listings: Listings,
     vouched: vouched::Lists,
+    pins: pins::Held,
     metrics: Arc<Metrics>,
     /// Names ingests and pieces of trash; starts at 0 with each process, whose leftovers are gone by then.
     serial: AtomicU64,
@@ -140,6 +177,8 @@ pub struct Store {
     /// Keeps the lock on the directory for the life of the store. Another one when the directory was removed
     /// and made anew.
     lock: Mutex<File>,
+    /// Dropped with the store, which ends the scrub.
+    _alive: scrub::Alive,
 }
 
 impl Store {
@@ -162,12 +201,18 @@ impl Store {
             // Present from the start, so that the first count is an increase.
             metrics.ingest_failures.with_label_values(&[reason]);
         }
+        for found_by in FoundBy::ALL {
+            metrics.damaged.with_label_values(&[found_by.as_str()]);
+        }
+        let (alive, stop) = scrub::alive();
+        let pins = pins::Held::load(&layout).map_err(io(&layout.pins()))?;
         let store = Arc::new(Self {
             index: Index::new(settings.max_size, layout.top_directories().len() as u64),
             trash: Trash::start(),
             records: Records::default(),
             listings: Listings::default(),
             vouched: vouched::Lists::default(),
+            pins,
             layout,
             settings,
             metrics,
@@ -175,12 +220,12 @@ impl Store {
             moves: Mutex::new(()),
             health: Health::default(),
             lock: Mutex::new(lock),
+            _alive: alive,
         });
         store.announce_health();
-        scan::start(&store).map_err(|source| OpenError::Io {
-            path: store.settings.path.clone(),
-            source,
-        })?;
+        scan::start(&store)
+            .and_then(|()| scrub::start(&store, stop))
+            .map_err(io(&store.settings.path))?;
         Ok(store)
     }
 
@@ -264,10 +309,12 @@ impl Store {
         self.metrics
             .store_blobs
             .set(i64::try_from(usage.blobs).unwrap_or(i64::MAX));
+        self.metrics.store_pinned.set(usage.pinned as f64);
     }
 
     fn drop_damaged(&self, key: &Key, digest: &Digest, expected: u64, found: u64) {
         tracing::error!(%digest, expected, found, "a stored blob is damaged: its length changed on disk; it is dropped and fetched again");
+        self.count_damage(FoundBy::Open);
         self.discard(key);
     }
 
@@ -279,18 +326,37 @@ impl Store {
         why: &io::Error,
     ) {
         let (store, key) = (Arc::clone(self), Key::Blob(digest.clone()));
-        tracing::error!(%digest, error = %why, "a stored blob is damaged: it cannot be read to its end; it is dropped and fetched again");
-        records::run(move || {
-            let path = store.layout.path(&key);
-            let same = |other: fs::Metadata| {
-                file.metadata()
-                    .is_ok_and(|own| (own.dev(), own.ino()) == (other.dev(), other.ino()))
-            };
-            if fs::metadata(&path).is_ok_and(same) {
-                store.discard(&key);
-            }
-        })
-        .await;
+        let damage = check::Damage::Unreadable(io::Error::new(why.kind(), why.to_string()));
+        records::run(move || store.drop_if_still(&key, &file, &damage, FoundBy::Read)).await;
+    }
+
+    /// Drops what a check found damaged, unless another file has its name by now; says whether it did.
+    fn drop_if_still(
+        &self,
+        key: &Key,
+        file: &File,
+        damage: &check::Damage,
+        found_by: FoundBy,
+    ) -> bool {
+        let path = self.layout.path(key);
+        let moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
+        let still = check::is_at(file, &path);
+        if still {
+            self.index.remove(key);
+            self.forget_record(key);
+            self.trash_file(&path);
+        }
+        drop(moves);
+        if still {
+            self.count_damage(found_by);
+            tracing::error!(path = %path.display(), %damage, found_by = found_by.as_str(), "stored content is damaged; it is dropped and fetched again when asked for");
+        }
+        still
+    }
+
+    fn count_damage(&self, found_by: FoundBy) {
+        let counted = self.metrics.damaged.with_label_values(&[found_by.as_str()]);
+        counted.inc();
     }
 
     /// Forgets an entry whose file was not found, unless it was committed since.
@@ -389,12 +455,20 @@ fn lock(layout: &Layout) -> Result<File, OpenError> {
         .write(true)
         .open(&path)
         .map_err(io)?;
+    hold(file, layout)
+}
+
+/// Takes the lock of an open file.
+fn hold(file: File, layout: &Layout) -> Result<File, OpenError> {
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked {
             path: layout.root().to_path_buf(),
         }),
-        Err(errno) => Err(io(errno.into())),
+        Err(errno) => Err(OpenError::Io {
+            path: layout.lock(),
+            source: errno.into(),
+        }),
     }
 }
 

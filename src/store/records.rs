@@ -20,9 +20,9 @@ use crate::oci::digest::Digest;
 use crate::oci::manifest;
 use crate::oci::name::{QualifiedName, Tag};
 
-use super::Store;
 use super::evict::Reservation;
 use super::layout::Key;
+use super::{FoundBy, Store, listings};
 
 /// Memory for manifests: bytes of manifests and of their bookkeeping.
 const MANIFEST_MEMORY: u64 = 16 * 1024 * 1024;
@@ -147,20 +147,30 @@ impl Store {
             return Some(kept.used(self));
         }
         let store = Arc::clone(self);
-        run(move || {
-            let key = Key::manifest(&id.0, &id.1);
-            let manifest = store.read_record(&key, |bytes| read_manifest(bytes, &id.1))?;
-            let persisted_at = manifest.fetched_at;
-            let kept = Kept::new(manifest, key, persisted_at);
-            let kept = store
-                .records
-                .manifests
-                .entry(id)
-                .or_insert(kept)
-                .into_value();
-            Some(kept.used(&store))
-        })
-        .await?
+        run(move || store.manifest_now(&id.0, &id.1)).await?
+    }
+
+    /// The same for blocking threads.
+    pub(super) fn manifest_now(
+        &self,
+        name: &QualifiedName,
+        digest: &Digest,
+    ) -> Option<Arc<StoredManifest>> {
+        let id = (name.clone(), digest.clone());
+        if let Some(kept) = self.records.manifests.get(&id) {
+            return Some(kept.used(self));
+        }
+        let key = Key::manifest(name, digest);
+        let manifest = self.read_record(&key, |bytes| read_manifest(bytes, digest))?;
+        let persisted_at = manifest.fetched_at;
+        let kept = Kept::new(manifest, key, persisted_at);
+        let kept = self
+            .records
+            .manifests
+            .entry(id)
+            .or_insert(kept)
+            .into_value();
+        Some(kept.used(self))
     }
 
     /// Keeps a manifest of a repository. On disk before this returns; durable a moment later.
@@ -183,6 +193,7 @@ impl Store {
         let id = (name.clone(), manifest.digest.clone());
         let kept = Kept::new(manifest, key, SystemTime::now());
         self.records.manifests.insert(id, Arc::clone(&kept));
+        self.follow_pins(name).await;
         Arc::clone(&kept.value)
     }
 
@@ -193,17 +204,23 @@ impl Store {
             return Some(kept.used(self));
         }
         let store = Arc::clone(self);
-        run(move || {
-            let key = Key::tag(&id.0, &id.1);
-            let record: TagRecord =
-                store.read_record(&key, |bytes| serde_json::from_slice(&bytes).ok())?;
-            let persisted_at = record.checked_at;
-            let kept = Kept::new(record, key, persisted_at);
-            // What was put in memory meanwhile is newer than what was read.
-            let kept = store.records.tags.entry(id).or_insert(kept).into_value();
-            Some(kept.used(&store))
-        })
-        .await?
+        run(move || store.tag_now(&id.0, &id.1)).await?
+    }
+
+    /// The same for blocking threads.
+    pub(super) fn tag_now(&self, name: &QualifiedName, tag: &Tag) -> Option<Arc<TagRecord>> {
+        let id = (name.clone(), tag.clone());
+        if let Some(kept) = self.records.tags.get(&id) {
+            return Some(kept.used(self));
+        }
+        let key = Key::tag(name, tag);
+        let record: TagRecord =
+            self.read_record(&key, |bytes| serde_json::from_slice(&bytes).ok())?;
+        let persisted_at = record.checked_at;
+        let kept = Kept::new(record, key, persisted_at);
+        // What was put in memory meanwhile is newer than what was read.
+        let kept = self.records.tags.entry(id).or_insert(kept).into_value();
+        Some(kept.used(self))
     }
 
     /// Remembers what a tag points to: in memory at once, on disk when it moved or was not written for a while.
@@ -223,6 +240,7 @@ impl Store {
                     .duration_since(kept.persisted_at)
                     .is_ok_and(|age| age < PERSIST_EVERY)
         });
+        let changed = written.is_none();
         let persisted_at = match written {
             Some(kept) => kept.persisted_at,
             None => {
@@ -233,6 +251,9 @@ impl Store {
         };
         let kept = Kept::new(record, key, persisted_at);
         self.records.tags.insert(id, Arc::clone(&kept));
+        if changed {
+            self.follow_pins(name).await;
+        }
         Arc::clone(&kept.value)
     }
 
@@ -264,6 +285,7 @@ impl Store {
         let parsed = parse(bytes);
         if parsed.is_none() {
             tracing::error!(path = %path.display(), "a record is damaged; it is dropped and fetched again");
+            self.count_damage(FoundBy::Read);
             self.discard(key);
         }
         parsed
@@ -325,6 +347,18 @@ impl Store {
         file.write_all(bytes)?;
         let directory = self.publish(temporary, key, bytes.len() as u64, reservation)?;
         Ok((file, directory))
+    }
+}
+
+/// Whether a record's file holds what it was written with, as far as the file itself can tell.
+pub(super) fn is_intact(key: &Key, file: Vec<u8>) -> bool {
+    match key {
+        Key::Manifest(id) => read_manifest(file, &id.1).is_some(),
+        Key::Tag(_) => serde_json::from_slice::<TagRecord>(&file).is_ok(),
+        Key::Listing(_) => listings::is_intact(file),
+        Key::Blob(digest) => Digest::of(&file) == *digest,
+        // Nothing is known of a part.
+        Key::Partial(_) => true,
     }
 }
 

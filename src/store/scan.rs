@@ -90,6 +90,7 @@ fn run(store: &Weak<Store>, leftovers: &[PathBuf]) {
     }
     let Some(store) = store.upgrade() else { return };
     store.index.add_overhead(walk.overhead);
+    store.follow_all_pins(); // Before anything can be evicted.
     store.index.finish_scan();
     store.shrink();
     let bytes = store.usage().total();

@@ -1,14 +1,15 @@
 //! Tokens: answering a registry's challenge (distribution's token specification; RFC 6750, RFC 7617).
 //!
 //! The first 401 tells the realm; from then on a token is fetched before it is asked for and renewed
-//! before it ends. Tokens are kept by realm, service and scope (an upstream has one identity), and each is
-//! fetched by one flight however many requests wait for it.
+//! before it ends. Tokens are kept by realm, service and scope, for one identity alone, and each is fetched by
+//! one flight however many requests wait for it.
 //!
 //! Credentials go to a realm only if `realm_may_have` says so: a registry that is not ours to trust must
 //! not be able to name any place it likes as the place to send passwords to.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -29,7 +30,9 @@ use super::Settings;
 
 use super::credentials::Credentials;
 use super::error::Error;
+use super::gate::Gate;
 use super::http1::{Http, parse_uri};
+use super::limits::{Limit, retry_after};
 use super::origin::{is_loopback, is_private, origin, same_domain};
 
 /// Docker Hub's tokens are about 3 KiB; anything much larger is not a token.
@@ -47,6 +50,7 @@ pub(super) struct Auth {
     credentials: Option<Credentials>,
     realms: Vec<String>,
     http: Http,
+    gate: Arc<Gate>,
     /// What the last challenge asked for. Guards one small value, never held while waiting.
     known: Mutex<Option<Scheme>>,
     tokens: Cache<TokenId, Arc<Token>>,
@@ -84,15 +88,22 @@ impl Token {
 }
 
 impl Auth {
-    pub(super) fn new(settings: &Settings, http: Http) -> Self {
+    /// `gate` is the one in front of the realm.
+    pub(super) fn new(
+        settings: &Settings,
+        credentials: Option<&Credentials>,
+        http: Http,
+        gate: Arc<Gate>,
+    ) -> Self {
         let weigh = |_: &TokenId, token: &Arc<Token>| {
             u32::try_from(token.header.len() + 512).unwrap_or(u32::MAX)
         };
         Self {
             home: settings.url.clone(),
-            credentials: settings.credentials.clone(),
+            credentials: credentials.cloned(),
             realms: settings.realms.clone(),
             http,
+            gate,
             known: Mutex::new(None),
             tokens: Cache::builder()
                 .max_capacity(TOKEN_MEMORY)
@@ -242,11 +253,15 @@ impl Auth {
         }
         let request = self.token_request(&id)?;
         let (http, tokens, key) = (self.http.clone(), self.tokens.clone(), id.clone());
+        // Who gives tokens to anybody is not the upstream's realm.
+        let gate = id.ours.then(|| Arc::clone(&self.gate));
         let (landing, _) = self.exchanges.join(id, |slot| async move {
             // Another flight may have landed between the look above and this one's start.
             let token = match tokens.get(&key).filter(|token| token.is_good()) {
                 Some(token) => Ok(token),
-                None => exchange(&http, request).await.map(Arc::new),
+                None => exchange(&http, gate.as_deref(), request)
+                    .await
+                    .map(Arc::new),
             };
             if let Ok(token) = &token {
                 tokens.insert(key, Arc::clone(token));
@@ -329,15 +344,29 @@ struct TokenAnswer {
     expires_in: Option<u64>,
 }
 
-async fn exchange(http: &Http, request: Request<Empty<Bytes>>) -> Result<Token, Error> {
+async fn exchange(
+    http: &Http,
+    gate: Option<&Gate>,
+    request: Request<Empty<Bytes>>,
+) -> Result<Token, Error> {
     let host = request.uri().host().unwrap_or_default().to_owned();
+    let pass = gate
+        .map(|gate| gate.enter(question(request.uri())))
+        .transpose()?;
     let limit = http.header_limit();
-    let result = match tokio::time::timeout(limit, exchange_with(http, request, &host)).await {
+    let until = Instant::now() + limit;
+    let exchanging = exchange_with(http, request, &host, until);
+    let result = match tokio::time::timeout_at(until.into(), exchanging).await {
         Ok(result) => result,
         Err(_) => Err(Error::Silent(
             format!("{host} gave no token within {limit:?}").into(),
         )),
     };
+    match (pass, &result) {
+        (Some(pass), Ok(_)) => pass.succeeded(),
+        (Some(pass), Err(error)) => pass.judge(error),
+        (None, _) => {}
+    }
     let word = match &result {
         Ok(_) => "ok",
         Err(Error::Denied { .. }) => "denied",
@@ -350,18 +379,22 @@ async fn exchange(http: &Http, request: Request<Empty<Bytes>>) -> Result<Token, 
     result
 }
 
+/// The same number for the same token.
+fn question(uri: &Uri) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    uri.query().hash(&mut hasher);
+    hasher.finish()
+}
+
 async fn exchange_with(
     http: &Http,
     request: Request<Empty<Bytes>>,
     host: &str,
+    until: Instant,
 ) -> Result<Token, Error> {
     let issued = Instant::now();
-    let response = http.send(request, "token").await?;
+    let response = http.send(request, "token", until).await?;
     let status = response.status();
-    let body = http
-        .body(response.into_body())
-        .collect_up_to(MAX_TOKEN_BODY)
-        .await;
     match status.as_u16() {
         200 => {}
         // A realm that redirects is not followed: it was this one that may have the credentials.
@@ -373,7 +406,8 @@ async fn exchange_with(
         }
         429 => {
             return Err(Error::RateLimited {
-                retry_after: None,
+                limit: Limit::Abuse,
+                retry_after: retry_after(response.headers(), SystemTime::now()),
                 detail: format!("{host} grants no token").into(),
             });
         }
@@ -383,7 +417,9 @@ async fn exchange_with(
             )));
         }
     }
-    let answer: TokenAnswer = serde_json::from_slice(&body?)
+    let body = http.body(response.into_body());
+    let body = body.collect_up_to(MAX_TOKEN_BODY).await?;
+    let answer: TokenAnswer = serde_json::from_slice(&body)
         .map_err(|_| Error::wrong(format!("{host} answers with what is not a token")))?;
     let token = answer
         .access_token

@@ -1,11 +1,11 @@
-//! One request to an upstream: with its token, through redirects, within time limits.
+//! One question to one origin: as somebody who may ask, with a token, through redirects, within time limits.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, IF_NONE_MATCH, LOCATION, RANGE, RETRY_AFTER,
-    USER_AGENT, WWW_AUTHENTICATE,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, IF_NONE_MATCH, RANGE, USER_AGENT,
+    WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Empty;
@@ -16,145 +16,265 @@ use crate::metrics::Metrics;
 use crate::oci::endpoint::Endpoint;
 
 use super::Settings;
+use super::ask::{Ask, Reply};
 use super::auth::Auth;
+use super::chance::chance;
+use super::circuit::Trouble;
 use super::error::{Error, StartError};
-use super::http1::{Body, Http, parse_uri};
-use super::origin::{is_local, origin};
+use super::failed::Failed;
+use super::gate::{Gate, Pass};
+use super::http1::{Breaks, Http};
+use super::identity::Identity;
+use super::limits::{Hold, Limit};
+use super::origin::{Origin, origin};
 use super::quota::RateLimit;
+use super::redirect::redirect;
+use super::refusal::held;
 
 /// Registries redirect once, regional ones twice; more is a loop.
 const MAX_REDIRECTS: usize = 5;
-/// How much of an error's body is read for its message.
-const MAX_ERROR_BODY: usize = 16 * 1024;
-/// How long the body of a redirect or of a refusal may take.
+/// How much of the body of a redirect is read, and how long it may take.
+const MAX_DRAINED: usize = 16 * 1024;
 const DRAIN: Duration = Duration::from_millis(100);
+/// How often a question is repeated after what may be gone the next moment, and the pause before it, about.
+const REPEATS: u32 = 2;
+const PAUSE: Duration = Duration::from_millis(200);
+/// The longest hold that is waited for: clients bear this much, and ask again much sooner if they are told 429.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often one question waits for that.
+const WAITS: u32 = 3;
+/// How long an answer must still have after such a wait.
+const LEAST_TIME: Duration = Duration::from_millis(500);
 const AGENT: &str = concat!("pierglass/", env!("CARGO_PKG_VERSION"));
 
-/// Sends requests to one upstream.
+/// Sends requests to one origin that we are configured to ask.
 pub(super) struct Client {
-    http: Http,
-    auth: Auth,
+    pub(super) http: Http,
     base: String,
-    /// What upstream last said of our quota. Guards one small value.
-    quota: Mutex<Option<RateLimit>>,
-}
-
-/// What to ask.
-#[derive(Clone)]
-pub(super) struct Ask {
-    pub(super) method: Method,
-    pub(super) endpoint: Endpoint,
-    /// Without the question mark.
-    pub(super) query: Option<String>,
-    pub(super) accept: Option<&'static str>,
-    pub(super) if_none_match: Option<String>,
-    pub(super) range: Option<String>,
-    /// Statuses that are an answer to this and not a failure, besides success.
-    pub(super) answers: &'static [u16],
-}
-
-impl Ask {
-    pub(super) fn new(method: Method, endpoint: Endpoint) -> Self {
-        Self {
-            method,
-            endpoint,
-            query: None,
-            accept: None,
-            if_none_match: None,
-            range: None,
-            answers: &[],
-        }
-    }
-
-    fn uri(&self, base: &str) -> Result<Uri, Error> {
-        let path = self.endpoint.path();
-        match &self.query {
-            Some(query) => parse_uri(&format!("{base}{path}?{query}")),
-            None => parse_uri(&format!("{base}{path}")),
-        }
-    }
-}
-
-/// An answer: 2xx, 304 where that was invited, or what else the question takes for one.
-pub(super) struct Reply {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Body,
+    origin: Origin,
+    gate: Gate,
+    /// In the order they are asked as; never empty.
+    identities: Vec<Identity>,
+    /// While it is on, nothing is asked. Guards a small value, never held while waiting.
+    abuse: Mutex<Hold>,
+    breaks: Arc<Breaks>,
 }
 
 impl Client {
-    pub(super) fn new(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
-        let http = Http::new(settings, metrics)?;
-        let auth = Auth::new(settings, http.clone());
-        let base = settings.url.to_string().trim_end_matches('/').to_owned();
+    /// A client for the registry itself, if `home`; else for an endpoint, which never sees credentials.
+    pub(super) fn new(
+        settings: &Settings,
+        home: bool,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, StartError> {
+        let http = Http::new(settings, home, Arc::clone(metrics))?;
+        let host = settings.url.authority().map_or("", |host| host.as_str());
+        let namespace = settings.namespace.as_str();
+        let realm = Arc::new(Gate::new(namespace, &format!("{host} token"), metrics));
+        let further = settings.more_credentials.iter().map(Some);
+        let identities = std::iter::once(settings.credentials.as_ref())
+            .chain(further)
+            .map(|credentials| {
+                let name = credentials.map_or("anonymous", |credentials| &credentials.username);
+                let auth = Auth::new(settings, credentials, http.clone(), Arc::clone(&realm));
+                Identity::new(auth, name.to_owned())
+            });
         Ok(Self {
+            base: settings.url.to_string().trim_end_matches('/').to_owned(),
+            origin: origin(&settings.url),
+            gate: Gate::new(namespace, host, metrics),
+            identities: identities.collect(),
+            abuse: Mutex::default(),
+            breaks: Arc::default(),
             http,
-            auth,
-            base,
-            quota: Mutex::new(None),
         })
     }
 
-    /// Asks, and waits for the header of the answer no longer than the limit for headers: tokens, redirects
-    /// and a second try all count, because clients wait through all of them.
-    pub(super) async fn send(&self, ask: Ask) -> Result<Reply, Error> {
-        let limit = self.http.header_limit();
-        match tokio::time::timeout(limit, self.authenticate_and_send(ask)).await {
-            Ok(reply) => reply,
-            Err(_) => Err(Error::Silent(format!("no answer within {limit:?}").into())),
+    /// Asks, and waits for the header of the answer no longer than `until`: tokens, redirects, second tries and
+    /// pauses all count, because clients wait through all of them.
+    pub(super) async fn send(&self, ask: &Ask, until: Instant) -> Result<Reply, Error> {
+        let (mut repeats, mut waits) = (0, 0);
+        loop {
+            let failed = match self.once(ask, until).await {
+                Ok(reply) => return Ok(reply),
+                Err(failed) => failed,
+            };
+            let pause = match &failed.error {
+                _ if !ask.patient => None,
+                Error::RateLimited {
+                    retry_after: Some(left),
+                    ..
+                } if *left <= PATIENCE && waits < WAITS => {
+                    waits += 1;
+                    Some(left.mul_f64(1.0 + 0.25 * chance()))
+                }
+                // Somebody has a part already, and nobody would come back for the rest.
+                Error::LeftAlone { again_in, .. } if ask.range.is_some() => {
+                    Some((*again_in).max(PAUSE)).filter(|pause| *pause <= PATIENCE)
+                }
+                _ if failed.passing && repeats < REPEATS => {
+                    repeats += 1;
+                    Some(PAUSE.mul_f64(f64::from(repeats) * (0.5 + chance())))
+                }
+                _ => None,
+            };
+            let in_time = |pause: &Duration| Instant::now() + *pause + LEAST_TIME < until;
+            let Some(pause) = pause.filter(in_time) else {
+                return Err(failed.error);
+            };
+            tracing::debug!(upstream = %self.http.namespace(), error = %failed.error, ?pause, "asking again");
+            tokio::time::sleep(pause).await;
         }
     }
 
     /// Asks a host that takes no credentials of ours, and gets none.
-    pub(super) async fn send_openly(&self, base: &str, ask: &Ask) -> Result<Reply, Error> {
-        let limit = self.http.header_limit();
+    pub(super) async fn send_openly(
+        &self,
+        base: &str,
+        ask: &Ask,
+        until: Instant,
+    ) -> Result<Reply, Error> {
         let asking = async {
-            let (response, _) = self.follow(ask, ask.uri(base)?, None).await?;
-            self.reply(response, ask).await
+            let (response, at) = self.follow(ask, ask.uri(base)?, None, until).await?;
+            self.reply(response, ask, &at, None).await
         };
-        match tokio::time::timeout(limit, asking).await {
+        self.in_time(asking, until).await.map_err(Error::from)
+    }
+
+    /// Asks as one of those we can be, whoever that is now.
+    pub(super) async fn send_as(
+        &self,
+        identity: usize,
+        ask: &Ask,
+        until: Instant,
+    ) -> Result<Reply, Error> {
+        let identity = self.identities.get(identity);
+        let identity = identity.ok_or_else(|| Error::Credentials("nobody to ask as".into()))?;
+        let reply = self.ask_as(identity, ask, until).await;
+        reply.map_err(Error::from)
+    }
+
+    /// Asks as the first who may, and as the next where that one is refused.
+    async fn once(&self, ask: &Ask, until: Instant) -> Result<Reply, Failed> {
+        if let Some(left) = self.abuse().left(Instant::now()) {
+            return Err(held(Limit::Abuse, left).into());
+        }
+        let repository = ask.endpoint.repository();
+        let mut last = None;
+        for identity in self.who_may(ask)? {
+            let failed = match self.ask_as(identity, ask, until).await {
+                Ok(reply) => return Ok(reply),
+                Err(failed) => failed,
+            };
+            match &failed.error {
+                Error::Denied { .. } => {
+                    if let Some(repository) = repository {
+                        identity.note_refused(repository);
+                    }
+                }
+                Error::Credentials(_)
+                | Error::RateLimited {
+                    limit: Limit::Quota,
+                    ..
+                } => {}
+                _ => return Err(failed),
+            }
+            tracing::debug!(upstream = %self.http.namespace(), identity = identity.name, error = %failed.error, "refused");
+            last = Some(failed);
+        }
+        Err(last.unwrap_or_else(|| Error::Credentials("nobody to ask as".into()).into()))
+    }
+
+    /// Those who are not held, and of them those who were not refused a moment ago, unless all were.
+    fn who_may(&self, ask: &Ask) -> Result<Vec<&Identity>, Error> {
+        let now = Instant::now();
+        let hold = |identity: &&Identity| identity.with_hold(|hold| hold.left(now));
+        let free = |identity: &&Identity| !ask.spends() || hold(identity).is_none();
+        let free: Vec<_> = self.identities.iter().filter(free).collect();
+        if free.is_empty() {
+            let shortest = self.identities.iter().filter_map(|it| hold(&it)).min();
+            return Err(held(Limit::Quota, shortest.unwrap_or_default()));
+        }
+        let refused = |identity: &&&Identity| identity.was_refused(ask.endpoint.repository());
+        if free.iter().all(|identity| refused(&identity)) {
+            return Ok(free);
+        }
+        Ok(free.into_iter().filter(|it| !refused(&it)).collect())
+    }
+
+    async fn ask_as(
+        &self,
+        identity: &Identity,
+        ask: &Ask,
+        until: Instant,
+    ) -> Result<Reply, Failed> {
+        let asking = self.authenticate_and_send(identity, ask, until);
+        self.in_time(asking, until).await
+    }
+
+    async fn in_time(
+        &self,
+        asking: impl Future<Output = Result<Reply, Failed>>,
+        until: Instant,
+    ) -> Result<Reply, Failed> {
+        let started = Instant::now();
+        // What is waited for inside knows better what it waits for, so it is the first to give up.
+        let limit = until + Duration::from_millis(50);
+        match tokio::time::timeout_at(limit.into(), asking).await {
             Ok(reply) => reply,
-            Err(_) => Err(Error::Silent(format!("no answer within {limit:?}").into())),
+            Err(_) => {
+                let waited = started.elapsed().as_secs_f64();
+                let words = format!("{} gave no answer within {waited:.1} s", self.base);
+                Err(Error::Silent(words.into()).into())
+            }
         }
     }
 
     /// Authenticates as upstream demands: with the token at hand, and once more with a new one.
-    async fn authenticate_and_send(&self, ask: Ask) -> Result<Reply, Error> {
-        let repository = ask.endpoint.repository().cloned();
+    async fn authenticate_and_send(
+        &self,
+        identity: &Identity,
+        ask: &Ask,
+        until: Instant,
+    ) -> Result<Reply, Failed> {
+        let repository = ask.endpoint.repository();
+        let auth = &identity.auth;
         let uri = ask.uri(&self.base)?;
-        let sent = self.auth.authorization(repository.as_ref()).await?;
-        let (response, at) = self.follow(&ask, uri.clone(), sent.as_ref()).await?;
-        let away = origin(&at) != origin(&uri);
+        let sent = auth.authorization(repository).await;
+        let sent = sent.map_err(|error| self.note_limit(error))?;
+        let (response, at) = self.follow(ask, uri.clone(), sent.as_ref(), until).await?;
+        let away = origin(&at) != self.origin;
         let answer = match (response.status(), &sent) {
             (StatusCode::UNAUTHORIZED, _) if away => {
                 let challenges = challenges(&response);
-                self.auth
-                    .answer_elsewhere(&challenges, repository.as_ref())
-                    .await?
+                auth.answer_elsewhere(&challenges, repository).await
             }
             (StatusCode::UNAUTHORIZED, sent) => {
-                let challenges = self.challenges_of_home(&response, &ask).await;
-                self.auth
-                    .answer(&challenges, repository.as_ref(), sent.as_ref())
-                    .await?
+                let challenges = self.challenges_of_home(&response, ask, until).await;
+                auth.answer(&challenges, repository, sent.as_ref()).await
             }
-            (StatusCode::FORBIDDEN, Some(sent)) if !away && self.auth.forget_expired(sent) => {
-                self.auth.authorization(repository.as_ref()).await?
+            (StatusCode::FORBIDDEN, Some(sent)) if !away && auth.forget_expired(sent) => {
+                auth.authorization(repository).await
             }
-            _ => None,
+            _ => Ok(None),
         };
-        let Some(authorization) = answer else {
+        let Some(authorization) = answer.map_err(|error| self.note_limit(error))? else {
             // Nothing better to show: the answer stands.
-            return self.reply(response, &ask).await;
+            return self.reply(response, ask, &at, Some(identity)).await;
         };
         drain(response, &self.http).await;
         let again = if away { at } else { uri };
-        let (response, _) = self.follow(&ask, again, Some(&authorization)).await?;
-        self.reply(response, &ask).await
+        let (response, at) = self.follow(ask, again, Some(&authorization), until).await?;
+        self.reply(response, ask, &at, Some(identity)).await
     }
 
     /// What a 401 asks for. Some registries (Artifact Registry) refuse without a word; they say it at `/v2/`.
-    async fn challenges_of_home(&self, refusal: &Response<Incoming>, ask: &Ask) -> Vec<Challenge> {
+    async fn challenges_of_home(
+        &self,
+        refusal: &Response<Incoming>,
+        ask: &Ask,
+        until: Instant,
+    ) -> Vec<Challenge> {
         let stated = challenges(refusal);
         if !stated.is_empty() || ask.endpoint == Endpoint::Base {
             return stated;
@@ -163,8 +283,8 @@ impl Client {
         let Ok(uri) = base.uri(&self.base) else {
             return stated;
         };
-        match self.follow(&base, uri.clone(), None).await {
-            Ok((response, at)) if origin(&at) == origin(&uri) => challenges(&response),
+        match self.follow(&base, uri, None, until).await {
+            Ok((response, at)) if origin(&at) == self.origin => challenges(&response),
             _ => stated,
         }
     }
@@ -176,25 +296,29 @@ impl Client {
         ask: &Ask,
         mut uri: Uri,
         authorization: Option<&HeaderValue>,
-    ) -> Result<(Response<Incoming>, Uri), Error> {
+        until: Instant,
+    ) -> Result<(Response<Incoming>, Uri), Failed> {
         let home = origin(&uri);
         for _ in 0..=MAX_REDIRECTS {
+            let at = origin(&uri);
             let mut request = Request::builder()
                 .method(ask.method.clone())
                 .uri(uri.clone());
             if let Some(headers) = request.headers_mut() {
                 self.fill_headers(headers, ask);
-                if let Some(authorization) = authorization.filter(|_| origin(&uri) == home) {
+                if let Some(authorization) = authorization.filter(|_| at == home) {
                     headers.insert(AUTHORIZATION, authorization.clone());
                 }
             }
             let request = request
                 .body(Empty::new())
                 .map_err(|error| Error::wrong(error.to_string()))?;
-            let response = self
-                .http
-                .send(request, ask.endpoint.kind().as_str())
-                .await?;
+            // Only what we are configured to ask is judged: where it sends us is its own affair.
+            let pass = match at == self.origin {
+                true => Some(self.gate.enter(ask.question())?),
+                false => None,
+            };
+            let response = self.send_through(pass, request, ask, until).await?;
             match redirect(&response, &uri)? {
                 Some(next) => {
                     tracing::debug!(upstream = %self.http.namespace(), to = next.host(), "redirected");
@@ -204,7 +328,29 @@ impl Client {
                 None => return Ok((response, uri)),
             }
         }
-        Err(Error::wrong(format!("more than {MAX_REDIRECTS} redirects")))
+        Err(Error::wrong(format!("more than {MAX_REDIRECTS} redirects")).into())
+    }
+
+    async fn send_through(
+        &self,
+        pass: Option<Pass<'_>>,
+        request: Request<Empty<bytes::Bytes>>,
+        ask: &Ask,
+        until: Instant,
+    ) -> Result<Response<Incoming>, Failed> {
+        let kind = ask.endpoint.kind().as_str();
+        let result = self.http.send(request, kind, until).await;
+        let Some(pass) = pass else { return result };
+        match &result {
+            Ok(response) if is_trouble(response.status()) => {
+                let error = Error::unavailable(response.status().to_string());
+                pass.failed(Trouble::Refused, &error);
+            }
+            Ok(_) => pass.succeeded(),
+            Err(failed) if failed.passing => pass.failed(Trouble::Refused, &failed.error),
+            Err(failed) => pass.judge(&failed.error),
+        }
+        result
     }
 
     fn fill_headers(&self, headers: &mut HeaderMap, ask: &Ask) {
@@ -223,72 +369,70 @@ impl Client {
         }
     }
 
-    async fn reply(&self, response: Response<Incoming>, ask: &Ask) -> Result<Reply, Error> {
-        self.note_quota(response.headers());
+    /// What became of a request that ended `at` that place.
+    async fn reply(
+        &self,
+        response: Response<Incoming>,
+        ask: &Ask,
+        at: &Uri,
+        identity: Option<&Identity>,
+    ) -> Result<Reply, Failed> {
+        let home = identity.filter(|_| origin(at) == self.origin);
+        let quota = RateLimit::read(response.headers());
+        if let Some((identity, quota)) = home.zip(quota) {
+            self.note_quota(identity, quota);
+        }
         let status = response.status();
         if !(status.is_success()
             || status == StatusCode::NOT_MODIFIED && ask.if_none_match.is_some()
             || ask.answers.contains(&status.as_u16()))
         {
-            return Err(self.refusal(response).await);
+            return Err(self.refusal(response, home).await);
+        }
+        if let Some(identity) = home {
+            self.lift(identity, ask, quota);
         }
         if let Some(encoding) = response.headers().get(http::header::CONTENT_ENCODING)
             && encoding != "identity"
         {
-            return Err(Error::wrong(format!(
-                "upstream encodes the body as {encoding:?}, which was not asked for"
-            )));
+            let words =
+                format!("upstream encodes the body as {encoding:?}, which was not asked for");
+            return Err(Error::wrong(words).into());
         }
         let (parts, body) = response.into_parts();
+        let length = parts.headers.get(CONTENT_LENGTH);
+        let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
         Ok(Reply {
             status,
             headers: parts.headers,
-            body: self.http.body(body),
+            body: self.http.body(body).watched(&self.breaks, length),
         })
     }
 
-    async fn refusal(&self, response: Response<Incoming>) -> Error {
-        let status = response.status();
-        let retry_after = retry_after(response.headers());
-        let text = self
-            .http
-            .body(response.into_body())
-            .collect_up_to(MAX_ERROR_BODY)
-            .await
-            .unwrap_or_default();
-        let detail = error_detail(status, &text);
-        match status.as_u16() {
-            404 | 410 => Error::NotFound,
-            401 | 403 | 407 => Error::Denied {
-                status,
-                detail: detail.into(),
-            },
-            429 => Error::RateLimited {
-                retry_after,
-                detail: detail.into(),
-            },
-            _ => {
-                if status.is_server_error() {
-                    self.http.note_up(false);
-                }
-                Error::unavailable(detail)
-            }
-        }
+    pub(super) fn abuse(&self) -> std::sync::MutexGuard<'_, Hold> {
+        self.abuse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn identities(&self) -> &[Identity] {
+        &self.identities
+    }
+
+    /// Whether a body broke off no longer ago than that.
+    pub(super) fn broke_within(&self, span: Duration) -> bool {
+        self.breaks.within(span)
+    }
+
+    /// Treats it as if a body had broken off.
+    pub(super) fn distrust(&self) {
+        self.breaks.note();
     }
 
     pub(super) fn base(&self) -> &str {
         &self.base
     }
 
-    pub(super) fn quota(&self) -> Option<RateLimit> {
-        *self.quota.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn note_quota(&self, headers: &HeaderMap) {
-        let Some(quota) = RateLimit::read(headers) else {
-            return;
-        };
-        *self.quota.lock().unwrap_or_else(PoisonError::into_inner) = Some(quota);
+    fn note_quota(&self, identity: &Identity, quota: RateLimit) {
+        identity.state_quota(quota);
         let RateLimit {
             limit, remaining, ..
         } = quota;
@@ -310,59 +454,6 @@ impl Client {
     }
 }
 
-/// Where a redirect leads; `None` when the response is not one.
-fn redirect(response: &Response<Incoming>, from: &Uri) -> Result<Option<Uri>, Error> {
-    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-        return Ok(None);
-    }
-    let location = response
-        .headers()
-        .get(LOCATION)
-        .and_then(|value| value.to_str().ok());
-    let location =
-        location.ok_or_else(|| Error::wrong("a redirect without Location".to_owned()))?;
-    let next = resolve(from, location)
-        .ok_or_else(|| Error::wrong("a redirect to what is not a URL".to_owned()))?;
-    if from.scheme_str() == Some("https") && next.scheme_str() != Some("https") {
-        return Err(Error::wrong(
-            "a redirect from https to plain http".to_owned(),
-        ));
-    }
-    let (from_host, host) = (
-        from.host().unwrap_or_default(),
-        next.host().unwrap_or_default(),
-    );
-    // Storage on a private network is everyday; this machine's own services are nobody's storage.
-    if is_local(host) && !is_local(from_host) {
-        return Err(Error::wrong(
-            "a redirect to an address of this machine".to_owned(),
-        ));
-    }
-    Ok(Some(next))
-}
-
-/// Resolves a Location against the URL it came from (RFC 3986 5.2, as far as registries use it).
-fn resolve(from: &Uri, location: &str) -> Option<Uri> {
-    if location.starts_with("https://") || location.starts_with("http://") {
-        return location.parse().ok();
-    }
-    let scheme = from.scheme_str()?;
-    if location.starts_with("//") {
-        return format!("{scheme}:{location}").parse().ok();
-    }
-    let authority = from.authority()?;
-    if location.starts_with('/') {
-        return format!("{scheme}://{authority}{location}").parse().ok();
-    }
-    let directory = from
-        .path()
-        .rsplit_once('/')
-        .map_or("", |(directory, _)| directory);
-    format!("{scheme}://{authority}{directory}/{location}")
-        .parse()
-        .ok()
-}
-
 fn challenges(response: &Response<Incoming>) -> Vec<Challenge> {
     challenge::parse(response.headers().get_all(WWW_AUTHENTICATE))
 }
@@ -370,82 +461,11 @@ fn challenges(response: &Response<Incoming>) -> Vec<Challenge> {
 /// Reads a short body to its end, so that its connection can be used again; one that does not come at once
 /// is not worth waiting for.
 async fn drain(response: Response<Incoming>, http: &Http) {
-    let body = http
-        .body(response.into_body())
-        .collect_up_to(MAX_ERROR_BODY);
+    let body = http.body(response.into_body()).collect_up_to(MAX_DRAINED);
     let _ = tokio::time::timeout(DRAIN, body).await;
 }
 
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = httpdate::parse_http_date(text).ok()?;
-    date.duration_since(std::time::SystemTime::now()).ok()
-}
-
-/// The first message of an OCI error body, else only the status: what is not JSON (a proxy's HTML) is not repeated.
-fn error_detail(status: StatusCode, body: &[u8]) -> String {
-    let message = serde_json::from_slice::<serde_json::Value>(body)
-        .ok()
-        .and_then(|json| {
-            let error = json.get("errors")?.get(0)?;
-            let words = error
-                .get("message")
-                .or_else(|| error.get("code"))?
-                .as_str()?;
-            Some(
-                words
-                    .chars()
-                    .filter(|c| !c.is_control())
-                    .take(200)
-                    .collect::<String>(),
-            )
-        });
-    match message {
-        Some(message) => format!("{status}: {message}"),
-        None => status.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn resolved(location: &str) -> String {
-        resolve(
-            &"https://r.example/v2/a/blobs/x?y".parse().unwrap(),
-            location,
-        )
-        .unwrap()
-        .to_string()
-    }
-
-    #[test]
-    fn a_location_may_be_absolute_or_relative() {
-        assert_eq!(
-            resolved("http://cdn.example/z?sig=1"),
-            "http://cdn.example/z?sig=1"
-        );
-        assert_eq!(
-            resolved("/artifacts-downloads/z"),
-            "https://r.example/artifacts-downloads/z"
-        );
-        assert_eq!(resolved("//cdn.example/z"), "https://cdn.example/z");
-        assert_eq!(resolved("z"), "https://r.example/v2/a/blobs/z");
-    }
-
-    #[test]
-    fn html_of_a_proxy_never_becomes_our_words() {
-        assert_eq!(
-            error_detail(StatusCode::BAD_GATEWAY, b"<html><script>"),
-            "502 Bad Gateway"
-        );
-        let json = br#"{"errors":[{"code":"DENIED","message":"no"}]}"#;
-        assert_eq!(
-            error_detail(StatusCode::FORBIDDEN, json),
-            "403 Forbidden: no"
-        );
-    }
+/// Whether a status says that the origin is not well, rather than something of the thing asked for.
+fn is_trouble(status: StatusCode) -> bool {
+    status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
 }

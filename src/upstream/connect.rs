@@ -16,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use super::resolve::Resolver;
 use super::{Proxy, Settings};
 
 /// Connects over TCP, directly or through a proxy, and speaks TLS on top for `https`.
@@ -51,7 +52,7 @@ impl Proxies {
 
 /// Builds the connector of one upstream; reads the system's and the configured certificate authorities.
 pub(super) fn connector(settings: &Settings, proxies: Proxies) -> Result<Connector, String> {
-    let mut tcp = HttpConnector::new();
+    let mut tcp = HttpConnector::new_with_resolver(Resolver::default());
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(settings.timeouts.connect));
@@ -105,7 +106,7 @@ fn tls(settings: &Settings) -> Result<rustls::ClientConfig, String> {
 /// TCP to the host itself, or to the proxy that is to be used for it.
 #[derive(Clone)]
 pub(super) struct ProxyConnector {
-    tcp: HttpConnector,
+    tcp: HttpConnector<Resolver>,
     proxies: Proxies,
 }
 

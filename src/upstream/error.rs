@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use super::limits::Limit;
+
 /// Why upstream did not give what was asked for. Cheap to clone: all who wait for one flight get it.
 ///
 /// The text names the cause and never holds a secret, a token or a signed URL.
@@ -19,9 +21,11 @@ pub enum Error {
         /// Upstream's words.
         detail: Arc<str>,
     },
-    /// Upstream asks for fewer requests (429).
+    /// Upstream asks for fewer requests (429), or did so a moment ago and is not asked again before that is over.
     RateLimited {
-        /// When to ask again, if upstream said so.
+        /// Of which.
+        limit: Limit,
+        /// When to ask again.
         retry_after: Option<Duration>,
         /// Upstream's words.
         detail: Arc<str>,
@@ -30,6 +34,15 @@ pub enum Error {
     Unavailable(Arc<str>),
     /// Upstream did not answer in time.
     Silent(Arc<str>),
+    /// Upstream failed again and again, and is not asked for a while.
+    LeftAlone {
+        /// Whether it failed by silence.
+        silent: bool,
+        /// When it is asked again; zero while it is being asked by somebody else.
+        again_in: Duration,
+        /// What failed, since when, and why.
+        detail: Arc<str>,
+    },
     /// Upstream answered with what cannot be right: wrong digest, wrong length, no manifest, a redirect loop.
     Wrong(Arc<str>),
     /// We cannot ask: credentials cannot be read, or may not be sent to where upstream wants them.
@@ -51,6 +64,25 @@ impl Error {
     pub fn is_no_answer(&self) -> bool {
         !matches!(self, Self::NotFound)
     }
+
+    /// Whether upstream was not asked, because of what happened before. That was said in the log when it happened.
+    pub fn is_old_news(&self) -> bool {
+        matches!(self, Self::LeftAlone { .. })
+    }
+
+    /// The words without those that say what kind of error it is.
+    pub(super) fn detail(&self) -> &str {
+        match self {
+            Self::NotFound => "upstream has no such thing",
+            Self::Denied { detail, .. }
+            | Self::RateLimited { detail, .. }
+            | Self::Unavailable(detail)
+            | Self::Silent(detail)
+            | Self::LeftAlone { detail, .. }
+            | Self::Wrong(detail)
+            | Self::Credentials(detail) => detail,
+        }
+    }
 }
 
 impl std::fmt::Display for Error {
@@ -60,11 +92,17 @@ impl std::fmt::Display for Error {
             Self::Denied { status, detail } => {
                 write!(f, "upstream refuses access ({}): {detail}", status.as_u16())
             }
+            Self::RateLimited {
+                limit: Limit::Quota,
+                detail,
+                ..
+            } => write!(f, "upstream's pull quota is spent: {detail}"),
             Self::RateLimited { detail, .. } => {
                 write!(f, "upstream limits the rate of requests: {detail}")
             }
             Self::Unavailable(detail) => write!(f, "upstream is unavailable: {detail}"),
             Self::Silent(detail) => write!(f, "upstream does not answer: {detail}"),
+            Self::LeftAlone { detail, .. } => write!(f, "upstream is not asked: {detail}"),
             Self::Wrong(detail) => write!(f, "upstream's answer is wrong: {detail}"),
             Self::Credentials(detail) => write!(f, "cannot authenticate: {detail}"),
         }

@@ -1,7 +1,7 @@
 //! Requests as they are: connections, time limits, counting. No authentication, no redirects.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 
 use super::connect::{self, Connector, Proxies};
 use super::error::{Error, StartError};
+use super::failed::Failed;
 use super::{Settings, Timeouts};
 
 /// The connections to one upstream and to where it sends us, without any authentication.
@@ -28,10 +29,16 @@ pub(super) struct Http {
     timeouts: Timeouts,
     namespace: Arc<str>,
     metrics: Arc<Metrics>,
+    /// Not one of the places that are asked before: its failures are the upstream's.
+    home: bool,
 }
 
 impl Http {
-    pub(super) fn new(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+    pub(super) fn new(
+        settings: &Settings,
+        home: bool,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StartError> {
         let namespace = settings.namespace.to_string();
         let proxies = Proxies::new(settings);
         let connector = connect::connector(settings, proxies.clone());
@@ -54,15 +61,17 @@ impl Http {
             timeouts: settings.timeouts.clone(),
             namespace: namespace.into(),
             metrics,
+            home,
         })
     }
 
-    /// Sends one request as it is. Bounded: connecting and waiting for the header both have their limits.
+    /// Sends one request as it is, and waits for the header of its answer `until` then.
     pub(super) async fn send(
         &self,
         mut request: Request<Empty<Bytes>>,
         kind: &str,
-    ) -> Result<Response<Incoming>, Error> {
+        until: Instant,
+    ) -> Result<Response<Incoming>, Failed> {
         if let Some(authorization) = self.proxies.authorization(request.uri()) {
             request
                 .headers_mut()
@@ -75,20 +84,23 @@ impl Http {
             .map(Authority::to_string)
             .unwrap_or_default();
         let started = Instant::now();
-        let outcome = tokio::time::timeout(self.timeouts.headers, self.send_twice(request)).await;
+        let outcome = tokio::time::timeout_at(until.into(), self.send_twice(request)).await;
         let result = match outcome {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(connection_error(&host, &error)),
+            Ok(Err(error)) if error.is_connect() => Err(connection_error(&host, &error).into()),
+            Ok(Err(error)) => Err(Failed::passing(connection_error(&host, &error))),
             Err(_) => {
-                let limit = self.timeouts.headers;
-                Err(Error::Silent(
-                    format!("{host} sent no response header within {limit:?}").into(),
-                ))
+                let waited = started.elapsed().as_secs_f64();
+                let words = format!("{host} sent no response header within {waited:.1} s");
+                Err(Error::Silent(words.into()).into())
             }
         };
         let status = match &result {
             Ok(response) => response.status().as_u16().to_string(),
-            Err(Error::Silent(_)) => "timeout".to_owned(),
+            Err(Failed {
+                error: Error::Silent(_),
+                ..
+            }) => "timeout".to_owned(),
             Err(_) => "unreachable".to_owned(),
         };
         self.note_up(result.is_ok());
@@ -129,10 +141,15 @@ impl Http {
             incoming,
             idle: self.timeouts.idle,
             bytes,
+            left: None,
+            breaks: None,
         }
     }
 
     pub(super) fn note_up(&self, up: bool) {
+        if !up && !self.home {
+            return;
+        }
         self.metrics
             .upstream_up
             .with_label_values(&[&*self.namespace])
@@ -152,18 +169,65 @@ impl Http {
     }
 }
 
+/// When a body of some origin last broke off.
+#[derive(Default)]
+pub(super) struct Breaks(Mutex<Option<Instant>>);
+
+impl Breaks {
+    pub(super) fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether that was no longer ago than `span`.
+    pub(super) fn within(&self, span: Duration) -> bool {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|last| last.elapsed() < span)
+    }
+}
+
 /// A body on its way from upstream. Every piece must come within the idle timeout.
 pub struct Body {
     incoming: Incoming,
     idle: Duration,
     bytes: prometheus::IntCounter,
+    /// What is still to come, if that was announced.
+    left: Option<u64>,
+    /// Where to say that it broke off.
+    breaks: Option<Arc<Breaks>>,
 }
 
 impl Body {
+    /// Says in `breaks` if it ends before `length` bytes have come.
+    pub(super) fn watched(self, breaks: &Arc<Breaks>, length: Option<u64>) -> Self {
+        Self {
+            left: length,
+            breaks: Some(Arc::clone(breaks)),
+            ..self
+        }
+    }
+
     /// The next piece; `None` at the end. A body that breaks off is an error, never an end.
     ///
     /// Cancelling the future loses nothing.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        let chunk = self.next().await;
+        match &chunk {
+            Ok(Some(bytes)) => {
+                self.left = self
+                    .left
+                    .map(|left| left.saturating_sub(bytes.len() as u64));
+            }
+            Ok(None) if self.left.is_none_or(|left| left == 0) => {}
+            Ok(None) | Err(_) => {
+                if let Some(breaks) = &self.breaks {
+                    breaks.note();
+                }
+            }
+        }
+        chunk
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             let frame = std::future::poll_fn(|cx| Pin::new(&mut self.incoming).poll_frame(cx));
             let frame = tokio::time::timeout(self.idle, frame).await.map_err(|_| {

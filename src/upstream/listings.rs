@@ -14,15 +14,15 @@ use crate::oci::manifest::OCI_INDEX;
 use crate::oci::name::{Repository, Tag};
 use crate::oci::referrers::Referrers;
 
-use super::client::{Ask, Reply};
-use super::{Error, MAX_MANIFEST, Upstream, content_type};
+use super::ask::{Ask, Reply};
+use super::{Error, MAX_MANIFEST, Upstream, content_type, whole};
 
 /// The largest list that is taken: some hundred thousand tags.
 const MAX_LIST: usize = 16 * 1024 * 1024;
 /// Pages of a list; one of a hundred entries each would still make a hundred thousand.
 const MAX_PAGES: usize = 1000;
-/// How long all pages together may take.
-const WITHIN: Duration = Duration::from_secs(60);
+/// How long all pages together may take: clients wait half a minute for a header (containerd).
+const WITHIN: Duration = Duration::from_secs(20);
 /// As many tags to a page as every registry gives that limits them.
 const FULL_PAGE: &str = "n=1000";
 
@@ -124,14 +124,14 @@ impl Upstream {
     ) -> Result<Option<Vec<Bytes>>, Error> {
         let (mut pages, mut length) = (Vec::new(), 0);
         while pages.len() < MAX_PAGES {
-            let reply = self.client.send(ask.clone()).await?;
+            let reply = self.home.send(&ask, self.deadline()).await?;
             if !is_page(&reply) {
                 let first = pages.is_empty();
                 let torn = || Error::wrong("a page of the list is missing".to_owned());
                 return first.then_some(None).ok_or_else(torn);
             }
             let next = next_query(reply.headers.get_all(LINK));
-            let page = self.whole(reply.body, MAX_MANIFEST, "the list").await?;
+            let page = whole(reply.body, MAX_MANIFEST, "the list", self.deadline()).await?;
             length += page.len();
             pages.push(page);
             match next {

@@ -4,27 +4,39 @@
 //! cache and no client: what it is asked for comes back as a stream, a value or an [`Error`] that says
 //! whose fault it is.
 //!
-//! Reading order: this file (the questions one can ask an upstream), `select` (which one is asked),
-//! `listings` and `search` (further
-//! questions), [`client`] (one request with its token and redirects), [`auth`] (tokens), [`credentials`] (where secrets
-//! come from), `http1` (one request as it is, time limits), `origin` (where it may go), `connect` (sockets, TLS, proxies).
+//! Reading order: this file (the questions one can ask an upstream), `select` (which one is asked), `turns` (which of
+//! its endpoints), `listings` and `search` (further questions), `ask` and [`client`] (one question with its token and redirects),
+//! `identity` and [`auth`] (as whom, and tokens), [`credentials`] (where secrets come from), `redirect`, `refusal`, [`circuit`] and
+//! [`limits`] (when not to ask; pure), `gate` (a circuit at work), `quota`, `http1` (one request as it is), `origin`
+//! (where it may go), `connect` and `resolve` (sockets, TLS, proxies, names).
 
+mod ask;
 pub mod auth;
+mod chance;
+pub mod circuit;
 pub mod client;
 mod connect;
 pub mod credentials;
 mod error;
+mod failed;
+mod gate;
 mod http1;
+mod identity;
+pub mod limits;
 mod listings;
 mod origin;
 mod quota;
+mod redirect;
+mod refusal;
+mod resolve;
 mod search;
 mod select;
+mod turns;
 
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
@@ -37,12 +49,15 @@ use crate::oci::manifest;
 use crate::oci::name::{Namespace, QualifiedName, Reference, Repository};
 
 pub use http1::Body;
-pub use quota::RateLimit;
+pub use quota::{Budget, RateLimit};
 pub use select::{SelectError, Upstreams, canonical};
 
-use client::{Ask, Client, Reply};
+use ask::{Ask, Reply};
+use client::Client;
 use credentials::Credentials;
 pub use error::{Error, StartError};
+use identity::Identity;
+use turns::{Turn, Turns};
 
 /// The largest manifest that is passed on. Clients take no more than 4 MiB (containerd, containers/image).
 const MAX_MANIFEST: usize = 8 * 1024 * 1024;
@@ -65,8 +80,12 @@ pub struct Settings {
     pub default: bool,
     /// Scheme and authority, and a path that is put before `/v2/` if the registry lives under one.
     pub url: http::Uri,
+    /// Places to ask before `url`, in this order, anonymously. What they do not give is asked of the next.
+    pub endpoints: Vec<http::Uri>,
     /// As whom to pull; anonymously without.
     pub credentials: Option<Credentials>,
+    /// Who takes over when that one is limited or refused.
+    pub more_credentials: Vec<Credentials>,
     /// Certificate authorities (PEM) trusted besides the system's.
     pub ca_file: Option<PathBuf>,
     /// Hosts outside the upstream's own domain that may receive its credentials as a token realm.
@@ -116,7 +135,10 @@ pub enum Proxy {
 /// One registry to pull from.
 pub struct Upstream {
     settings: Settings,
-    client: Client,
+    /// Asked first, in this order.
+    endpoints: Vec<Client>,
+    /// The registry itself.
+    home: Client,
 }
 
 /// What a HEAD of a manifest said.
@@ -160,9 +182,51 @@ pub struct FetchedBlob {
 }
 
 impl Upstream {
-    fn new(settings: Settings, metrics: Arc<Metrics>) -> Result<Self, StartError> {
-        let client = Client::new(&settings, metrics)?;
-        Ok(Self { settings, client })
+    fn new(settings: Settings, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
+        let endpoint = |url: &http::Uri| {
+            let anonymous = Settings {
+                url: url.clone(),
+                credentials: None,
+                more_credentials: Vec::new(),
+                realms: Vec::new(),
+                ..settings.clone()
+            };
+            Client::new(&anonymous, false, metrics)
+        };
+        let endpoints = settings
+            .endpoints
+            .iter()
+            .map(endpoint)
+            .collect::<Result<_, _>>()?;
+        let home = Client::new(&settings, true, metrics)?;
+        Ok(Self {
+            settings,
+            endpoints,
+            home,
+        })
+    }
+
+    /// Who is asked for content; all of them together have the time that an answer may take to begin.
+    fn turns(&self, for_bodies: bool) -> Turns<'_> {
+        let time = self.settings.timeouts.headers;
+        Turns::new(&self.endpoints, &self.home, time, for_bodies)
+    }
+
+    /// Until when an answer of the registry itself is waited for.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.settings.timeouts.headers
+    }
+
+    /// Whether the next is to be asked after that.
+    fn passes_on<T>(&self, turn: &Turn<'_>, result: &Result<T, Error>) -> bool {
+        match result {
+            Err(error) if !turn.last => {
+                let (upstream, endpoint) = (self.namespace(), turn.client.base());
+                tracing::debug!(%upstream, endpoint, %error, "asking the next");
+                true
+            }
+            _ => false,
+        }
     }
 
     /// As configured.
@@ -201,13 +265,33 @@ impl Upstream {
         reference: &Reference,
         known: Option<&Digest>,
     ) -> Result<ManifestHead, Error> {
+        for turn in self.turns(false) {
+            let head = self
+                .head_manifest_of(&turn, repository, reference, known)
+                .await;
+            if !self.passes_on(&turn, &head) {
+                return head;
+            }
+        }
+        Err(nobody())
+    }
+
+    async fn head_manifest_of(
+        &self,
+        turn: &Turn<'_>,
+        repository: &Repository,
+        reference: &Reference,
+        known: Option<&Digest>,
+    ) -> Result<ManifestHead, Error> {
         let ask = Ask {
             accept: Some(manifest::ACCEPT),
             if_none_match: known.map(|digest| format!("\"{digest}\"")),
             answers: NO_HEAD,
+            // What is known can be served meanwhile.
+            patient: turn.last && known.is_none(),
             ..Ask::new(Method::HEAD, manifest_endpoint(repository, reference))
         };
-        let reply = self.client.send(ask).await?;
+        let reply = turn.client.send(&ask, turn.until).await?;
         if NO_HEAD.contains(&reply.status.as_u16()) {
             return Ok(ManifestHead::Unspecific);
         }
@@ -243,14 +327,30 @@ impl Upstream {
         repository: &Repository,
         reference: &Reference,
     ) -> Result<FetchedManifest, Error> {
+        for turn in self.turns(false) {
+            let manifest = self.get_manifest_of(&turn, repository, reference).await;
+            if !self.passes_on(&turn, &manifest) {
+                return manifest;
+            }
+        }
+        Err(nobody())
+    }
+
+    async fn get_manifest_of(
+        &self,
+        turn: &Turn<'_>,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<FetchedManifest, Error> {
         let ask = Ask {
             accept: Some(manifest::ACCEPT),
+            patient: turn.last,
             ..Ask::new(Method::GET, manifest_endpoint(repository, reference))
         };
-        let Reply { headers, body, .. } = self.client.send(ask).await?;
+        let Reply { headers, body, .. } = turn.client.send(&ask, turn.until).await?;
         let stated = stated_digest(&headers)?;
         let expected_length = content_length(&headers);
-        let bytes = self.whole(body, MAX_MANIFEST, "the manifest").await?;
+        let bytes = whole(body, MAX_MANIFEST, "the manifest", turn.until).await?;
         if expected_length.is_some_and(|length| length != bytes.len() as u64) {
             return Err(Error::wrong(format!(
                 "the manifest is {} bytes long, not as announced",
@@ -275,29 +375,38 @@ impl Upstream {
         })
     }
 
-    /// All of a short body, which may take as long as a header may.
-    async fn whole(&self, body: Body, most: usize, what: &str) -> Result<Bytes, Error> {
-        let limit = self.settings.timeouts.headers;
-        let late = |_| Error::Silent(format!("{what} was not whole within {limit:?}").into());
-        tokio::time::timeout(limit, body.collect_up_to(most))
-            .await
-            .map_err(late)?
-    }
-
     /// Asks whether the repository has a blob, and how long it is.
     pub async fn head_blob(
         &self,
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Option<u64>, Error> {
+        for turn in self.turns(false) {
+            let length = self.head_blob_of(&turn, repository, digest).await;
+            if !self.passes_on(&turn, &length) {
+                return length;
+            }
+        }
+        Err(nobody())
+    }
+
+    async fn head_blob_of(
+        &self,
+        turn: &Turn<'_>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<u64>, Error> {
         let ask = Ask {
             answers: NO_HEAD,
+            patient: turn.last,
             ..Ask::new(Method::HEAD, blob_endpoint(repository, digest))
         };
-        let reply = self.client.send(ask).await?;
+        let reply = turn.client.send(&ask, turn.until).await?;
         if NO_HEAD.contains(&reply.status.as_u16()) {
             // Its first byte says the same; whatever follows is not read.
-            let first = self.get_blob(repository, digest, Some(0..1)).await?;
+            let first = self
+                .get_blob_of(turn, repository, digest, Some(0..1))
+                .await?;
             return Ok(first.size);
         }
         Ok(content_length(&reply.headers))
@@ -310,19 +419,38 @@ impl Upstream {
         digest: &Digest,
         part: Option<Range<u64>>,
     ) -> Result<FetchedBlob, Error> {
+        for turn in self.turns(true) {
+            let blob = self
+                .get_blob_of(&turn, repository, digest, part.clone())
+                .await;
+            if !self.passes_on(&turn, &blob) {
+                return blob;
+            }
+        }
+        Err(nobody())
+    }
+
+    async fn get_blob_of(
+        &self,
+        turn: &Turn<'_>,
+        repository: &Repository,
+        digest: &Digest,
+        part: Option<Range<u64>>,
+    ) -> Result<FetchedBlob, Error> {
         let ask = Ask {
             range: part.as_ref().map(|part| match part.end {
                 u64::MAX => format!("bytes={}-", part.start),
                 end => format!("bytes={}-{}", part.start, end.saturating_sub(1)),
             }),
             answers: NO_SUCH_PART,
+            patient: turn.last,
             ..Ask::new(Method::GET, blob_endpoint(repository, digest))
         };
         let Reply {
             status,
             headers,
             body,
-        } = self.client.send(ask).await?;
+        } = turn.client.send(&ask, turn.until).await?;
         if status == StatusCode::RANGE_NOT_SATISFIABLE {
             return Err(Error::wrong(
                 "upstream says that the blob is shorter".to_owned(),
@@ -339,7 +467,7 @@ impl Upstream {
             .get(header::CONTENT_RANGE)
             .and_then(parse_content_range);
         match (stated, part) {
-            (Some((got, size)), Some(asked)) if got.start == asked.start => Ok(FetchedBlob {
+            (Some((got, size)), Some(asked)) if is_answer(&got, size, &asked) => Ok(FetchedBlob {
                 size,
                 part: Some(got),
                 body,
@@ -350,18 +478,83 @@ impl Upstream {
         }
     }
 
-    /// What upstream last said of our pull quota; `None` if it never stated one.
-    pub fn quota(&self) -> Option<RateLimit> {
-        self.client.quota()
+    /// What came from an endpoint was wrong: for a while, blobs are asked of the registry itself alone.
+    pub fn distrust_endpoints(&self) {
+        self.endpoints.iter().for_each(Client::distrust);
     }
 
-    /// Asks for `/v2/`, with a token if upstream wants one.
-    pub async fn ping(&self) -> Result<(), Error> {
-        self.client
-            .send(Ask::new(Method::GET, Endpoint::Base))
-            .await
-            .map(drop)
+    /// What is left of our pull quota, as the one of us who has the most left; `None` if anybody's is not known, or
+    /// nothing is limited.
+    pub fn budget(&self) -> Option<Budget> {
+        let share = |budget: &Budget| {
+            // In thousandths: quotas are small numbers.
+            u128::from(budget.remaining) * 1000 / u128::from(budget.limit.max(1))
+        };
+        let identities = self.home.identities().iter();
+        let all: Option<Vec<_>> = identities.map(Identity::budget).collect();
+        all?.into_iter().max_by_key(share)
     }
+
+    /// Those we can be at the registry itself, in the order they are asked as.
+    pub fn identities(&self) -> impl Iterator<Item = &str> {
+        let identities = self.home.identities().iter();
+        identities.map(|identity| identity.name.as_str())
+    }
+
+    /// What the registry last said of the pull quota of one of us; `None` if it never stated one.
+    pub fn quota_of(&self, identity: usize) -> Option<RateLimit> {
+        self.home.identities().get(identity)?.stated_quota()
+    }
+
+    /// Asks the registry itself for `/v2/` as one of us, with a token if it wants one.
+    pub async fn ping_as(&self, identity: usize) -> Result<(), Error> {
+        let ask = Ask::new(Method::GET, Endpoint::Base);
+        let until = self.deadline();
+        self.home.send_as(identity, &ask, until).await.map(drop)
+    }
+
+    /// Asks the registry itself with a HEAD as one of us, for what it says of the quota.
+    pub async fn look_as(
+        &self,
+        identity: usize,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<(), Error> {
+        let ask = Ask {
+            accept: Some(manifest::ACCEPT),
+            ..Ask::new(Method::HEAD, manifest_endpoint(repository, reference))
+        };
+        let until = self.deadline();
+        self.home.send_as(identity, &ask, until).await.map(drop)
+    }
+
+    /// Asks one of the endpoints for `/v2/`.
+    pub async fn ping_endpoint(&self, endpoint: usize) -> Result<(), Error> {
+        let client = self.endpoints.get(endpoint).ok_or_else(nobody)?;
+        let ask = Ask::new(Method::GET, Endpoint::Base);
+        client.send(&ask, self.deadline()).await.map(drop)
+    }
+}
+
+/// There is always a registry to ask.
+fn nobody() -> Error {
+    Error::unavailable("there is nobody to ask")
+}
+
+/// All of a short body.
+async fn whole(body: Body, most: usize, what: &str, until: Instant) -> Result<Bytes, Error> {
+    let late = |_| Error::Silent(format!("{what} was not whole in time").into());
+    tokio::time::timeout_at(until.into(), body.collect_up_to(most))
+        .await
+        .map_err(late)?
+}
+
+/// Whether a part of a blob is what was asked for, or its beginning.
+fn is_answer(got: &Range<u64>, size: Option<u64>, asked: &Range<u64>) -> bool {
+    got.start == asked.start
+        && got.end <= asked.end
+        && got.end > got.start
+        && size.is_none_or(|size| got.end <= size)
 }
 
 impl std::fmt::Debug for Upstream {

@@ -5,8 +5,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use http::Uri;
 use http::uri::Scheme;
 
-/// Scheme, host and port (RFC 6454): what decides whether credentials may follow.
-pub(super) fn origin(uri: &Uri) -> (Option<Scheme>, Option<String>, Option<u16>) {
+/// Scheme, host and port (RFC 6454).
+pub(super) type Origin = (Option<Scheme>, Option<String>, Option<u16>);
+
+/// What decides whether credentials may follow.
+pub(super) fn origin(uri: &Uri) -> Origin {
     let port = uri.port_u16().or_else(|| match uri.scheme_str() {
         Some("https") => Some(443),
         Some("http") => Some(80),

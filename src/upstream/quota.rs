@@ -1,5 +1,7 @@
 //! The pull quota: what an upstream says of it in its headers.
 
+use std::time::Duration;
+
 use http::HeaderMap;
 
 /// A pull quota as Docker Hub states it: `ratelimit-limit: 100;w=21600`.
@@ -38,6 +40,27 @@ fn quota(headers: &HeaderMap, name: &str) -> (Option<u64>, Option<u64>) {
     (count, window)
 }
 
+/// What is left of a pull quota, where upstream states one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Pulls per window.
+    pub limit: u64,
+    /// Pulls left.
+    pub remaining: u64,
+}
+
+/// How long Docker Hub's window is: what was said of a quota is worth nothing after it.
+const WINDOW: Duration = Duration::from_secs(6 * 3600);
+
+impl RateLimit {
+    /// The budget that it tells of, heard that long ago.
+    pub(super) fn budget(&self, age: Duration) -> Option<Budget> {
+        let window = self.window.map_or(WINDOW, Duration::from_secs);
+        let (limit, remaining) = (self.limit?, self.remaining?);
+        (age < window && limit > 0).then_some(Budget { limit, remaining })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +79,13 @@ mod tests {
             window: Some(21600),
         };
         assert_eq!(headers("100;w=21600", "76;w=21600"), Some(expected));
+        let budget = |after| expected.budget(Duration::from_secs(after));
+        let full = Budget {
+            limit: 100,
+            remaining: 76,
+        };
+        assert_eq!(budget(21_599), Some(full));
+        assert_eq!(budget(21_600), None, "a new window");
         assert_eq!(headers("plenty", "-1"), None);
         assert_eq!(RateLimit::read(&HeaderMap::new()), None);
     }

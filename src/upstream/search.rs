@@ -7,8 +7,8 @@ use serde::de::IgnoredAny;
 
 use crate::oci::endpoint::Endpoint;
 
-use super::client::{Ask, Reply};
-use super::{Error, Upstream};
+use super::ask::{Ask, Reply};
+use super::{Error, Upstream, whole};
 
 /// A hundred results, the most Docker asks for, are some 50 KiB.
 const MAX_RESULTS: usize = 1024 * 1024;
@@ -39,12 +39,12 @@ impl Upstream {
         };
         let settings = &self.settings;
         let elsewhere = search_host(settings.is_docker_hub(), settings.url.host());
-        let base = elsewhere.unwrap_or(self.client.base());
-        let Reply { status, body, .. } = self.client.send_openly(base, &ask).await?;
+        let base = elsewhere.unwrap_or(self.home.base());
+        let Reply { status, body, .. } = self.home.send_openly(base, &ask, self.deadline()).await?;
         if status != StatusCode::OK {
             return Err(Error::NotFound);
         }
-        let bytes = self.whole(body, MAX_RESULTS, "the search").await?;
+        let bytes = whole(body, MAX_RESULTS, "the search", self.deadline()).await?;
         // Many servers have a page for every path, and podman takes a page for a broken registry.
         serde_json::from_slice::<Results>(&bytes)
             .map(|_| bytes)

@@ -33,7 +33,7 @@ impl Upstreams {
         let mut default = None;
         for settings in settings {
             let is_default = settings.default;
-            let upstream = Arc::new(Upstream::new(settings, Arc::clone(metrics))?);
+            let upstream = Arc::new(Upstream::new(settings, metrics)?);
             if is_default {
                 default = Some(Arc::clone(&upstream));
             }

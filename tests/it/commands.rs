@@ -157,6 +157,46 @@ fn check_online_tells_identity_and_quota() {
 }
 
 #[test]
+fn check_online_asks_as_everybody_and_everywhere() {
+    let registry = FakeRegistry::builder()
+        .bearer(Some(("bot-1", SECRET)))
+        .start_now();
+    registry.add_login("bot-2", SECRET);
+    registry.set_rate_limit_of("bot-1", 100, 11);
+    registry.set_rate_limit_of("bot-2", 200, 150);
+    let image = Image::random(1, &[10]);
+    registry.put_image("ratelimitpreview/test", Some("latest"), &image);
+    let near = FakeRegistry::builder().start_now();
+    let identity = |user: &str| format!("username = \"{user}\"\npassword = \"{SECRET}\"\n");
+    let more = "[[upstream.\"docker.io\".more_credentials]]\n";
+    let text_of = |third: &str| {
+        let (first, second) = (identity("bot-1"), identity("bot-2"));
+        let endpoints = format!("endpoints = [{:?}]\n", near.url());
+        let upstream = upstream(&registry.url());
+        format!("{upstream}{endpoints}{first}{more}{second}{third}")
+    };
+    let (_directory, path) = file(&text_of(""));
+    let output = pierglass(&["check", "--online", "--config", &path]);
+    let words = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{words}");
+    let line = |word: &str| words.lines().rfind(|line| line.contains(word)).unwrap();
+    assert!(line("bot-1").contains("11 of 100"), "{words}");
+    assert!(line("bot-2").contains("150 of 200"), "{words}");
+    assert!(line(&near.url()).contains("ok"), "{words}");
+    // One of them is refused, and it is told which.
+    let third = format!("{more}{}", identity("bot-3"));
+    let (_directory, path) = file(&text_of(&third));
+    let output = pierglass(&["check", "--online", "--config", &path]);
+    let words = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    let failed: Vec<_> = words
+        .lines()
+        .filter(|line| line.contains("FAILED"))
+        .collect();
+    assert!(failed.len() == 1 && failed[0].contains("bot-3"), "{words}");
+}
+
+#[test]
 fn check_online_fails_when_an_upstream_refuses() {
     let good = FakeRegistry::builder().start_now();
     let login = format!("username = \"ci-bot\"\npassword = \"{SECRET}\"\n");

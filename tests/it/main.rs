@@ -24,7 +24,15 @@
 //! - `crash`: killed at any instant, nothing committed is lost and nothing wrong is served
 //! - `limits`: the store stays within its limit, and what has no room passes through
 //! - `damage`: what is damaged on disk is fetched again and not served
+//! - `scrub`: what is damaged on disk is found though nobody asks for it
+//! - `verify`: what is damaged on disk is found because somebody asks, running or not
+//! - `pins`: what is pinned is never evicted
+//! - `admin`: the admin API, and who may not use it
 //! - `server`: limits of connections, TLS and HTTP/2, the admin address, the log, the end
+//! - `circuit`: an upstream that keeps failing is left alone, and noticed when it is back
+//! - `quota`: limits of rate are told apart, honoured, and not run into
+//! - `endpoints`: several places to ask, several to be
+//! - `upstream_trouble`: lies, endless answers and passing failures end in time, and in clear words
 //! - `fairness`: one greedy client cannot starve the rest
 //! - `hostile`: clients that mean harm, byte by byte and frame by frame
 //! - `resume`: a transfer that breaks off goes on where it was
@@ -43,13 +51,16 @@
 
 mod support;
 
+mod admin;
 mod any_request;
 mod auth;
 mod catalog;
+mod circuit;
 mod clients;
 mod commands;
 mod crash;
 mod damage;
+mod endpoints;
 mod fairness;
 mod fake_registry;
 mod headers;
@@ -61,15 +72,20 @@ mod limits;
 mod media_types;
 mod ownership;
 mod partials;
+mod pins;
 mod proxy;
+mod quota;
 mod range_model;
 mod ranges;
 mod referrers;
 mod resume;
 mod routing;
+mod scrub;
 mod search;
 mod server;
 mod tags;
 mod tags_list;
 mod trouble;
+mod upstream_trouble;
+mod verify;
 mod wrong_content;

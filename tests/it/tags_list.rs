@@ -180,7 +180,6 @@ async fn a_stored_list_outlives_outages_and_restarts() {
     assert_eq!(again.header("cache-status"), revalidated);
     for fault in [
         Fault::status(500),
-        Fault::status(429),
         Fault::status(401),
         Fault::Html(200),
         Fault::Reset,
@@ -193,6 +192,13 @@ async fn a_stored_list_outlives_outages_and_restarts() {
         assert!(registry.struck(id) > 0);
         registry.clear_faults();
     }
+    // A limit is remembered, as silence is, and neither must stand in for the other here.
+    mirror.restart();
+    let limited = registry.fault(On::any().forever(), Fault::status(429));
+    let answer = list(&mirror, "").await;
+    assert_eq!(answer.header("cache-status"), Some(STALE));
+    assert_eq!(registry.struck(limited), 1);
+    registry.clear_faults();
     registry.down();
     mirror.restart();
     let answer = list(&mirror, "?last=1").await;
@@ -213,9 +219,9 @@ async fn nothing_is_listed_that_upstream_did_not_list() {
     for (fault, status) in [
         (Fault::status(503), 503),
         (Fault::status(403), 403),
-        (Fault::status(429), 429),
         (Fault::Html(200), 502),
         (Fault::Hang, 504),
+        (Fault::status(429), 429),
     ] {
         registry.fault(On::any().forever(), fault.clone());
         let answer = list(&mirror, "").await;
@@ -224,6 +230,7 @@ async fn nothing_is_listed_that_upstream_did_not_list() {
         registry.clear_faults();
     }
     registry.down();
+    let mirror = Mirror::start(hasty(&registry));
     assert_eq!(
         list(&mirror, "").await.status,
         StatusCode::SERVICE_UNAVAILABLE

@@ -23,6 +23,8 @@ pub enum Scheme {
 struct Token {
     scopes: Vec<String>,
     ends: Instant,
+    /// Whom it was given to.
+    user: Option<String>,
 }
 
 /// Credentials and the tokens given for them.
@@ -32,6 +34,8 @@ pub struct Auth {
     pub lifetime: Duration,
     /// User and password; without them anybody gets a token.
     login: Mutex<Option<(String, String)>>,
+    /// Others who may, besides.
+    others: Mutex<HashMap<String, String>>,
     tokens: Mutex<HashMap<String, Token>>,
     /// No two tokens are the same, revoked ones included.
     given: AtomicU64,
@@ -43,6 +47,7 @@ impl Auth {
             scheme,
             lifetime,
             login: Mutex::new(login),
+            others: Mutex::default(),
             tokens: Mutex::default(),
             given: AtomicU64::new(0),
         }
@@ -50,6 +55,24 @@ impl Auth {
 
     pub fn set_login(&self, user: &str, password: &str) {
         *self.login.lock().unwrap() = Some((user.into(), password.into()));
+    }
+
+    pub fn add_login(&self, user: &str, password: &str) {
+        let mut others = self.others.lock().unwrap();
+        others.insert(user.into(), password.into());
+    }
+
+    /// Who sent a request, if that was said by a token or a password.
+    pub fn user_of(&self, request: &Request) -> Option<String> {
+        let offered = request.header("authorization")?;
+        if let Some(token) = offered.strip_prefix("Bearer ") {
+            return self.tokens.lock().unwrap().get(token)?.user.clone();
+        }
+        let pair = BASE64_STANDARD
+            .decode(offered.strip_prefix("Basic ")?)
+            .ok()?;
+        let pair = String::from_utf8(pair).ok()?;
+        Some(pair.split_once(':')?.0.to_owned())
     }
 
     pub fn revoke_tokens(&self) {
@@ -97,15 +120,19 @@ impl Auth {
 
     /// Whether the request carries the right user and password.
     fn knows(&self, request: &Request) -> bool {
+        let is = |user: &str, password: &str| {
+            let pair = BASE64_STANDARD.encode(format!("{user}:{password}"));
+            request.header("authorization") == Some(&format!("Basic {pair}"))
+        };
+        let mut others = self.others.lock().unwrap().clone().into_iter();
+        if others.any(|(user, password)| is(&user, &password)) {
+            return true;
+        }
         let login = self.login.lock().unwrap();
         let Some((user, password)) = login.as_ref() else {
             return request.header("authorization").is_none();
         };
-        let expected = format!(
-            "Basic {}",
-            BASE64_STANDARD.encode(format!("{user}:{password}"))
-        );
-        request.header("authorization") == Some(&expected)
+        is(user, password)
     }
 
     /// The token server's answer. OAuth2's POST is refused, as most registries do.
@@ -122,6 +149,7 @@ impl Auth {
             .flat_map(|scope| scope.split(' '))
             .map(str::to_owned)
             .collect();
+        let user = self.user_of(request);
         let mut tokens = self.tokens.lock().unwrap();
         let name = format!(
             "fake.{}.{:x}",
@@ -133,6 +161,7 @@ impl Auth {
             Token {
                 scopes,
                 ends: Instant::now() + self.lifetime,
+                user,
             },
         );
         Reply::json(

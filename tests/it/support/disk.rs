@@ -32,6 +32,18 @@ pub fn blobs(store: &Path) -> HashSet<String> {
         .collect()
 }
 
+/// Flips one bit in the middle of a file, whose length and modification time stay.
+pub fn flip_a_bit(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let modified = path.metadata().unwrap().modified().unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    // In place, as a failing disk does; not by way of a new file.
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
+    file.set_modified(modified).unwrap();
+}
+
 /// All files below a directory.
 pub fn files(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();

@@ -41,6 +41,10 @@ pub enum Fault {
     RedirectLoop,
     /// 200 and everything, whatever range was asked for.
     IgnoreRange,
+    /// A header that never ends.
+    EndlessHeader,
+    /// That status and a body that never ends: as fast as it is read, or a byte now and then.
+    EndlessBody { status: u16, drip: bool },
 }
 
 impl Fault {
@@ -87,6 +91,19 @@ impl Fault {
                 let (path, query) = target.split_once('?').unwrap_or((target, "loop=0"));
                 answer(Reply::empty(307).with("Location", format!("{path}?{query}0")))
             }
+            Fault::EndlessHeader => Some(Fate::Endless {
+                head: "HTTP/1.1 200 OK\r\n".to_owned(),
+                piece: format!("X-More: {}\r\n", "x".repeat(100)),
+                pause: Duration::ZERO,
+            }),
+            Fault::EndlessBody { status, drip } => Some(Fate::Endless {
+                head: format!("HTTP/1.1 {status} X\r\nTransfer-Encoding: chunked\r\n\r\n"),
+                piece: match drip {
+                    true => "1\r\n \r\n".to_owned(),
+                    false => format!("1000\r\n{}\r\n", " ".repeat(4096)),
+                },
+                pause: Duration::from_millis(if *drip { 20 } else { 0 }),
+            }),
             Fault::Hang => Some(Fate::Hang),
             Fault::Reset => Some(Fate::Reset),
             _ => None,
@@ -122,6 +139,8 @@ impl Fault {
             | Fault::RedirectLoop
             | Fault::Hang
             | Fault::Reset
+            | Fault::EndlessHeader
+            | Fault::EndlessBody { .. }
             | Fault::IgnoreRange => {}
         }
     }

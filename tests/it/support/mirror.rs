@@ -169,6 +169,14 @@ impl Output {
     }
 }
 
+/// How a command ended, and what it said.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
 /// A running mirror; killed when dropped, its store deleted.
 #[derive(Debug)]
 pub struct Mirror {
@@ -301,6 +309,36 @@ impl Mirror {
         let text = config.text(&self.store_path(), &self.listen, &self.admin);
         std::fs::write(self.config_path(), text).unwrap();
         self.config = config;
+    }
+
+    /// Runs another command of the program, with this configuration, and with this admin address while it runs.
+    pub fn command(&self, arguments: &[&str]) -> Ran {
+        let admin = self.admin_url();
+        self.command_without_admin(&[arguments, &["--admin", &admin]].concat())
+    }
+
+    /// Runs another command of the program with this configuration, and nothing to say that the mirror runs.
+    pub fn command_without_admin(&self, arguments: &[&str]) -> Ran {
+        let output = Command::new(env!("CARGO_BIN_EXE_pierglass"))
+            .args(arguments)
+            .arg("--config")
+            .arg(self.config_path())
+            .env_clear()
+            .env("HOME", self.directory.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Ran {
+            code: output.status.code(),
+            out: text(output.stdout),
+            err: text(output.stderr),
+        }
+    }
+
+    /// Writes the addresses it has into the configuration file, for commands that look there.
+    pub fn write_down_addresses(&mut self) {
+        self.reconfigure(self.config.clone());
     }
 
     /// Everything logged as JSON since the last start.

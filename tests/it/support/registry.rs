@@ -111,6 +111,7 @@ impl Builder {
                 limit,
                 remaining: limit,
             })),
+            quotas: Mutex::default(),
             lists: Mutex::new(Lists::default()),
             faults: Faults::default(),
             ledger: Ledger::default(),
@@ -297,6 +298,27 @@ impl FakeRegistry {
 
     pub fn set_rate_limit(&self, limit: u64, remaining: u64) {
         *self.shared.quota.lock().unwrap() = Some(Quota { limit, remaining });
+    }
+
+    /// What is left of the manifest GETs counted so far.
+    pub fn quota_left(&self) -> Option<u64> {
+        self.shared
+            .quota
+            .lock()
+            .unwrap()
+            .map(|quota| quota.remaining)
+    }
+
+    /// A further user, besides those who may already.
+    pub fn add_login(&self, user: &str, password: &str) {
+        self.shared.auth.add_login(user, password);
+    }
+
+    /// A quota of that user's own.
+    pub fn set_rate_limit_of(&self, user: &str, limit: u64, remaining: u64) {
+        let quota = Quota { limit, remaining };
+        let mut quotas = self.shared.quotas.lock().unwrap();
+        quotas.insert(user.to_owned(), quota);
     }
 
     /// From now on only this user gets tokens, or passes Basic.

@@ -51,6 +51,8 @@ pub struct Shared {
     pub redirect: Option<Redirect>,
     pub signature_life: Duration,
     pub quota: Mutex<Option<Quota>>,
+    /// Of users who have one of their own.
+    pub quotas: Mutex<HashMap<String, Quota>>,
     pub lists: Mutex<Lists>,
     pub faults: Faults,
     pub ledger: Ledger,
@@ -244,7 +246,7 @@ impl Shared {
             return Reply::error(404, "MANIFEST_UNKNOWN", "manifest unknown");
         };
         let Ok(limits) = self.spend(request) else {
-            return self.quota_spent();
+            return self.quota_spent(request);
         };
         let etag = format!("\"{digest}\"");
         let known = request
@@ -265,24 +267,25 @@ impl Shared {
 
     /// Counts a manifest GET; the headers of the quota, or nothing left.
     fn spend(&self, request: &Request) -> Result<Vec<(&'static str, String)>, ()> {
+        let user = self.auth.user_of(request).unwrap_or_default();
+        if let Some(quota) = self.quotas.lock().unwrap().get_mut(&user) {
+            return spend_of(quota, request);
+        }
         let mut quota = self.quota.lock().unwrap();
         let Some(quota) = quota.as_mut() else {
             return Ok(Vec::new());
         };
-        if !request.is_head() {
-            quota.remaining = quota.remaining.checked_sub(1).ok_or(())?;
-        }
-        Ok(limit_headers(*quota))
+        spend_of(quota, request)
     }
 
     /// In Docker Hub's words.
-    fn quota_spent(&self) -> Reply {
+    fn quota_spent(&self, request: &Request) -> Reply {
+        let user = self.auth.user_of(request).unwrap_or_default();
+        let own = self.quotas.lock().unwrap().get(&user).copied();
         let message = "You have reached your unauthenticated pull rate limit. https://www.docker.com/increase-rate-limit";
         let mut reply = Reply::error(429, "TOOMANYREQUESTS", message);
-        for (name, value) in self
-            .quota
-            .lock()
-            .unwrap()
+        for (name, value) in own
+            .or(*self.quota.lock().unwrap())
             .map(limit_headers)
             .unwrap_or_default()
         {
@@ -433,6 +436,13 @@ impl Shared {
             &json!({"query": term, "num_results": count, "results": results}),
         )
     }
+}
+
+fn spend_of(quota: &mut Quota, request: &Request) -> Result<Vec<(&'static str, String)>, ()> {
+    if !request.is_head() {
+        quota.remaining = quota.remaining.checked_sub(1).ok_or(())?;
+    }
+    Ok(limit_headers(*quota))
 }
 
 fn limit_headers(quota: Quota) -> Vec<(&'static str, String)> {

@@ -186,6 +186,12 @@ pub enum Fate {
     Hang,
     /// Close with a TCP reset.
     Reset,
+    /// The head, and then the piece again and again until nobody reads any more.
+    Endless {
+        head: String,
+        piece: String,
+        pause: Duration,
+    },
 }
 
 /// A client's connection.
@@ -252,6 +258,13 @@ impl Connection {
             Fate::Reset => {
                 self.stream.set_zero_linger()?;
                 Ok(false)
+            }
+            Fate::Endless { head, piece, pause } => {
+                self.stream.write_all(head.as_bytes()).await?;
+                loop {
+                    self.stream.write_all(piece.as_bytes()).await?;
+                    sleep(pause).await;
+                }
             }
         }
     }

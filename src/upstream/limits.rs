@@ -1,0 +1,218 @@
+//! Limits of rate: which kind a 429 is of, and until when not to ask again. Pure: time and chance are arguments.
+//!
+//! Docker Hub has two. The pull quota counts GETs of manifests, is said in JSON, and leaves HEADs and blobs alone. The
+//! other one is against abuse, counts every request, and is said in plain text (`Too Many Requests (HAP429)`). What
+//! does not have the quota's words is taken for the second, which is what other registries mean by 429.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use http::HeaderMap;
+use http::header::RETRY_AFTER;
+
+/// How long not to ask after a limit that does not say so: at first, and at most.
+const QUOTA_PAUSES: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
+const ABUSE_PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// The least there is a point in waiting, and the most that is believed.
+const LEAST: Duration = Duration::from_secs(1);
+const MOST: Duration = Duration::from_secs(24 * 3600);
+
+/// What is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Pulls within hours: GETs of manifests.
+    Quota,
+    /// Requests of any kind within seconds.
+    Abuse,
+}
+
+impl Limit {
+    /// The word in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quota => "quota",
+            Self::Abuse => "abuse",
+        }
+    }
+
+    /// Which one the body of a 429 speaks of.
+    pub fn of(body: &[u8]) -> Self {
+        let json = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
+        let errors = json.get("errors").and_then(|errors| errors.as_array());
+        let speaks_of_pulls = |error: &serde_json::Value| {
+            let words = error.get("message").and_then(|words| words.as_str());
+            words.is_some_and(|words| words.to_ascii_lowercase().contains("pull rate limit"))
+        };
+        if errors.is_some_and(|errors| errors.iter().any(speaks_of_pulls)) {
+            Self::Quota
+        } else {
+            Self::Abuse
+        }
+    }
+}
+
+/// A time in which one does not ask.
+#[derive(Debug, Default)]
+pub struct Hold {
+    until: Option<Instant>,
+    /// Limits since the last answer.
+    strikes: u32,
+}
+
+impl Hold {
+    /// A limit was hit; how long it holds. `told` is what upstream said of it.
+    pub fn strike(
+        &mut self,
+        limit: Limit,
+        told: Option<Duration>,
+        now: Instant,
+        chance: f64,
+    ) -> Duration {
+        // Who asked before the hold began and is refused after it adds nothing.
+        let held = self.left(now);
+        let pause = match (told, held) {
+            (Some(told), _) => told.clamp(LEAST, MOST),
+            (None, Some(left)) => left,
+            (None, None) => {
+                let (first, longest) = match limit {
+                    Limit::Quota => QUOTA_PAUSES,
+                    Limit::Abuse => ABUSE_PAUSES,
+                };
+                let pause = first.saturating_mul(1 << self.strikes.min(10)).min(longest);
+                pause.mul_f64(0.75 + 0.25 * chance.clamp(0.0, 1.0))
+            }
+        };
+        if held.is_none() {
+            self.strikes = self.strikes.saturating_add(1);
+        }
+        let until = (now + pause).max(self.until.unwrap_or(now));
+        self.until = Some(until);
+        until - now
+    }
+
+    /// How much longer not to ask.
+    pub fn left(&self, now: Instant) -> Option<Duration> {
+        let left = self.until?.checked_duration_since(now)?;
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Upstream let something pass that it would have refused.
+    pub fn lift(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// When to ask again, as upstream says it: in seconds or as a date (RFC 9110 10.2.3). Nonsense (`445µs`) says nothing.
+pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Some(Duration::from_secs(seconds).min(MOST));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(now).unwrap_or_default().min(MOST))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn docker_hubs_two_limits_are_told_apart() {
+        let quota = |words: &str| {
+            let body =
+                serde_json::json!({"errors": [{"code": "TOOMANYREQUESTS", "message": words}]});
+            Limit::of(body.to_string().as_bytes())
+        };
+        for words in [
+            "You have reached your unauthenticated pull rate limit. https://www.docker.com/increase-rate-limit",
+            "You have reached your pull rate limit as 'ci-bot': dckr_jti. You may increase the limit by upgrading.",
+            "You have reached your pull rate limit. You may increase the limit by authenticating and upgrading",
+        ] {
+            assert_eq!(quota(words), Limit::Quota, "{words}");
+        }
+        // ECR Public, in JSON as well: a rate of requests.
+        assert_eq!(quota("Rate exceeded"), Limit::Abuse);
+        for body in [
+            "Too Many Requests (HAP429)",
+            "<html><body>429 pull rate limit</body></html>",
+            "{\"errors\":\"pull rate limit\"}",
+            "",
+        ] {
+            assert_eq!(Limit::of(body.as_bytes()), Limit::Abuse, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_limit_holds_as_long_as_it_says() {
+        let now = Instant::now();
+        let mut hold = Hold::default();
+        assert_eq!(hold.left(now), None);
+        let told = Some(17 * SECOND);
+        assert_eq!(hold.strike(Limit::Quota, told, now, 0.5), 17 * SECOND);
+        assert_eq!(hold.left(now + 16 * SECOND), Some(SECOND));
+        assert_eq!(hold.left(now + 17 * SECOND), None);
+        // What was said does not become shorter by being said again.
+        hold.strike(Limit::Quota, Some(SECOND), now, 0.5);
+        assert_eq!(hold.left(now), Some(17 * SECOND));
+        hold.lift();
+        assert_eq!(hold.left(now), None);
+    }
+
+    #[test]
+    fn one_that_does_not_say_holds_longer_each_time() {
+        let mut now = Instant::now();
+        let mut hold = Hold::default();
+        for expected in [2, 4, 8, 16, 32, 60, 60] {
+            let held = hold.strike(Limit::Abuse, None, now, 1.0);
+            assert_eq!(held, expected * SECOND);
+            // The others of the same herd are no further strikes.
+            hold.strike(Limit::Abuse, None, now + SECOND, 1.0);
+            assert_eq!(hold.left(now), Some(held));
+            now += held;
+        }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_a_date_or_nothing() {
+        let now = SystemTime::now();
+        let said = |text: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, http::HeaderValue::from_bytes(text).unwrap());
+            retry_after(&headers, now)
+        };
+        assert_eq!(said(b"17"), Some(17 * SECOND));
+        assert_eq!(said(b"0"), Some(Duration::ZERO));
+        assert_eq!(said(b"18446744073709551615"), Some(MOST));
+        let date = httpdate::fmt_http_date(now + 100 * SECOND);
+        let in_a_while = said(date.as_bytes()).unwrap();
+        assert!(in_a_while > 98 * SECOND && in_a_while <= 100 * SECOND);
+        let past = httpdate::fmt_http_date(now - 100 * SECOND);
+        assert_eq!(said(past.as_bytes()), Some(Duration::ZERO));
+        for nonsense in ["445µs", "soon", "", "-1", "1.5", "99999999999999999999"] {
+            assert_eq!(said(nonsense.as_bytes()), None, "{nonsense}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_hold_ends(told in prop::option::of(0..u64::MAX / 4), strikes in 0..40_u32, chance in 0.0..1.0_f64) {
+            let mut now = Instant::now();
+            let mut hold = Hold::default();
+            for _ in 0..strikes {
+                let held = hold.strike(Limit::Quota, told.map(Duration::from_secs), now, chance);
+                prop_assert!(held >= LEAST && held <= MOST);
+                now += held;
+                prop_assert_eq!(hold.left(now), None);
+            }
+        }
+
+        #[test]
+        fn no_body_makes_it_panic(body: Vec<u8>, text in "\\PC{0,80}") {
+            Limit::of(&body);
+            Limit::of(text.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! An upstream that keeps failing must be left alone for a while, must cost stored content nothing meanwhile, and must be
+//! found again soon after it is back.
+
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+
+use crate::support::{
+    FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, Redirect, client, until,
+};
+
+const REPO: &str = "acme/app";
+const STALE: &str = "pierglass; hit; detail=stale";
+const STATE: &str = "pierglass_upstream_circuit_state";
+const OPENINGS: &str = "pierglass_upstream_circuit_openings_total";
+
+fn image(seed: u64) -> Image {
+    Image::random(seed, &[1000])
+}
+
+fn hasty(registry: &FakeRegistry) -> MirrorConfig {
+    MirrorConfig::for_upstream(registry)
+        .toml("stale_after = \"20s\"\nheader_timeout = \"1s\"\nconnect_timeout = \"1s\"")
+        .tag_ttl("0s")
+        .negative_ttl("0s")
+}
+
+async fn get(mirror: &Mirror, repo: &str, reference: &str) -> client::Response {
+    let url = mirror.manifest_url(repo, reference);
+    client::get(&url, &[]).await.unwrap()
+}
+
+async fn circuit(mirror: &Mirror, registry: &FakeRegistry) -> f64 {
+    let labels = [("endpoint", &*registry.authority())];
+    mirror.metric(STATE, &labels).await.unwrap()
+}
+
+async fn openings(mirror: &Mirror, registry: &FakeRegistry) -> f64 {
+    let labels = [("endpoint", &*registry.authority())];
+    mirror.metric(OPENINGS, &labels).await.unwrap()
+}
+
+/// Asks for what is not there until the circuit opens.
+async fn open(mirror: &Mirror, registry: &FakeRegistry) {
+    let mut number = 0;
+    until("the circuit opens", async || {
+        number += 1;
+        get(mirror, REPO, &format!("cold-{number}")).await;
+        openings(mirror, registry).await >= 1.0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failing_upstream_is_left_alone_and_stored_tags_do_not_wait_for_it() {
+    let registry = FakeRegistry::start().await;
+    registry.put_image(REPO, Some("1.0"), &image(1));
+    let mirror = Mirror::start(hasty(&registry));
+    assert_eq!(get(&mirror, REPO, "1.0").await.status, StatusCode::OK);
+    assert_eq!(circuit(&mirror, &registry).await, 0.0);
+    registry.fault(On::any().forever(), Fault::Hang);
+    open(&mirror, &registry).await;
+
+    // A second of silence is what one question costs, and stale_after are twenty; now there is no waiting for either.
+    let (mut at_once, mut slowest) = (0, Duration::ZERO);
+    for _ in 0..20 {
+        let asked = registry.counts().requests();
+        let started = Instant::now();
+        let answer = get(&mirror, REPO, "1.0").await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert_eq!(answer.header("cache-status"), Some(STALE));
+        if registry.counts().requests() == asked {
+            at_once += 1;
+            slowest = slowest.max(started.elapsed());
+        }
+    }
+    assert!(at_once >= 10, "{at_once} of 20 without a question");
+    assert!(slowest < Duration::from_millis(900), "{slowest:?}");
+    assert!(circuit(&mirror, &registry).await > 0.0);
+
+    // What is not stored is an error that says all there is to say.
+    let mut seen = None;
+    until("a question was not asked", async || {
+        let answer = get(&mirror, REPO, "cold").await;
+        let text = answer.text();
+        let left_alone = text.contains("has been left alone for");
+        seen = left_alone.then_some((answer, text));
+        left_alone
+    })
+    .await;
+    let (answer, text) = seen.unwrap();
+    assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT, "it is silent");
+    for words in [
+        "docker.io",
+        &registry.authority(),
+        "sent no response header",
+        "tried",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert!(answer.header("retry-after").is_some());
+    let up = mirror.metric("pierglass_upstream_up", &[]).await;
+    assert_eq!(up, Some(0.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_is_back_is_noticed_and_each_is_said_once() {
+    let registry = FakeRegistry::start().await;
+    registry.put_image(REPO, Some("1.0"), &image(1));
+    let mirror = Mirror::start(hasty(&registry));
+    registry.down();
+    open(&mirror, &registry).await;
+    for _ in 0..50 {
+        let answer = get(&mirror, REPO, "1.0").await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    registry.up();
+    let started = Instant::now();
+    until("it answers again", async || {
+        get(&mirror, REPO, "1.0").await.status == StatusCode::OK
+    })
+    .await;
+    // It was open for two seconds at first; fifty requests in no time were one probe at most.
+    assert!(started.elapsed() < Duration::from_secs(10));
+    assert_eq!(circuit(&mirror, &registry).await, 0.0);
+    assert_eq!(openings(&mirror, &registry).await, 1.0);
+    let log = mirror.output();
+    let lines = |words: &str| log.lines().filter(|line| line.contains(words)).count();
+    assert_eq!(lines("keeps failing and is left alone"), 1);
+    assert_eq!(lines("it answers again"), 1);
+    assert_eq!(mirror.metric("pierglass_upstream_up", &[]).await, Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_blob_that_is_always_500_shuts_nothing_out() {
+    let registry = FakeRegistry::start().await;
+    let broken = registry.put_blob(REPO, "broken");
+    registry.put_image(REPO, Some("1.0"), &image(1));
+    let fault = registry.fault(On::blob().containing(&broken).forever(), Fault::status(500));
+    let mirror = Mirror::start(hasty(&registry));
+    let url = mirror.blob_url(REPO, &broken);
+    for _ in 0..30 {
+        let answer = client::get(&url, &[]).await.unwrap();
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    assert!(registry.struck(fault) >= 30);
+    assert_eq!(get(&mirror, REPO, "1.0").await.status, StatusCode::OK);
+    assert_eq!(openings(&mirror, &registry).await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_upstream_says_clearly_opens_nothing() {
+    for status in [404, 401, 403, 400] {
+        let registry = FakeRegistry::start().await;
+        registry.fault(On::any().forever(), Fault::status(status));
+        let mirror = Mirror::start(hasty(&registry));
+        for number in 0..20 {
+            get(&mirror, REPO, &format!("t{number}")).await;
+        }
+        assert_eq!(openings(&mirror, &registry).await, 0.0, "{status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_host_that_blobs_come_from_is_not_the_registry() {
+    let registry = FakeRegistry::builder()
+        .redirect_blobs(Redirect::Absolute307)
+        .start()
+        .await;
+    let mirror = Mirror::start(hasty(&registry));
+    let blobs: Vec<_> = (0..12_u8)
+        .map(|n| registry.put_blob(REPO, vec![n]))
+        .collect();
+    let fault = registry.fault(On::blob().forever(), Fault::status(500));
+    for blob in &blobs {
+        let answer = client::get(&mirror.blob_url(REPO, blob), &[]).await;
+        assert_eq!(answer.unwrap().status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    assert!(registry.struck(fault) >= 12);
+    assert_eq!(openings(&mirror, &registry).await, 0.0);
+    registry.put_image(REPO, Some("1.0"), &image(1));
+    assert_eq!(get(&mirror, REPO, "1.0").await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_upstream_feels_nothing_of_it() {
+    let (bad, good) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    good.put_image(REPO, Some("1.0"), &image(1));
+    let mirror = Mirror::start(hasty(&bad).upstream("quay.io", &good));
+    bad.fault(On::any().forever(), Fault::status(503));
+    open(&mirror, &bad).await;
+    let answer = get(&mirror, &format!("quay.io/{REPO}"), "1.0").await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(circuit(&mirror, &good).await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_server_that_hangs_is_left_alone_by_itself() {
+    let registry = FakeRegistry::builder().bearer(None).start().await;
+    registry.put_image(REPO, Some("1.0"), &image(1));
+    let mirror = Mirror::start(hasty(&registry));
+    assert_eq!(get(&mirror, REPO, "1.0").await.status, StatusCode::OK);
+    registry.fault(On::token().forever(), Fault::Hang);
+    // Of other repositories, so that other tokens are needed.
+    let token = format!("{} token", registry.authority());
+    let labels = [("endpoint", &*token)];
+    let mut number = 0;
+    until("the realm's circuit opens", async || {
+        number += 1;
+        get(&mirror, &format!("acme/other{number}"), "1").await;
+        mirror.metric(OPENINGS, &labels).await >= Some(1.0)
+    })
+    .await;
+    // A token that is at hand is as good as ever.
+    let answer = get(&mirror, REPO, "1.0").await;
+    assert_eq!(
+        answer.header("cache-status"),
+        Some("pierglass; hit; detail=revalidated")
+    );
+    assert_eq!(openings(&mirror, &registry).await, 0.0);
+}

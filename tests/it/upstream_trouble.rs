@@ -1,0 +1,311 @@
+//! Whatever upstream says or does not say, a client has a clear answer in bounded time, and nothing of it is kept.
+
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+
+use crate::support::client::{Response, download, get};
+use crate::support::disk::blobs;
+use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, Redirect, until};
+
+const REPO: &str = "acme/app";
+/// `header_timeout` here, and what a busy machine may add to it.
+const LIMIT: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_secs(8);
+
+fn image() -> Image {
+    Image::random(1, &[1000])
+}
+
+fn hasty(registry: &FakeRegistry) -> MirrorConfig {
+    MirrorConfig::for_upstream(registry)
+        .toml(&format!("header_timeout = \"{}s\"", LIMIT.as_secs()))
+        .tag_ttl("0s")
+        .negative_ttl("0s")
+}
+
+async fn serving() -> FakeRegistry {
+    let registry = FakeRegistry::start().await;
+    registry.put_image(REPO, Some("1.0"), &image());
+    registry
+}
+
+/// An error in the words of the API that names the upstream, and nothing of what upstream sent.
+#[track_caller]
+fn assert_clear(answer: &Response, started: Instant, what: &str) {
+    assert!(answer.status.is_server_error(), "{what}: {}", answer.status);
+    let took = started.elapsed();
+    assert!(took < SOON, "{what}: {took:?}");
+    let json = answer.json();
+    let message = json["errors"][0]["message"].as_str().unwrap();
+    assert!(message.starts_with("docker.io: "), "{what}: {message}");
+    assert!(
+        message.len() > "docker.io: ".len() + 10,
+        "{what}: {message}"
+    );
+    assert!(!message.contains('<'), "{what}: {message}");
+}
+
+fn kinds(mirror: &Mirror) -> [String; 3] {
+    [
+        mirror.manifest_url(REPO, "1.0"),
+        mirror.blob_url(REPO, &image().blobs()[0]),
+        format!("{}/v2/{REPO}/tags/list", mirror.url()),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_do_not_end_or_make_no_sense_end_in_clear_words() {
+    let endless = |status, drip| Fault::EndlessBody { status, drip };
+    for fault in [
+        Fault::EndlessHeader,
+        endless(500, true),
+        endless(500, false),
+        endless(503, true),
+        Fault::RedirectLoop,
+        Fault::Html(500),
+    ] {
+        let registry = serving().await;
+        let struck = registry.fault(On::any().forever(), fault.clone());
+        let mirror = Mirror::start(hasty(&registry));
+        for url in kinds(&mirror) {
+            let started = Instant::now();
+            let answer = get(&url, &[]).await.unwrap();
+            assert_clear(&answer, started, &format!("{fault:?} {url}"));
+        }
+        assert!(registry.struck(struck) >= 3);
+        registry.clear_faults();
+        until("it is served after all", async || {
+            let url = mirror.manifest_url(REPO, "1.0");
+            get(&url, &[]).await.unwrap().body == image().manifest
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_that_does_not_end_is_a_refusal_all_the_same() {
+    let registry = serving().await;
+    let mirror = Mirror::start(hasty(&registry));
+    let url = mirror.manifest_url(REPO, "1.0");
+    for (status, expected) in [(404, 404), (403, 403), (429, 429)] {
+        for drip in [true, false] {
+            registry.fault(On::any(), Fault::EndlessBody { status, drip });
+            let started = Instant::now();
+            let answer = get(&url, &[]).await.unwrap();
+            assert_eq!(answer.status.as_u16(), expected, "{}", answer.text());
+            assert!(started.elapsed() < SOON);
+            if status == 429 {
+                // It holds for two seconds, which this client's two seconds do not cover.
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_in_the_place_of_an_answer_is_no_answer() {
+    for fault in [
+        Fault::Html(200),
+        Fault::EndlessBody {
+            status: 200,
+            drip: true,
+        },
+        Fault::EndlessBody {
+            status: 200,
+            drip: false,
+        },
+    ] {
+        let registry = serving().await;
+        let mirror = Mirror::start(hasty(&registry));
+        let [manifest, _, tags] = kinds(&mirror);
+        for (on, url) in [(On::manifest(), &manifest), (On::tags(), &tags)] {
+            registry.fault(on.forever(), fault.clone());
+            let started = Instant::now();
+            let answer = get(url, &[]).await.unwrap();
+            assert_clear(&answer, started, &format!("{fault:?} {url}"));
+            registry.clear_faults();
+            assert_eq!(
+                get(url, &[]).await.unwrap().status,
+                StatusCode::OK,
+                "{fault:?} {url}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_a_token_is_told_as_that() {
+    for fault in [
+        Fault::Html(200),
+        Fault::Html(500),
+        Fault::EndlessBody {
+            status: 200,
+            drip: true,
+        },
+        Fault::EndlessBody {
+            status: 200,
+            drip: false,
+        },
+        Fault::EndlessBody {
+            status: 500,
+            drip: true,
+        },
+        Fault::EndlessHeader,
+        Fault::RedirectLoop,
+        Fault::Status(200, "{}".into(), Vec::new()),
+        Fault::Status(200, String::new(), Vec::new()),
+        Fault::Hang,
+    ] {
+        let registry = FakeRegistry::builder().bearer(None).start().await;
+        registry.put_image(REPO, Some("1.0"), &image());
+        let struck = registry.fault(On::token(), fault.clone());
+        let mirror = Mirror::start(hasty(&registry));
+        let started = Instant::now();
+        let url = mirror.manifest_url(REPO, "1.0");
+        let answer = get(&url, &[]).await.unwrap();
+        assert_clear(&answer, started, &format!("{fault:?}"));
+        assert!(registry.struck(struck) > 0);
+        assert_eq!(get(&url, &[]).await.unwrap().status, StatusCode::OK);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_was_not_asked_for_is_not_taken() {
+    let registry = FakeRegistry::start().await;
+    let digest = registry.put_generated_blob(REPO, 1, 3_000_000);
+    let mirror = Mirror::start(hasty(&registry));
+    let url = mirror.blob_url(REPO, &digest);
+    let part = |range: &str| {
+        let header = vec![("Content-Range".to_owned(), range.to_owned())];
+        Fault::Status(206, "x".repeat(10), header)
+    };
+    // All of it was asked for.
+    for range in ["bytes 0-9/3000000", "bytes 5-14/3000000", "nonsense", ""] {
+        registry.fault(On::blob().get(), part(range));
+        let started = Instant::now();
+        let answer = get(&url, &[]).await.unwrap();
+        assert_clear(&answer, started, range);
+        assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{range}");
+        assert!(blobs(&mirror.store_path()).is_empty());
+    }
+    // The rest was asked for.
+    let wrong = [
+        "bytes 0-9/3000000",
+        "bytes 2000000-9999999/3000000",
+        "bytes 1000000-1000009/5",
+        "bytes 9-3/3000000",
+        "bytes */3000000",
+    ];
+    for (seed, range) in (2..).zip(wrong) {
+        let digest = registry.put_generated_blob(REPO, seed, 3_000_000);
+        registry.fault(On::blob().get(), Fault::CutAfter(1_000_000));
+        let struck = registry.fault(On::blob().get(), part(range));
+        // It is asked for once more, and then it is right.
+        let got = download(&mirror.blob_url(REPO, &digest), &[])
+            .await
+            .unwrap();
+        got.assert_is(&digest);
+        assert_eq!(registry.struck(struck), 1, "{range}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_at_all_is_nothing() {
+    let registry = serving().await;
+    let mirror = Mirror::start(hasty(&registry));
+    let nothing = Fault::Status(200, String::new(), Vec::new());
+    registry.fault(On::any().forever(), nothing);
+    let [manifest, blob, tags] = kinds(&mirror);
+    for url in [&manifest, &tags] {
+        let started = Instant::now();
+        let answer = get(url, &[]).await.unwrap();
+        assert_clear(&answer, started, url);
+    }
+    let got = download(&blob, &[]).await.unwrap();
+    assert!(got.error.is_some() || !got.status.is_success());
+    assert!(blobs(&mirror.store_path()).is_empty());
+    registry.clear_faults();
+    let right = download(&blob, &[]).await.unwrap();
+    right.assert_is(&image().blobs()[0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_passes_in_a_moment_is_not_the_clients() {
+    for fault in [
+        Fault::status(502),
+        Fault::Html(503),
+        Fault::status(504),
+        Fault::Reset,
+    ] {
+        let builder = FakeRegistry::builder().redirect_blobs(Redirect::Absolute307);
+        let registry = builder.start().await;
+        registry.put_image(REPO, Some("1.0"), &image());
+        let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+        let [manifest, blob, tags] = kinds(&mirror);
+        for (on, url) in [
+            (On::manifest(), manifest),
+            // At the host that blobs are redirected to, as Quay's is now and then.
+            (On::blob(), blob),
+            (On::tags(), tags),
+        ] {
+            let struck = registry.fault(on.times(2), fault.clone());
+            let answer = get(&url, &[]).await.unwrap();
+            let text = answer.text();
+            assert_eq!(answer.status, StatusCode::OK, "{fault:?} {url}: {text}");
+            assert_eq!(registry.struck(struck), 2, "{fault:?} {url}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_pass_is_asked_for_three_times_and_no_more() {
+    let registry = serving().await;
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let struck = registry.fault(On::manifest().forever(), Fault::status(503));
+    let url = mirror.manifest_url(REPO, "1.0");
+    let answer = get(&url, &[]).await.unwrap();
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(registry.struck(struck), 3);
+    // 500 is no accident of the moment.
+    registry.clear_faults();
+    let struck = registry.fault(On::manifest().forever(), Fault::status(500));
+    get(&url, &[]).await.unwrap();
+    assert_eq!(registry.struck(struck), 1);
+    // And where something is stored, nobody waits for a second try.
+    registry.clear_faults();
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).tag_ttl("0s"));
+    let url = mirror.manifest_url(REPO, "1.0");
+    get(&url, &[]).await.unwrap();
+    let struck = registry.fault(On::manifest().forever(), Fault::status(503));
+    let answer = get(&url, &[]).await.unwrap();
+    assert_eq!(
+        answer.header("cache-status"),
+        Some("pierglass; hit; detail=stale")
+    );
+    assert_eq!(registry.struck(struck), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_without_end_ends_within_the_clients_patience() {
+    let registry = serving().await;
+    for number in 0..2000 {
+        registry.tag(REPO, &format!("t{number}"), &image().digest);
+    }
+    registry.set_page(1);
+    // Each page in time, all of them never.
+    let slow = Fault::DelayHeaders(Duration::from_millis(300));
+    registry.fault(On::tags().forever(), slow);
+    let mirror = Mirror::start(hasty(&registry));
+    let started = Instant::now();
+    let url = format!("{}/v2/{REPO}/tags/list", mirror.url());
+    let answer = get(&url, &[]).await.unwrap();
+    assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT);
+    // containerd gives a header thirty seconds.
+    assert!(started.elapsed() < Duration::from_secs(28));
+    let text = answer.text();
+    assert!(
+        text.contains("docker.io") && text.contains("list"),
+        "{text}"
+    );
+}

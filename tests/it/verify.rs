@@ -1,0 +1,195 @@
+//! `verify` must find every damage, change nothing unless told to, and work whether the mirror runs or not.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::client::{self, download};
+use crate::support::disk::{blob_file, blobs, eventually, files, flip_a_bit, manifest_file};
+use crate::support::mirror::Ran;
+use crate::support::{FakeRegistry, Image, Mirror, MirrorConfig};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn with_image() -> (FakeRegistry, Mirror, Image) {
+    let registry = FakeRegistry::start().await;
+    let image = Image::random(1, &[3_000_000, 50_000]);
+    registry.put_image("a/b", Some("1"), &image);
+    let config = MirrorConfig::for_upstream(&registry).tag_ttl("1h");
+    let mirror = Mirror::start(config.store("scrub_rate", "0"));
+    pull(&mirror, &image).await;
+    let store = mirror.store_path();
+    eventually(PATIENCE, "the commits", || blobs(&store).len() == 3);
+    registry.reset_counts();
+    (registry, mirror, image)
+}
+
+async fn pull(mirror: &Mirror, image: &Image) {
+    let answer = client::get(&mirror.manifest_url("a/b", "1"), &[]).await;
+    assert_eq!(answer.unwrap().body, image.manifest);
+    for digest in image.blobs() {
+        let url = mirror.blob_url("a/b", &digest);
+        download(&url, &[]).await.unwrap().assert_is(&digest);
+    }
+}
+
+/// Damages a blob and the manifest; the words that name them.
+fn damage(mirror: &Mirror, image: &Image) -> [String; 2] {
+    let (store, blob) = (mirror.store_path(), image.blobs()[1].clone());
+    flip_a_bit(&blob_file(&store, &blob));
+    // The last byte is the manifest's own; the middle may be in the line above it.
+    let file = manifest_file(&store, "a/b", &image.digest);
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let manifest = format!("manifest docker.io/a/b@{}", image.digest);
+    [format!("blob {blob}"), manifest]
+}
+
+#[track_caller]
+fn assert_found(ran: &Ran, code: i32, words: &[&str]) {
+    assert_eq!(ran.code, Some(code), "{ran:?}");
+    for word in words {
+        assert!(ran.out.contains(word), "{word}: {ran:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_mirror_finds_drops_and_fetches_again() {
+    let (registry, mirror, image) = with_image().await;
+    assert_found(&mirror.command(&["verify"]), 0, &["nothing is damaged"]);
+    let [blob, manifest] = damage(&mirror, &image);
+    let file = blob_file(&mirror.store_path(), &image.blobs()[1]);
+
+    let told = mirror.command(&["verify"]);
+    assert_found(&told, 1, &[&blob, &manifest, "left as it is", "2 damaged"]);
+    assert!(file.exists(), "without --repair nothing changes");
+
+    let repaired = mirror.command(&["verify", "--repair"]);
+    assert_found(&repaired, 0, &[&blob, &manifest, "2 damaged and dropped"]);
+    assert!(!file.exists());
+    let found = mirror.metric("pierglass_store_damaged_total", &[("found_by", "verify")]);
+    assert_eq!(found.await, Some(2.0));
+
+    assert_eq!(
+        registry.counts().blob_gets,
+        0,
+        "fetched when asked for, not before"
+    );
+    pull(&mirror, &image).await;
+    let counts = registry.counts();
+    assert_eq!((counts.blob_gets, counts.manifest_gets), (1, 1));
+    eventually(PATIENCE, "the commit", || file.exists());
+    assert_found(&mirror.command(&["verify"]), 0, &["nothing is damaged"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_at_rest_is_checked_without_a_mirror() {
+    let (registry, mut mirror, image) = with_image().await;
+    mirror.kill9();
+    let [blob, manifest] = damage(&mirror, &image);
+    let before = files(&mirror.store_path()).len();
+    // Smaller than what is stored: no business of a command's.
+    let tiny = MirrorConfig::for_upstream(&registry)
+        .tag_ttl("1h")
+        .max_size("1MiB");
+    mirror.reconfigure(tiny);
+
+    let told = mirror.command_without_admin(&["verify"]);
+    assert_found(&told, 1, &[&blob, &manifest, "left as it is", "2 damaged"]);
+    assert_eq!(files(&mirror.store_path()).len(), before);
+
+    let repaired = mirror.command_without_admin(&["verify", "--repair"]);
+    assert_found(&repaired, 0, &[&blob, &manifest, "2 damaged and dropped"]);
+    assert_eq!(files(&mirror.store_path()).len(), before - 2);
+    let again = mirror.command_without_admin(&["verify"]);
+    assert_found(&again, 0, &["nothing is damaged"]);
+
+    mirror.reconfigure(MirrorConfig::for_upstream(&registry).tag_ttl("1h"));
+    mirror.restart();
+    registry.reset_counts();
+    pull(&mirror, &image).await;
+    assert_eq!(registry.counts().blob_gets, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_that_holds_the_store_is_found_by_its_configuration() {
+    let (_registry, mut mirror, image) = with_image().await;
+    damage(&mirror, &image);
+    mirror.write_down_addresses();
+    let told = mirror.command_without_admin(&["verify"]);
+    assert_found(&told, 1, &["the mirror at http://127.0.0.1:", "2 damaged"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_get_an_event_a_line() {
+    let (_registry, mut mirror, image) = with_image().await;
+    damage(&mirror, &image);
+    for running in [true, false] {
+        let ran = match running {
+            true => mirror.command(&["verify", "--json"]),
+            false => {
+                mirror.kill9();
+                mirror.command_without_admin(&["verify", "--json"])
+            }
+        };
+        let events: Vec<Value> = ran
+            .out
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(events[0]["event"], "begin");
+        assert_eq!(events[0]["files"], 5, "three blobs, a manifest, a tag");
+        let damaged = events.iter().filter(|event| event["event"] == "damaged");
+        assert_eq!(damaged.count(), 2);
+        let end = events.last().unwrap();
+        assert_eq!(end["event"], "end");
+        assert_eq!(
+            (&end["files"], &end["damaged"], &end["dropped"]),
+            (&5.into(), &2.into(), &0.into())
+        );
+        assert_eq!(ran.code, Some(1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_done_is_said_with_what_to_do() {
+    let (_registry, mirror, _image) = with_image().await;
+    let nowhere = mirror.command_without_admin(&["verify", "--store", "/nonexistent/store"]);
+    assert_eq!(nowhere.code, Some(1), "{nowhere:?}");
+    assert!(nowhere.err.contains("/nonexistent/store"), "{nowhere:?}");
+    assert!(nowhere.err.contains("--store"), "{nowhere:?}");
+    let gone = mirror.command_without_admin(&["verify", "--admin", "http://127.0.0.1:1"]);
+    assert_eq!(gone.code, Some(1), "{gone:?}");
+    assert!(gone.err.contains("http://127.0.0.1:1"), "{gone:?}");
+    // The registry's own address is a mirror, but not the place to ask.
+    let registry = mirror.url();
+    let wrong = mirror.command_without_admin(&["verify", "--admin", &registry]);
+    assert_eq!(wrong.code, Some(1), "{wrong:?}");
+    assert!(wrong.err.contains(&registry), "{wrong:?}");
+    let usage = mirror.command(&["verify", "--nonsense"]);
+    assert_eq!(usage.code, Some(64), "{usage:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pulls_go_on_while_everything_is_read() {
+    let (_registry, mirror, image) = with_image().await;
+    let url = mirror.blob_url("a/b", &image.blobs()[1]);
+    let pulls = tokio::spawn({
+        let (url, digest) = (url.clone(), image.blobs()[1].clone());
+        async move {
+            for _ in 0..20 {
+                download(&url, &[]).await.unwrap().assert_is(&digest);
+            }
+        }
+    });
+    for _ in 0..5 {
+        assert_found(
+            &mirror.command(&["verify", "--repair"]),
+            0,
+            &["nothing is damaged"],
+        );
+    }
+    pulls.await.unwrap();
+    assert_eq!(blobs(&mirror.store_path()).len(), 3);
+}
