@@ -13,7 +13,7 @@ use crate::oci::name::{QualifiedName, Repository};
 use crate::store::reader::Reader;
 use crate::upstream::{self, FetchedBlob};
 
-use super::bypass::Bypass;
+use super::bypass::{Bypass, compare};
 use super::fill::{self, Fill, Filling};
 use super::source::Source;
 use super::{Error, Mirror, Outcome, Site, Want};
@@ -182,6 +182,10 @@ impl Mirror {
             None => source.open(None).await.map_err(blob_error)?,
         };
         let size = fetched.size;
+        if size == Some(0) {
+            // There is no last piece to hold back: nothing may be said before it is verified.
+            compare(digest, &digest.hasher().finish()).map_err(Error::Upstream)?;
+        }
         let content = Some(Content::Bypass(Box::new(Bypass::whole(source, fetched))));
         Ok(BlobAnswer {
             size,

@@ -53,6 +53,19 @@ impl Bypass {
         Self::new(source, fetched, from, from..u64::MAX, Some(hasher))
     }
 
+    /// Holds it to the length that the client was told, should upstream have said another one since.
+    pub(super) fn of_length(mut self, told: Option<u64>) -> Result<Self, upstream::Error> {
+        match (told, self.size) {
+            (Some(told), Some(size)) if told != size => Err(upstream::Error::Wrong(
+                format!("upstream said that the blob has {told} bytes, and now {size}").into(),
+            )),
+            _ => {
+                self.size = told.or(self.size);
+                Ok(self)
+            }
+        }
+    }
+
     /// A part of a blob, out of a body that brings just that, or everything.
     pub(super) fn part(source: Source, fetched: FetchedBlob, part: Range<u64>) -> Self {
         let begins = fetched.part.as_ref().map_or(0, |part| part.start);
@@ -109,6 +122,13 @@ impl Bypass {
                 }
                 return Ok(check.held.take());
             };
+            if self.size.is_some_and(|size| self.position > size) {
+                // The client was told that length: what is held back now would be the end of it.
+                check.held = None;
+                return Err(upstream::Error::Wrong(
+                    "upstream sent more than it announced".into(),
+                ));
+            }
             if let Some(hasher) = &mut check.hasher {
                 hasher.update(&chunk);
             }
@@ -202,7 +222,7 @@ impl Bypass {
     }
 }
 
-fn compare(expected: &Digest, found: &Digest) -> Result<(), upstream::Error> {
+pub(super) fn compare(expected: &Digest, found: &Digest) -> Result<(), upstream::Error> {
     if found == expected {
         return Ok(());
     }

@@ -121,7 +121,7 @@ impl Source {
             Some((_, whole)) => Bypass::rest_of_whole(self.clone(), whole, position),
             None => Bypass::rest_of_whole(self.clone(), self.open(None).await?, position),
         };
-        Ok(Box::new(bypass))
+        Ok(Box::new(bypass.of_length(reader.length())?))
     }
 
     async fn hash_of_sent(&self, reader: &Reader, position: u64) -> Option<Hasher> {

@@ -19,7 +19,8 @@ use crate::world::{Blob, Manifest, Repo};
 /// As dockerd does, with `Range` from where it stopped.
 const ATTEMPTS: u64 = 4;
 /// What a mirror in trouble may answer. 500 is not among it: that would be a mistake of its own.
-const EXCUSES: [u16; 7] = [401, 403, 404, 429, 502, 503, 504];
+/// 416 is what is said to a part past the end of a blob whose length upstream lied about.
+const EXCUSES: [u16; 8] = [401, 403, 404, 416, 429, 502, 503, 504];
 
 /// Why a pull did not complete.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use crate::disks::{Disk, Failing, Immutable, ReadOnly};
 use crate::support::client::{self, Download, Downloading, download};
 use crate::support::disk::{blob_file, blobs, eventually, files};
 use crate::support::mirror::log_field;
-use crate::support::{FakeRegistry, Mirror, MirrorConfig, until};
+use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, until};
 
 const MIB: u64 = 1024 * 1024;
 const REPO: &str = "acme/app";
@@ -155,6 +155,31 @@ async fn filled_up(disk: Disk) {
     scene.registry.set_rate(0);
     scene.pulls_go_on("full").await;
     scene.pull(&kept).await;
+    drop(hog);
+    scene.heals().await;
+}
+
+/// The client was told a length, the disk filled up, and upstream said another length then: the bytes were right, and their
+/// end was missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_has_another_length_when_it_goes_on_does_not_end_cleanly() {
+    let disk = Disk::tmpfs();
+    let mut scene = Scene::on(Some(&disk)).await;
+    // For more than this the room is taken at the start.
+    let large = scene.cold(1000 * 1000);
+    let shorter = scene
+        .registry
+        .fault(On::blob().get(), Fault::WrongLength(-354));
+    scene.registry.set_rate(400 * 1000);
+    let running = begin(&scene, &large);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let hog = disk.hog();
+    hog.wait_until_full();
+    let got = running.await.unwrap().unwrap();
+    assert_eq!(scene.registry.struck(shorter), 1);
+    assert!(got.error.is_some(), "a clean end after {} bytes", got.bytes);
+    scene.registry.set_rate(0);
+    scene.pull(&large).await;
     drop(hog);
     scene.heals().await;
 }

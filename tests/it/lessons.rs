@@ -203,6 +203,22 @@ async fn a_token_that_has_expired_with_a_403_is_replaced() {
     assert_eq!(registry.counts().token_gets, 2);
 }
 
+/// 200, a length of 0 and no body, for a blob that the store could not take: complete, as far as a client can see.
+#[tokio::test]
+async fn no_length_at_all_is_not_believed_of_what_passes_through() {
+    let registry = FakeRegistry::start().await;
+    let digest = registry.put_generated_blob(A, 1, 100_000);
+    let nothing = registry.fault(On::blob().get(), Fault::WrongLength(-100_000));
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    std::fs::remove_dir_all(mirror.store_path()).unwrap();
+    std::fs::write(mirror.store_path(), "no directory").unwrap();
+    let url = mirror.blob_url(A, &digest);
+    let answer = client::get(&url, &[]).await.unwrap();
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{}", answer.text());
+    assert_eq!(registry.struck(nothing), 1);
+    download(&url, &[]).await.unwrap().assert_is(&digest);
+}
+
 /// Quay says 429 with a web page, which clients of a mirror cannot read.
 #[tokio::test]
 async fn a_page_that_limits_is_answered_as_a_registry_does() {
