@@ -3,7 +3,7 @@
 //! Damage is of kinds that the mirror can notice before it serves: a length that is not the committed one, what is
 //! gone, bits flipped in a manifest (hashed whenever it is read from disk) or, while the mirror is down, in the beginning
 //! of a blob that had not arrived whole (hashed before it is gone on with). Bits flipped in a stored blob are noticed
-//! by a check of the whole store alone; `verdict` flips those, when nobody reads them.
+//! by a check of the whole store alone: they are flipped while the mirror is down, and `verify` runs before it is up.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
@@ -27,7 +27,8 @@ pub fn blow(run: &Run) {
         match dice.below(100) {
             0..12 => kill(run, &mut dice),
             12..26 if run.ground.can_be_full() => fill_up(run, &mut dice),
-            26..80 => damage(run, &mut dice),
+            26..32 => rot(run, &mut dice),
+            32..80 => damage(run, &mut dice),
             80..84 => delete_all(run),
             _ => {}
         }
@@ -44,6 +45,30 @@ fn kill(run: &Run, dice: &mut Dice) {
         spoil_beginnings(run, dice);
     }
     std::thread::sleep(dice.millis(0, 400));
+    mirror.restart();
+    one(&run.tally.kills);
+}
+
+/// Bits of stored blobs flip while the mirror is down, and `verify --repair` finds them before it is up again: nobody
+/// could be kept from them otherwise, since they are not hashed when they are opened.
+fn rot(run: &Run, dice: &mut Dice) {
+    let mut mirror = run.mirror.lock().unwrap();
+    run.tally.read_log(&mirror.output());
+    mirror.kill9();
+    let mut rotten = Vec::new();
+    for path in files(&run.ground.store().join("blobs")) {
+        let length = path.metadata().map_or(0, |file| file.len());
+        if length > 0 && rotten.len() < 3 && dice.percent(20) {
+            flip(&path, dice.below(length));
+            one(&run.tally.damaged);
+            rotten.push(path);
+        }
+    }
+    let ran = mirror.command_without_admin(&["verify", "--repair"]);
+    for path in rotten.iter().filter(|path| path.exists()) {
+        run.tally
+            .wrong(format!("verify left {} as it is: {ran:?}", path.display()));
+    }
     mirror.restart();
     one(&run.tally.kills);
 }
