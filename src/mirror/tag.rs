@@ -120,17 +120,7 @@ impl Mirror {
         self.tag_checks
             .join(key, move |slot: Slot<_, _>| async move {
                 let (name, tag) = &id;
-                let stored = known.clone();
-                let mut resolved = mirror.ask_about_tag(&site, name, tag, want, known).await;
-                if let Err(upstream::Error::NotFound) = resolved
-                    && let Some(stored) = stored
-                    && decide(age(stored.checked_at), &site.policy) != Freshness::Expired
-                    && !site.upstream.has(&name.repository).await
-                {
-                    // Not that tag is gone, all is: the repository, or the registry behind that host.
-                    let words = "upstream says that nothing of this repository exists";
-                    resolved = Err(upstream::Error::Unavailable(words.into()));
-                }
+                let resolved = mirror.ask_about_tag(&site, name, tag, want, known).await;
                 mirror.remember_refusal(&site, name, tag, &resolved);
                 if let Err(upstream::Error::NotFound) = resolved {
                     mirror.store.drop_tag(name, tag).await;

@@ -71,24 +71,6 @@ impl Upstream {
         Ok(tags)
     }
 
-    /// Whether upstream has the repository, as far as it says: whether it gives a page of its tags.
-    ///
-    /// A host that is no registry at the moment says 404 to everything, and one that hides a repository says it to
-    /// all about that one.
-    pub async fn has(&self, repository: &Repository) -> bool {
-        let repository = repository.clone();
-        let ask = Ask {
-            query: Some("n=1".to_owned()),
-            patient: false,
-            ..Ask::new(Method::GET, Endpoint::Tags { repository })
-        };
-        let Ok(reply) = self.home.send(&ask, self.deadline()).await else {
-            return false;
-        };
-        let page = whole(reply.body, MAX_LIST, "the list", self.deadline()).await;
-        page.is_ok_and(|page| serde_json::from_slice::<TagsPage>(&page).is_ok())
-    }
-
     /// What refers to a manifest; `None` when upstream has no API to tell.
     pub async fn referrers(
         &self,

@@ -240,25 +240,6 @@ async fn a_tag_that_upstream_dropped_is_forgotten() {
 }
 
 #[tokio::test]
-async fn a_host_that_says_404_to_everything_takes_no_tag_away() {
-    for nothing in [Fault::status(404), Fault::Html(404)] {
-        let (registry, mirror, image) = asking_each_time().await;
-        get(&mirror, "1.0").await;
-        registry.fault(On::any().forever(), nothing);
-        for _ in 0..2 {
-            let answer = get(&mirror, "1.0").await;
-            assert_serves(&answer, &image);
-            let status = answer.header("cache-status").unwrap();
-            assert_eq!(status, "pierglass; hit; detail=stale");
-        }
-        // A repository that answers has lost just this tag.
-        registry.clear_faults();
-        registry.untag(REPO, "1.0");
-        assert_eq!(get(&mirror, "1.0").await.status, StatusCode::NOT_FOUND);
-    }
-}
-
-#[tokio::test]
 async fn a_typo_in_a_loop_asks_upstream_once() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::start(hasty(&registry));
