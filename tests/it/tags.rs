@@ -240,6 +240,33 @@ async fn a_tag_that_upstream_dropped_is_forgotten() {
 }
 
 #[tokio::test]
+async fn a_moment_in_which_everything_was_404_took_the_tags_away() {
+    let (registry, mirror, image) = asking_each_time().await;
+    get(&mirror, "1.0").await;
+    registry.fault(On::any().forever(), Fault::status(404));
+    for _ in 0..2 {
+        let stale = get(&mirror, "1.0").await;
+        assert_serves(&stale, &image);
+        assert_eq!(
+            stale.header("cache-status"),
+            Some("pierglass; hit; detail=stale")
+        );
+    }
+    registry.clear_faults();
+    registry.down();
+    assert_serves(&get(&mirror, "1.0").await, &image);
+    registry.up();
+    // Where lists are not given out, what the tag pointed to tells that the repository lives.
+    registry.fault(On::tags().forever(), Fault::status(404));
+    registry.untag(REPO, "1.0");
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while get(&mirror, "1.0").await.status != StatusCode::NOT_FOUND {
+        assert!(std::time::Instant::now() < deadline, "it is never gone");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_typo_in_a_loop_asks_upstream_once() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::start(hasty(&registry));
