@@ -4,16 +4,16 @@ CARGO ?= cargo
 
 # A C compiler for the cryptography, and what the tests in tests/e2e run.
 BUILD_PACKAGES = gcc libc6-dev ca-certificates
-E2E_PACKAGES = docker.io containerd podman buildah skopeo docker-registry prometheus busybox-static systemd gzip mount strace
+E2E_PACKAGES = docker.io containerd podman buildah skopeo docker-registry prometheus busybox-static systemd gzip mount e2fsprogs strace
 PACKAGES = $(BUILD_PACKAGES) $(E2E_PACKAGES)
 
 .NOTPARALLEL:
-.PHONY: help test deps fmt lint unit it e2e docs fuzz-check
+.PHONY: help test deps fmt lint unit it chaos e2e docs fuzz-check soak
 
 help: ## What can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
-test: deps fmt lint unit it e2e docs fuzz-check ## Everything that must pass
+test: deps fmt lint unit it chaos e2e docs fuzz-check ## Everything that must pass
 
 deps: ## Install the Debian packages that are missing
 	@.ci/install $(PACKAGES)
@@ -32,6 +32,9 @@ unit: ## Tests inside the sources
 it: ## The program between a client and registries that misbehave
 	$(CARGO) test --locked --test it
 
+chaos: ## Clients pull while everything breaks at random, for some seconds
+	$(CARGO) test --locked --test chaos -- --nocapture
+
 e2e: ## The program as shipped, between real clients and real servers; wants root
 	$(CARGO) test --locked --release --test e2e
 
@@ -42,3 +45,11 @@ fuzz-check: ## The fuzz targets compile
 	@if [ -d fuzz ]; then \
 		set -x; $(CARGO) check --manifest-path fuzz/Cargo.toml --all-targets; \
 	fi
+
+# How long each seed of a soak lasts, and how many seeds; PIERGLASS_CHAOS_SEED is the first of them.
+MINUTES ?= 10
+SEEDS ?= 5
+
+soak: ## Chaos for MINUTES=10 with each of SEEDS=5, the program as shipped; wants root
+	PIERGLASS_CHAOS_ROOT=1 PIERGLASS_CHAOS_SECONDS=$$(($(MINUTES) * 60)) PIERGLASS_CHAOS_SEEDS=$(SEEDS) \
+		$(CARGO) test --locked --release --test chaos -- --nocapture

@@ -13,6 +13,9 @@
 //! - `containers_image`: podman, buildah and skopeo do
 //! - `search`, `lists`: dockerd, podman and skopeo look for images and list tags
 //! - `parallel_fetch`, `lazy_puller`: what newer clients do than Debian has, as they do it on the wire
+//! - `outages`: dockerd and containerd pull what is stored, whatever upstream does
+//! - `disks`, `disk_trouble`: the disk of the store is full, read-only, forbidden, gone or broken
+//! - `large_blob`: a gibibyte in pieces, and through a `kill -9`
 //! - `system_calls`: the program is killed between any two system calls, and failed by any of them
 //! - `metrics`: Prometheus and its linter read the metrics
 //! - `unit_file`: systemd and Prometheus read what is in `deploy/`
@@ -32,6 +35,7 @@ mod support;
 mod busybox;
 mod containerd;
 mod containers;
+mod disks;
 mod distribution;
 mod dockerd;
 mod fence;
@@ -42,10 +46,13 @@ mod search;
 
 mod containerd_pull;
 mod containers_image;
+mod disk_trouble;
 mod docker_pull;
+mod large_blob;
 mod lazy_puller;
 mod lists;
 mod metrics;
+mod outages;
 mod parallel_fetch;
 mod system_calls;
 mod unit_file;

@@ -19,6 +19,7 @@
 //! - `any_request`: requests of no kind at all
 //! - `auth`: tokens, passwords, redirects; and where none of them may go
 //! - `headers`: what every answer says about itself
+//! - `lessons`: what users of other mirrors suffered from
 //! - `layers`: the arrows of `src/lib.rs`
 //! - `crash`: killed at any instant, nothing committed is lost and nothing wrong is served
 //! - `limits`: the store stays within its limit, and what has no room passes through
@@ -66,6 +67,7 @@ mod headers;
 mod herd;
 mod hostile;
 mod layers;
+mod lessons;
 mod limits;
 mod media_types;
 mod ownership;

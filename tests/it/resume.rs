@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::support::client::download;
+use crate::support::large::Large;
 use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, Redirect};
 
 const MIB: u64 = 1024 * 1024;
@@ -87,4 +88,28 @@ async fn a_second_half_that_is_wrong_is_noticed() {
     assert!(got.error.is_some(), "a complete wrong body");
     let again = download(&mirror.blob_url(REPO, &digest), &[]).await;
     again.unwrap().assert_is(&digest);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_blob_in_many_pieces_costs_its_bytes_once() {
+    Large::start(128 * MIB, 8 * MIB).await.arrives_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_half_way_the_mirror_goes_on_where_it_was_for_a_client_that_begins_anew() {
+    let mut large = Large::start(128 * MIB, 32 * MIB).await;
+    large.dies_half_way().await;
+    let again = download(&large.url(), &[]).await.unwrap();
+    again.assert_is(&large.digest);
+    assert!(large.cost() <= 1.1, "{} times the blob", large.cost());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_half_way_the_mirror_goes_on_where_it_was_for_a_client_that_does_so_too() {
+    let mut large = Large::start(128 * MIB, 32 * MIB).await;
+    let half = large.dies_half_way().await;
+    let all = half.read(&large.url()).await;
+    assert!(!all.broke, "after {} bytes", all.bytes);
+    assert_eq!(all.digest(), large.digest);
+    assert!(large.cost() <= 1.1, "{} times the blob", large.cost());
 }

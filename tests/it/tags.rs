@@ -259,10 +259,29 @@ async fn a_moment_in_which_everything_was_404_took_the_tags_away() {
     // Where lists are not given out, what the tag pointed to tells that the repository lives.
     registry.fault(On::tags().forever(), Fault::status(404));
     registry.untag(REPO, "1.0");
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while get(&mirror, "1.0").await.status != StatusCode::NOT_FOUND {
-        assert!(std::time::Instant::now() < deadline, "it is never gone");
+        assert!(Instant::now() < deadline, "it is never gone");
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_says_404_to_everything_takes_no_tag_away() {
+    for nothing in [Fault::status(404), Fault::Html(404)] {
+        let (registry, mirror, image) = asking_each_time().await;
+        get(&mirror, "1.0").await;
+        registry.fault(On::any().forever(), nothing);
+        for _ in 0..2 {
+            let answer = get(&mirror, "1.0").await;
+            assert_serves(&answer, &image);
+            let status = answer.header("cache-status").unwrap();
+            assert_eq!(status, "pierglass; hit; detail=stale");
+        }
+        // A repository that answers has lost just this tag.
+        registry.clear_faults();
+        registry.untag(REPO, "1.0");
+        assert_eq!(get(&mirror, "1.0").await.status, StatusCode::NOT_FOUND);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::response::Parts;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -104,6 +105,12 @@ impl Client {
     }
 }
 
+/// GET on a connection of its own: the head, and the body as it comes.
+pub async fn open(url: &str, headers: Headers<'_>) -> Result<(Parts, Incoming), String> {
+    let answer = send_fresh(Method::GET, url, headers, Bytes::new()).await?;
+    Ok(answer.into_parts())
+}
+
 async fn collect(answer: http::Response<Incoming>) -> Result<Response, String> {
     let (parts, body) = answer.into_parts();
     let body = patiently(body.collect())
@@ -159,7 +166,8 @@ fn build(
         .map_err(|error| error.to_string())
 }
 
-async fn patiently<T>(work: impl Future<Output = T>) -> Result<T, String> {
+/// For what may never come: `nothing for` some time is an error.
+pub async fn patiently<T>(work: impl Future<Output = T>) -> Result<T, String> {
     tokio::time::timeout(PATIENCE, work)
         .await
         .map_err(|_| format!("nothing for {PATIENCE:?}"))

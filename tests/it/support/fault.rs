@@ -172,6 +172,7 @@ pub struct On {
     method: Option<&'static str>,
     repo: Option<String>,
     containing: Option<String>,
+    whole: bool,
     skip: u64,
     left: u64,
 }
@@ -183,6 +184,7 @@ impl On {
             method: None,
             repo: None,
             containing: None,
+            whole: false,
             skip: 0,
             left: 1,
         }
@@ -256,6 +258,15 @@ impl On {
         }
     }
 
+    /// Only requests without `Range`.
+    #[must_use]
+    pub fn whole(self) -> On {
+        On {
+            whole: true,
+            ..self
+        }
+    }
+
     /// Let that many matching requests pass first.
     #[must_use]
     pub fn skip(self, count: u64) -> On {
@@ -283,7 +294,8 @@ impl On {
             None => true,
             Some(kind) => asked.authorized && kind == asked.kind,
         };
-        kind && self.method.is_none_or(|method| method == asked.method)
+        kind && !(self.whole && asked.ranged)
+            && self.method.is_none_or(|method| method == asked.method)
             && self
                 .repo
                 .as_deref()
@@ -302,6 +314,8 @@ pub struct Asked<'a> {
     pub method: &'a str,
     pub repo: Option<&'a str>,
     pub target: &'a str,
+    /// With a `Range` header.
+    pub ranged: bool,
     /// `false` on the first look, before credentials are checked.
     pub authorized: bool,
 }

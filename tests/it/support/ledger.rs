@@ -108,6 +108,12 @@ impl Ledger {
         self.blob_bytes.store(0, Ordering::Relaxed);
     }
 
+    /// Like [`Ledger::reset`]; bytes that are counted meanwhile are not lost.
+    pub fn take_bytes(&self) -> u64 {
+        self.seen.lock().unwrap().clear();
+        self.blob_bytes.swap(0, Ordering::Relaxed)
+    }
+
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }

@@ -2,12 +2,12 @@
 //!
 //! Nothing here knows the inside of pierglass. The fake registry runs on a runtime and threads of its own, so that a test
 //! may block (wait for a program, sleep) without stopping it, and so that it works from tests without `async`.
-//! `tests/e2e` includes this folder by path.
+//! `tests/e2e` and `tests/chaos` include this folder by path.
 #![allow(
     dead_code,
     unreachable_pub,
     unused_imports,
-    reason = "two test binaries share this folder and neither uses all of it"
+    reason = "three test binaries share this folder and none uses all of it"
 )]
 
 /// Bearer tokens and Basic passwords, as the fake registry checks them.
@@ -22,6 +22,8 @@ pub mod disk;
 pub mod fault;
 /// Valid images, indexes and tar files.
 pub mod image;
+/// A large blob that breaks off, and a mirror that dies over it.
+pub mod large;
 /// What was asked of the fake registry.
 pub mod ledger;
 /// The throttle that all blob connections share.

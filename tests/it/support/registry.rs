@@ -383,6 +383,11 @@ impl FakeRegistry {
         self.shared.ledger.reset();
     }
 
+    /// Body bytes of blobs sent since the last call; all that was seen is forgotten, as a long run needs it to be.
+    pub fn take_bytes_sent(&self) -> u64 {
+        self.shared.ledger.take_bytes()
+    }
+
     /// Connections to the registry itself that are open now.
     pub fn connections(&self) -> usize {
         self.origins[0].connections()

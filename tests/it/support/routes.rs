@@ -187,6 +187,7 @@ impl Shared {
             method: &request.method,
             repo,
             target: &request.target,
+            ranged: request.header("range").is_some(),
             authorized: false,
         };
         let mut fault = self.faults.take(&asked);

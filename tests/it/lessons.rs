@@ -1,0 +1,243 @@
+//! What users of other mirrors suffered from must not happen here. docs/testing.md has the table of failures and tests;
+//! here are those that no other file has, and a test that the table tells the truth.
+
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::StatusCode;
+
+use crate::support::client::{self, download};
+use crate::support::disk::{blobs, eventually, files};
+use crate::support::image::OCI_MANIFEST;
+use crate::support::{FakeRegistry, Fault, Image, Index, Mirror, MirrorConfig, On};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const A: &str = "acme/one";
+const B: &str = "acme/two";
+
+async fn get(mirror: &Mirror, repo: &str, reference: &str) -> client::Response {
+    let url = mirror.manifest_url(repo, reference);
+    client::get(&url, &[]).await.unwrap()
+}
+
+/// Manifest by digest and all blobs.
+async fn pull(mirror: &Mirror, repo: &str, image: &Image) {
+    let answer = get(mirror, repo, &image.digest).await;
+    assert_eq!(answer.body, image.manifest, "{}", answer.status);
+    for digest in image.blobs() {
+        let url = mirror.blob_url(repo, &digest);
+        download(&url, &[]).await.unwrap().assert_is(&digest);
+    }
+}
+
+fn wait_until_stored(mirror: &Mirror, image: &Image) {
+    let store = mirror.store_path();
+    eventually(PATIENCE, "the commits", || {
+        let stored = blobs(&store);
+        image.blobs().iter().all(|digest| stored.contains(digest))
+    });
+}
+
+/// A file whose last use was so long ago.
+fn age(path: &Path, by: Duration) {
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    let then = SystemTime::now() - by;
+    file.set_modified(then).unwrap();
+}
+
+/// Seven days after its first pull, another mirror served an image's layers with 200, the right length and no body.
+#[tokio::test]
+async fn a_week_on_nothing_is_taken_for_expired() {
+    let registry = FakeRegistry::start().await;
+    let image = Image::random(1, &[300_000, 5_000]);
+    registry.put_image(A, Some("1"), &image);
+    let mut mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    pull(&mirror, A, &image).await;
+    wait_until_stored(&mirror, &image);
+    mirror.term_and_wait();
+    for path in files(&mirror.store_path()) {
+        age(&path, Duration::from_secs(8 * 24 * 3600));
+    }
+    registry.down();
+    mirror.restart();
+    pull(&mirror, A, &image).await;
+    mirror.restart();
+    pull(&mirror, A, &image).await;
+}
+
+/// The expiry of one repository's image took away the layers that another one shared.
+#[tokio::test]
+async fn a_blob_that_two_repositories_share_outlives_one_of_them() {
+    let registry = FakeRegistry::start().await;
+    let image = Image::random(1, &[300_000]);
+    registry.put_image(A, Some("1"), &image);
+    registry.put_image(B, Some("1"), &image);
+    let mut mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    pull(&mirror, A, &image).await;
+    pull(&mirror, B, &image).await;
+    wait_until_stored(&mirror, &image);
+    mirror.term_and_wait();
+    // As docs/operations.md has it.
+    std::fs::remove_dir_all(mirror.store_path().join("records/docker.io").join(A)).unwrap();
+    registry.down();
+    mirror.restart();
+    pull(&mirror, B, &image).await;
+}
+
+/// What was here already was fetched again under another tag.
+#[tokio::test]
+async fn a_layer_under_two_tags_is_fetched_once() {
+    let registry = FakeRegistry::start().await;
+    let old = Image::random(1, &[300_000]);
+    let shared = old.layers[0].clone();
+    let new = Image::of_layers("amd64", vec![shared, "patch".into()], &["/bin/sh"]);
+    registry.put_image(A, Some("1"), &old);
+    registry.put_image(A, Some("2"), &new);
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    pull(&mirror, A, &old).await;
+    pull(&mirror, A, &new).await;
+    let asked = |digest: &str| {
+        let requests = registry.requests();
+        let named = requests.iter().filter(|seen| seen.target.contains(digest));
+        named.count()
+    };
+    assert_eq!(asked(&old.blobs()[1]), 1);
+    assert_eq!(asked(&new.blobs()[2]), 1);
+}
+
+/// A manifest was answered once everything was copied, all platforms of it: clients and proxies gave up before.
+#[tokio::test]
+async fn a_cold_index_waits_for_none_of_its_images() {
+    let registry = FakeRegistry::start().await;
+    let images = [Image::random(1, &[50_000]), Image::random(2, &[50_000])];
+    let index = Index::of(&images);
+    registry.put_index(A, Some("1"), &index);
+    registry.fault(On::blob().forever(), Fault::Hang);
+    for image in &images {
+        let child = On::manifest().containing(&image.digest);
+        registry.fault(child.forever(), Fault::Hang);
+    }
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let started = Instant::now();
+    let answer = get(&mirror, A, "1").await;
+    assert_eq!(answer.body, index.bytes);
+    assert!(started.elapsed() < Duration::from_secs(3));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(registry.counts().requests(), 1, "only what was asked for");
+}
+
+/// A mirror in front of another found no blob there until it was stored: HEAD was not passed on.
+#[tokio::test]
+async fn a_mirror_behind_a_mirror_finds_what_is_stored_in_neither() {
+    let registry = FakeRegistry::start().await;
+    let image = Image::random(1, &[300_000]);
+    registry.put_image(A, Some("1"), &image);
+    let far = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let near = Mirror::start(MirrorConfig::for_url(&far.url()));
+    for digest in image.blobs() {
+        let head = client::head(&near.blob_url(A, &digest), &[]).await.unwrap();
+        assert_eq!(head.status, StatusCode::OK);
+        let length = head.header("content-length").unwrap();
+        assert_ne!(length, "0");
+    }
+    assert_eq!(registry.counts().blob_gets, 0);
+    pull(&near, A, &image).await;
+    assert_eq!(registry.counts().blob_gets, 2);
+}
+
+/// Signatures of older tools are images under a tag made of a digest.
+#[tokio::test]
+async fn a_signature_under_a_tag_is_an_image_as_any_other() {
+    let registry = FakeRegistry::start().await;
+    let image = Image::random(1, &[1000]);
+    registry.put_image(A, Some("1"), &image);
+    let tag = format!("{}.sig", image.digest.replace(':', "-"));
+    let signature = br#"{"schemaVersion":2,"layers":[]}"#;
+    registry.put_manifest(A, Some(&tag), OCI_MANIFEST, &signature[..]);
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).tag_ttl("0s"));
+    for _ in 0..2 {
+        assert_eq!(get(&mirror, A, &tag).await.body, signature[..]);
+        registry.down();
+    }
+}
+
+/// A lock on a transfer ran out after five seconds, and whoever came then began another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_seconds_later_joins_the_transfer() {
+    let registry = FakeRegistry::start().await;
+    let digest = registry.put_generated_blob(A, 1, 4 << 20);
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let url = mirror.blob_url(A, &digest);
+    registry.set_rate(512 << 10);
+    let early = {
+        let url = url.clone();
+        tokio::spawn(async move { download(&url, &[]).await.unwrap() })
+    };
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let late = download(&url, &[]).await.unwrap();
+    late.assert_is(&digest);
+    let status = late.header("cache-status");
+    assert_eq!(status, Some("pierglass; fwd=uri-miss; collapsed"));
+    early.await.unwrap().assert_is(&digest);
+    assert_eq!(registry.counts().blob_gets, 1);
+}
+
+/// After twelve hours ECR says 403 where others say 401, and mirrors stayed locked out.
+#[tokio::test]
+async fn a_token_that_has_expired_with_a_403_is_replaced() {
+    let registry = FakeRegistry::builder()
+        .bearer(Some(("ci", "secret")))
+        .start()
+        .await;
+    let images = [Image::random(1, &[10]), Image::random(2, &[10])];
+    registry.put_image(A, Some("1"), &images[0]);
+    registry.put_image(A, Some("2"), &images[1]);
+    let login = "username = \"ci\"\npassword = \"secret\"";
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).toml(login));
+    assert_eq!(get(&mirror, A, "1").await.body, images[0].manifest);
+    // A token just given is not thought to have expired.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let refused = registry.fault(On::manifest(), Fault::status(403));
+    assert_eq!(get(&mirror, A, "2").await.body, images[1].manifest);
+    assert_eq!(registry.struck(refused), 1);
+    assert_eq!(registry.counts().token_gets, 2);
+}
+
+/// Quay says 429 with a web page, which clients of a mirror cannot read.
+#[tokio::test]
+async fn a_page_that_limits_is_answered_as_a_registry_does() {
+    let registry = FakeRegistry::start().await;
+    registry.fault(On::any().forever(), Fault::Html(429));
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    for url in [
+        mirror.manifest_url(A, "1"),
+        mirror.blob_url(A, &crate::support::digest_of(b"blob")),
+    ] {
+        let answer = client::get(&url, &[]).await.unwrap();
+        assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        assert_eq!(answer.json()["errors"][0]["code"], "TOOMANYREQUESTS");
+        assert!(!answer.text().contains("<html>"), "{}", answer.text());
+    }
+}
+
+#[test]
+fn every_test_that_the_documents_name_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/testing.md")).unwrap();
+    let named: Vec<_> = text
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter_map(|span| span.split_once("::"))
+        .collect();
+    assert!(named.len() > 50, "{} tests", named.len());
+    for (module, name) in named {
+        let defines = ["it", "e2e", "chaos"].iter().any(|suite| {
+            let file = root.join("tests").join(suite).join(format!("{module}.rs"));
+            std::fs::read_to_string(file)
+                .is_ok_and(|source| source.contains(&format!("fn {name}(")))
+        });
+        assert!(defines, "{module}::{name}");
+    }
+}
