@@ -120,7 +120,15 @@ impl Mirror {
         self.tag_checks
             .join(key, move |slot: Slot<_, _>| async move {
                 let (name, tag) = &id;
-                let resolved = mirror.ask_about_tag(&site, name, tag, want, known).await;
+                let stored = known.as_ref().map(|record| record.digest.clone());
+                let mut resolved = mirror.ask_about_tag(&site, name, tag, want, known).await;
+                if let (Err(upstream::Error::NotFound), Some(digest)) = (&resolved, stored)
+                    && !is_alive(&site, name, digest).await
+                {
+                    // Nothing is there any more: that is no word about this tag, and no reason to forget it.
+                    let words = "it knows nothing of this repository any more";
+                    resolved = Err(upstream::Error::Unavailable(words.into()));
+                }
                 mirror.remember_refusal(&site, name, tag, &resolved);
                 if let Err(upstream::Error::NotFound) = resolved {
                     mirror.store.drop_tag(name, tag).await;
@@ -368,6 +376,18 @@ impl Mirror {
         let age = elapsed(record.checked_at);
         Some(answer(&manifest, want, Outcome::Stale, age))
     }
+}
+
+/// Whether a 404 for a tag is about the tag: the repository is still there, or what the tag pointed to is.
+async fn is_alive(site: &Site, name: &QualifiedName, pointed_to: Digest) -> bool {
+    if site.upstream.has_repository(&name.repository).await {
+        return true;
+    }
+    let manifest = Reference::Digest(pointed_to);
+    let head = site
+        .upstream
+        .head_manifest(&name.repository, &manifest, None);
+    head.await.is_ok()
 }
 
 /// How long ago that was; `None` if it is more than a clock's usual error ahead of now.

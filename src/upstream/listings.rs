@@ -71,6 +71,29 @@ impl Upstream {
         Ok(tags)
     }
 
+    /// Whether the repository is there at all, as far as upstream tells: a 404 for one thing in it may as well be that
+    /// of a balancer without a registry behind it, or of a repository that was hidden from us.
+    pub async fn has_repository(&self, repository: &Repository) -> bool {
+        let ask = Ask {
+            query: Some("n=1".to_owned()),
+            patient: false,
+            ..Ask::new(
+                Method::GET,
+                Endpoint::Tags {
+                    repository: repository.clone(),
+                },
+            )
+        };
+        let Ok(reply) = self.home.send(&ask, self.deadline()).await else {
+            return false;
+        };
+        let page = whole(reply.body, MAX_MANIFEST, "the list", self.deadline()).await;
+        let page = page
+            .ok()
+            .and_then(|page| serde_json::from_slice::<serde_json::Value>(&page).ok());
+        page.is_some_and(|page| page.get("tags").is_some())
+    }
+
     /// What refers to a manifest; `None` when upstream has no API to tell.
     pub async fn referrers(
         &self,

@@ -240,6 +240,52 @@ async fn a_tag_that_upstream_dropped_is_forgotten() {
 }
 
 #[tokio::test]
+async fn a_moment_in_which_everything_was_404_took_the_tags_away() {
+    let (registry, mirror, image) = asking_each_time().await;
+    get(&mirror, "1.0").await;
+    registry.fault(On::any().forever(), Fault::status(404));
+    for _ in 0..2 {
+        let stale = get(&mirror, "1.0").await;
+        assert_serves(&stale, &image);
+        assert_eq!(
+            stale.header("cache-status"),
+            Some("pierglass; hit; detail=stale")
+        );
+    }
+    registry.clear_faults();
+    registry.down();
+    assert_serves(&get(&mirror, "1.0").await, &image);
+    registry.up();
+    // Where lists are not given out, what the tag pointed to tells that the repository lives.
+    registry.fault(On::tags().forever(), Fault::status(404));
+    registry.untag(REPO, "1.0");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while get(&mirror, "1.0").await.status != StatusCode::NOT_FOUND {
+        assert!(Instant::now() < deadline, "it is never gone");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_says_404_to_everything_takes_no_tag_away() {
+    for nothing in [Fault::status(404), Fault::Html(404)] {
+        let (registry, mirror, image) = asking_each_time().await;
+        get(&mirror, "1.0").await;
+        registry.fault(On::any().forever(), nothing);
+        for _ in 0..2 {
+            let answer = get(&mirror, "1.0").await;
+            assert_serves(&answer, &image);
+            let status = answer.header("cache-status").unwrap();
+            assert_eq!(status, "pierglass; hit; detail=stale");
+        }
+        // A repository that answers has lost just this tag.
+        registry.clear_faults();
+        registry.untag(REPO, "1.0");
+        assert_eq!(get(&mirror, "1.0").await.status, StatusCode::NOT_FOUND);
+    }
+}
+
+#[tokio::test]
 async fn a_typo_in_a_loop_asks_upstream_once() {
     let registry = FakeRegistry::start().await;
     let mirror = Mirror::start(hasty(&registry));
