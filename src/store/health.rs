@@ -69,7 +69,8 @@ impl Cause {
             Kind::StorageFull | Kind::QuotaExceeded => Self::Full,
             Kind::ReadOnlyFilesystem => Self::ReadOnly,
             Kind::PermissionDenied => Self::Denied,
-            Kind::NotFound | Kind::NotADirectory => Self::Gone,
+            // The last of these is what making the directory says where something else has its name.
+            Kind::NotFound | Kind::NotADirectory | Kind::AlreadyExists => Self::Gone,
             _ => match error
                 .raw_os_error()
                 .map(rustix::io::Errno::from_raw_os_error)
@@ -338,6 +339,7 @@ mod tests {
         assert_eq!(cause(rustix::io::Errno::ACCESS), Cause::Denied);
         assert_eq!(cause(rustix::io::Errno::PERM), Cause::Denied);
         assert_eq!(cause(rustix::io::Errno::NOENT), Cause::Gone);
+        assert_eq!(cause(rustix::io::Errno::EXIST), Cause::Gone);
         assert_eq!(cause(rustix::io::Errno::MFILE), Cause::Files);
         assert_eq!(cause(rustix::io::Errno::IO), Cause::Io);
     }
