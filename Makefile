@@ -6,9 +6,11 @@ CARGO ?= cargo
 BUILD_PACKAGES = gcc libc6-dev ca-certificates
 E2E_PACKAGES = docker.io containerd podman buildah skopeo docker-registry prometheus busybox-static systemd gzip mount
 PACKAGES = $(BUILD_PACKAGES) $(E2E_PACKAGES)
+# What Pierglass is measured beside.
+BENCH_PACKAGES = $(BUILD_PACKAGES) docker-registry nginx-light
 
 .NOTPARALLEL:
-.PHONY: help test deps fmt lint unit it e2e docs fuzz-check
+.PHONY: help test deps fmt lint unit it e2e docs fuzz-check bench bench-quick bench-deps
 
 help: ## What can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -42,3 +44,12 @@ fuzz-check: ## The fuzz targets compile
 	@if [ -d fuzz ]; then \
 		set -x; $(CARGO) check --manifest-path fuzz/Cargo.toml --all-targets; \
 	fi
+
+bench: bench-deps ## What it costs beside nginx and docker-registry, about half an hour; see docs/performance.md
+	$(CARGO) bench --locked --bench serve
+
+bench-quick: bench-deps ## The same with small blobs and few rounds
+	$(CARGO) bench --locked --bench serve -- --quick
+
+bench-deps:
+	@.ci/install $(BENCH_PACKAGES)
