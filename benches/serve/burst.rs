@@ -10,11 +10,10 @@ use crate::report::{Bound, Report, Workload};
 use crate::stored::milliseconds;
 use crate::usage;
 
-const CLIENTS: usize = 200;
-
 pub fn run(plan: &Plan, fixture: &Fixture, report: &mut Report) {
+    let clients = plan.pick(50, 200);
     for (temperature, warm) in [("cold", false), ("warm", true)] {
-        let name = format!("CI burst, {CLIENTS} clients, 20 images, {temperature}");
+        let name = format!("CI burst, {clients} clients, 20 images, {temperature}");
         if !plan.wants(&name) {
             continue;
         }
@@ -25,7 +24,7 @@ pub fn run(plan: &Plan, fixture: &Fixture, report: &mut Report) {
             against: &["docker-registry as cache"],
             bound: Bound::None,
         });
-        for round in 0..plan.rounds.min(3) {
+        for round in 0..plan.rounds.min(plan.pick(1, 3)) {
             let registry = fixture.registry.address;
             for peer in [
                 Mirror::default().start(fixture),
@@ -35,18 +34,18 @@ pub fn run(plan: &Plan, fixture: &Fixture, report: &mut Report) {
                     let all = fixture.images.iter().flat_map(pull).collect();
                     load::run(peer.address, vec![all], Until::Done).expect_complete(peer.name);
                 }
-                pull_all(&peer, fixture, round, report);
+                pull_all(&peer, fixture, clients, round, report);
             }
         }
         report.end();
     }
 }
 
-fn pull_all(peer: &Peer, fixture: &Fixture, round: usize, report: &mut Report) {
+fn pull_all(peer: &Peer, fixture: &Fixture, clients: usize, round: usize, report: &mut Report) {
     let processes = peer.processes();
     usage::forget_peak(&processes);
     let (before, asked) = (peer.cpu(), fixture.registry.cpu());
-    let choices = zipf(fixture.images.len());
+    let choices = zipf(clients, fixture.images.len());
     let scripts = choices.map(|place| pull(&fixture.images[place])).collect();
     let outcome = load::run(peer.address, scripts, Until::Done);
     let figures = vec![
@@ -83,9 +82,9 @@ fn pull(image: &Image) -> Vec<Rc<Request>> {
 }
 
 /// The same choices in every run: image k is chosen in proportion to 1/k.
-fn zipf(images: usize) -> impl Iterator<Item = usize> {
+fn zipf(clients: usize, images: usize) -> impl Iterator<Item = usize> {
     let total: f64 = (1..=images).map(|rank| 1.0 / rank as f64).sum();
-    (0..CLIENTS).map(move |client| {
+    (0..clients).map(move |client| {
         // Golden-ratio steps are spread evenly and look like chance.
         let mut left = (client as f64 * 0.618_033_988_75).fract() * total;
         for rank in 1..images {

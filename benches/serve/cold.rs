@@ -30,7 +30,7 @@ pub fn run(plan: &Plan, fixture: &Fixture, report: &mut Report) {
             "100 MiB/s link",
         );
     }
-    let clients: &[usize] = plan.pick(&[1, 100], &[1, 32, 100, 400]);
+    let clients: &[usize] = plan.pick(&[100], &[1, 32, 100, 400]);
     for (upstream, place) in [
         (registry, "CPU-bound"),
         (relay(registry, LINK), "100 MiB/s link"),
@@ -165,7 +165,7 @@ fn herd(
         against: &["nginx as cache"],
         bound,
     });
-    for round in 0..plan.rounds.min(3) {
+    for round in 0..plan.rounds.min(plan.pick(2, 3)) {
         for name in PEERS {
             let Some(peer) = start(fixture, name, upstream) else {
                 continue;

@@ -85,6 +85,12 @@ impl Plan {
         self.only.is_empty() || self.only.iter().any(|word| name.contains(word.as_str()))
     }
 
+    /// Whether one of the workloads whose names begin so may be wanted.
+    pub fn may_want(&self, beginning: &str) -> bool {
+        let fits = |word: &String| word.contains(beginning) || beginning.contains(word.as_str());
+        self.only.is_empty() || self.only.iter().any(fits)
+    }
+
     /// One of two sizes.
     pub fn pick<T>(&self, quick: T, full: T) -> T {
         if self.quick { quick } else { full }

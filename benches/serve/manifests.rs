@@ -16,7 +16,7 @@ const LOGGED: &str = "pierglass";
 const SILENT: &str = "pierglass, no log";
 
 pub fn run(plan: &Plan, fixture: &Fixture, report: &mut Report) {
-    if !plan.wants("manifest") {
+    if !plan.may_want("manifest") {
         return;
     }
     let quiet = Mirror {
@@ -86,7 +86,7 @@ pub fn run(plan: &Plan, fixture: &Fixture, report: &mut Report) {
             );
         }
     }
-    if plan.wants("manifest latency") {
+    if plan.may_want("manifest latency") {
         latency(plan, &pairs[1], fixture, report);
     }
 }

@@ -21,10 +21,10 @@ const STREAMS: [(usize, Bound); 3] = [
 ];
 
 pub fn run(plan: &Plan, fixture: &Fixture, report: &mut Report) {
-    if plan.wants("stored plain") || plan.wants("stored range") {
+    if plan.may_want("stored plain") || plan.may_want("stored range") {
         plain(plan, fixture, report);
     }
-    if plan.wants("stored tls") {
+    if plan.may_want("stored tls") {
         tls(plan, fixture, report);
     }
 }
