@@ -23,6 +23,7 @@ use super::account::Broken;
 use super::activity::{Activity, Open};
 use super::body::Body;
 use super::guard::Guard;
+use super::sendfile::{Lane, Sendfile};
 use super::{Limits, tls};
 
 /// A request header may be this long: multi-range requests alone reach 20 KiB. It is also how much of a
@@ -81,7 +82,12 @@ where
             h2 = first => h2??,
             _ = self.stopped.changed() => return Ok(()),
         };
-        self.serve(stream, h2).await
+        if h2 {
+            return self.serve(stream, true).await;
+        }
+        let (stream, lane) = Sendfile::new(stream);
+        let guarded = Guard::new(stream, self.limits.idle_timeout).judged_by(Sendfile::backlog);
+        Box::pin(self.http1(guarded, Some(lane))).await
     }
 
     async fn secure(mut self, stream: TcpStream, tls: TlsAcceptor) -> Result<(), Broken> {
@@ -95,6 +101,7 @@ where
         self.serve(stream, h2).await
     }
 
+    /// Each kind of connection in a box of its own: the task of one would else have room for the largest.
     async fn serve<I>(self, stream: I, h2: bool) -> Result<(), Broken>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -102,20 +109,27 @@ where
         let guarded = Guard::new(stream, self.limits.idle_timeout);
         if h2 {
             let guarded = guarded.expecting(H2_PREFACE, self.limits.header_timeout);
-            self.http2(guarded).await
+            Box::pin(self.http2(guarded)).await
         } else {
-            self.http1(guarded).await
+            Box::pin(self.http1(guarded, None)).await
         }
     }
 
-    async fn http1<I>(self, io: I) -> Result<(), Broken>
+    async fn http1<I>(self, io: I, lane: Option<Lane>) -> Result<(), Broken>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (answer, peer) = (self.answer, self.peer);
         let service = service_fn(move |request| {
-            let response = answer(request, peer);
-            async move { Ok::<_, Infallible>(response.await) }
+            let (response, lane) = (answer(request, peer), lane.clone());
+            // Boxed: hyper keeps room for it as long as the connection is open, and most are idle.
+            Box::pin(async move {
+                let response = response.await;
+                Ok::<_, Infallible>(match lane {
+                    Some(lane) => response.map(|body| body.over(lane)),
+                    None => response,
+                })
+            })
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

@@ -5,7 +5,7 @@
 //!
 //! Reading order: this file (accept, limits, drain), `connection` (HTTP/1.1 or 2), [`service`] (one request,
 //! line by line), [`respond`] (answers and errors as responses), `blob`, `listing` and `page` (those that are
-//! more than a header), [`body`] (from the store to the socket), [`account`] (what it cost), `guard` and
+//! more than a header), [`body`] (from the store to the socket), `sendfile` (large ones past our memory), [`account`] (what it cost), `guard` and
 //! `activity` (clients that stop reading), [`tls`].
 
 pub mod account;
@@ -18,6 +18,7 @@ mod guard;
 mod listing;
 mod page;
 pub mod respond;
+pub mod sendfile;
 pub mod service;
 pub mod tls;
 
