@@ -6,9 +6,11 @@ CARGO ?= cargo
 BUILD_PACKAGES = gcc libc6-dev ca-certificates
 E2E_PACKAGES = docker.io containerd podman buildah skopeo docker-registry prometheus busybox-static systemd gzip mount e2fsprogs strace
 PACKAGES = $(BUILD_PACKAGES) $(E2E_PACKAGES)
+# What Pierglass is measured beside.
+BENCH_PACKAGES = $(BUILD_PACKAGES) docker-registry nginx-light
 
 .NOTPARALLEL:
-.PHONY: help test deps fmt lint unit it chaos e2e docs fuzz-check soak
+.PHONY: help test deps fmt lint unit it chaos e2e docs fuzz-check soak bench bench-quick bench-deps
 
 help: ## What can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -53,3 +55,12 @@ SEEDS ?= 5
 soak: ## Chaos for MINUTES=10 with each of SEEDS=5, the program as shipped; wants root
 	PIERGLASS_CHAOS_ROOT=1 PIERGLASS_CHAOS_SECONDS=$$(($(MINUTES) * 60)) PIERGLASS_CHAOS_SEEDS=$(SEEDS) \
 		$(CARGO) test --locked --release --test chaos -- --nocapture
+
+bench: bench-deps ## What it costs beside nginx and docker-registry, about half an hour; see docs/performance.md
+	$(CARGO) bench --locked --bench serve
+
+bench-quick: bench-deps ## The same with small blobs and few rounds
+	$(CARGO) bench --locked --bench serve -- --quick
+
+bench-deps:
+	@.ci/install $(BENCH_PACKAGES)

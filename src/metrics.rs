@@ -21,6 +21,10 @@ pub struct Metrics {
     pub requests: IntCounterVec,
     /// Body bytes sent to clients: upstream, kind, outcome.
     pub response_bytes: IntCounterVec,
+    /// Of those, the bytes that went from the page cache to the socket inside the kernel.
+    pub bytes_by_sendfile: IntCounter,
+    /// And those that went through memory of ours.
+    pub bytes_copied: IntCounter,
     /// Seconds until the response header was ready: kind, outcome.
     pub request_duration: HistogramVec,
     /// Requests made of upstreams: upstream, kind, method, status.
@@ -90,6 +94,12 @@ impl Metrics {
         r.register(Box::new(
             prometheus::process_collector::ProcessCollector::for_self(),
         ))?;
+        let by_way = counters(
+            r,
+            "pierglass_sent_bytes_total",
+            "Body bytes sent to clients, by how: with sendfile, or copied.",
+            &["way"],
+        )?;
         let build = build_info(r)?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Self {
@@ -105,6 +115,8 @@ impl Metrics {
                 "Body bytes sent to clients.",
                 &["upstream", "kind", "outcome"],
             )?,
+            bytes_by_sendfile: by_way.with_label_values(&["sendfile"]),
+            bytes_copied: by_way.with_label_values(&["copied"]),
             request_duration: histograms(
                 r,
                 "pierglass_request_duration_seconds",

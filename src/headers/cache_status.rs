@@ -106,6 +106,10 @@ impl CacheStatus {
 
     /// The header's value.
     pub fn to_header(&self) -> HeaderValue {
+        if *self == Self::hit() {
+            // Most answers.
+            return HeaderValue::from_static("pierglass; hit");
+        }
         super::visible(&self.to_string())
     }
 }

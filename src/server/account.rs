@@ -1,11 +1,13 @@
 //! Accounts: what a request cost, for the access log and the metrics.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use http::{Method, StatusCode};
 
+use crate::metrics::Metrics;
 use crate::mirror::Outcome;
 
 use super::share::Ticket;
@@ -18,10 +20,22 @@ pub type Broken = Box<dyn std::error::Error + Send + Sync>;
 /// Tied to the body's life and not to its end: hyper stops asking once all announced bytes are out, and a
 /// client may leave at any moment.
 pub struct Account {
+    metrics: Arc<Metrics>,
     counter: prometheus::IntCounter,
     entry: Entry,
+    bytes: AtomicU64,
+    broke: OnceLock<String>,
     /// The client's turn, which lasts as long as the response.
     _turn: Option<Arc<Ticket>>,
+}
+
+/// How bytes went to a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Through memory of ours.
+    Copied,
+    /// From the page cache to the socket, inside the kernel.
+    Sendfile,
 }
 
 /// One line of the access log.
@@ -37,38 +51,47 @@ pub(super) struct Entry {
     pub(super) problem: Option<String>,
     pub(super) started: Instant,
     pub(super) header_ms: u64,
-    pub(super) bytes: u64,
 }
 
 impl Account {
     /// Opens an account whose bytes are added to `counter`.
     pub(super) fn new(
+        metrics: Arc<Metrics>,
         counter: prometheus::IntCounter,
         entry: Entry,
         turn: Option<Arc<Ticket>>,
     ) -> Self {
         Self {
+            metrics,
             counter,
             entry,
+            bytes: AtomicU64::new(0),
+            broke: OnceLock::new(),
             _turn: turn,
         }
     }
 
     /// Counts bytes on their way to the client.
-    pub(super) fn sent(&mut self, bytes: u64) {
-        self.entry.bytes += bytes;
+    pub(super) fn sent(&self, bytes: u64, way: Way) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.counter.inc_by(bytes);
+        match way {
+            Way::Copied => self.metrics.bytes_copied.inc_by(bytes),
+            Way::Sendfile => self.metrics.bytes_by_sendfile.inc_by(bytes),
+        }
     }
 
     /// Notes that the body broke off.
-    pub(super) fn broke(&mut self, error: &Broken) {
-        self.entry.problem = Some(format!("broke off: {error}"));
+    pub(super) fn broke(&self, error: &Broken) {
+        // The first thing that went wrong is the one to know.
+        let _ = self.broke.set(format!("broke off: {error}"));
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
         let entry = &self.entry;
+        let problem = self.broke.get().or(entry.problem.as_ref());
         tracing::info!(
             client = %entry.client.ip(),
             method = %entry.method,
@@ -77,11 +100,11 @@ impl Drop for Account {
             upstream = entry.upstream,
             kind = entry.kind,
             outcome = entry.outcome.as_str(),
-            bytes = entry.bytes,
+            bytes = self.bytes.load(Ordering::Relaxed),
             ms = entry.started.elapsed().as_millis() as u64,
             header_ms = entry.header_ms,
             agent = entry.agent,
-            error = entry.problem,
+            error = problem,
             "request"
         );
     }

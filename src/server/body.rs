@@ -4,6 +4,8 @@
 //! make this thread wait for the disk goes to a blocking thread. A body that cannot be finished ends in an
 //! error, upon which hyper cuts the connection: a client must never take a torn body for a whole one.
 
+mod by_file;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
@@ -12,7 +14,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures_util::future::try_join_all;
 use http_body::{Frame, SizeHint};
 
@@ -22,8 +24,10 @@ use crate::mirror::source::Source;
 use crate::store::reader::{Available, Reader, read_blocking};
 use crate::upstream;
 
-use super::account::{Account, Broken};
+use super::account::{Account, Broken, Way};
 use super::activity::Open;
+use super::sendfile::{Data, Lane};
+use by_file::ByFile;
 
 mod stream;
 
@@ -37,7 +41,9 @@ pub struct Body {
     state: State,
     /// Bytes still to come, if that is known.
     left: Option<u64>,
-    account: Option<Account>,
+    account: Option<Arc<Account>>,
+    /// Over which parts of files can go out without being read here.
+    lane: Option<Lane>,
     /// Hears when bytes are asked for.
     open: Option<Open>,
 }
@@ -86,6 +92,10 @@ pub struct StoreBody {
     /// What comes after it.
     pieces: VecDeque<Piece>,
     buffers: Buffers,
+    /// Up to here it was brought into the page cache for `sendfile`.
+    warm: u64,
+    /// `sendfile` is not for this body.
+    copy_only: bool,
 }
 
 impl Body {
@@ -95,6 +105,7 @@ impl Body {
             state: State::Done,
             left: Some(0),
             account: None,
+            lane: None,
             open: None,
         }
     }
@@ -106,6 +117,7 @@ impl Body {
             state: State::Whole(bytes),
             left,
             account: None,
+            lane: None,
             open: None,
         }
     }
@@ -141,6 +153,7 @@ impl Body {
             state: State::Store(Box::new(body)),
             left,
             account: None,
+            lane: None,
             open: None,
         }
     }
@@ -151,6 +164,7 @@ impl Body {
             state: State::Bypass(bypass),
             left: length,
             account: None,
+            lane: None,
             open: None,
         }
     }
@@ -158,7 +172,7 @@ impl Body {
     /// Has `account` count the bytes and closes it with the body.
     #[must_use]
     pub fn with_account(mut self, account: Account) -> Self {
-        self.account = Some(account);
+        self.account = Some(Arc::new(account));
         self
     }
 
@@ -169,17 +183,35 @@ impl Body {
         self
     }
 
+    /// Lets parts of files go out over `lane`, whose connection must be the one this body is sent on.
+    #[must_use]
+    pub(super) fn over(mut self, lane: Lane) -> Self {
+        self.lane = Some(lane);
+        self
+    }
+
+    fn passed(&mut self, count: u64) {
+        self.left = self.left.map(|left| left.saturating_sub(count));
+    }
+
     fn sent(&mut self, bytes: &Bytes) {
         let count = bytes.len() as u64;
-        self.left = self.left.map(|left| left.saturating_sub(count));
-        if let Some(account) = &mut self.account {
-            account.sent(count);
+        self.passed(count);
+        if let Some(account) = &self.account {
+            account.sent(count, Way::Copied);
         }
+    }
+
+    fn by_file(&self, body: &mut StoreBody) -> ByFile {
+        let account = self.account.as_ref();
+        self.lane
+            .as_ref()
+            .map_or(ByFile::Not, |lane| body.by_file(lane, account))
     }
 
     fn broke(&mut self, error: Broken) -> Broken {
         self.state = State::Done;
-        if let Some(account) = &mut self.account {
+        if let Some(account) = &self.account {
             account.broke(&error);
         }
         error
@@ -187,13 +219,13 @@ impl Body {
 }
 
 impl http_body::Body for Body {
-    type Data = Bytes;
+    type Data = Data;
     type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    ) -> Poll<Option<Result<Frame<Data>, Broken>>> {
         if let Some(open) = &self.open {
             open.touch();
         }
@@ -201,12 +233,25 @@ impl http_body::Body for Body {
             let step = match std::mem::replace(&mut self.state, State::Done) {
                 State::Done => return Poll::Ready(None),
                 State::Whole(bytes) => Ok((State::Done, Some(bytes))),
-                State::Store(body) => match body.next_now() {
-                    Now::Step(step) => step,
-                    Now::Later(body) => {
-                        self.state = State::Waiting(Box::pin(body.next_later()));
+                State::Store(mut body) => match self.by_file(&mut body) {
+                    ByFile::Slice(slice) => {
+                        self.passed(slice.remaining() as u64);
+                        if !body.is_over() {
+                            self.state = State::Store(body);
+                        }
+                        return Poll::Ready(Some(Ok(Frame::data(Data::File(slice)))));
+                    }
+                    ByFile::Cold(range) => {
+                        self.state = State::Waiting(Box::pin(body.warm(range)));
                         continue;
                     }
+                    ByFile::Not => match body.next_now() {
+                        Now::Step(step) => step,
+                        Now::Later(body) => {
+                            self.state = State::Waiting(Box::pin(body.next_later()));
+                            continue;
+                        }
+                    },
                 },
                 State::Bypass(bypass) => {
                     self.state = State::Waiting(Box::pin(next_of_bypass(bypass)));
@@ -224,7 +269,7 @@ impl http_body::Body for Body {
                 Ok((next, Some(bytes))) => {
                     self.state = next;
                     self.sent(&bytes);
-                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                    return Poll::Ready(Some(Ok(Frame::data(bytes.into()))));
                 }
                 Ok((next, None)) => self.state = next,
                 Err(error) => return Poll::Ready(Some(Err(self.broke(error)))),
@@ -261,6 +306,8 @@ impl StoreBody {
             end: 0,
             pieces,
             buffers: buffers.clone(),
+            warm: 0,
+            copy_only: false,
         }
     }
 

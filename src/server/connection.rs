@@ -20,10 +20,11 @@ use tokio_rustls::TlsAcceptor;
 use crate::metrics::Metrics;
 
 use super::account::Broken;
-use super::activity::{Activity, Open};
+use super::activity::Open;
 use super::body::Body;
 use super::guard::Guard;
 use super::places::Place;
+use super::sendfile::{Lane, Sendfile};
 use super::share::Asker;
 use super::{Limits, tls};
 
@@ -88,10 +89,17 @@ where
 
     async fn plain(mut self, stream: TcpStream, place: &Place) -> Result<(), Broken> {
         let first = tokio::time::timeout(self.limits.header_timeout, speaks_h2(&stream));
-        match unless(&mut self.stopped, first).await {
-            Some(h2) => self.serve(stream, h2??, place).await,
-            None => Ok(()),
+        let Some(h2) = unless(&mut self.stopped, first).await else {
+            return Ok(());
+        };
+        if h2?? {
+            return self.serve(stream, true, place).await;
         }
+        let (stream, lane) = Sendfile::new(stream);
+        let activity = Arc::clone(place.seat.activity());
+        let guarded = Guard::new(stream, self.limits.idle_timeout, activity);
+        let guarded = guarded.judged_by(Sendfile::backlog);
+        Box::pin(self.http1(guarded, Some(lane), place)).await
     }
 
     async fn secure(
@@ -109,28 +117,31 @@ where
         self.serve(stream, h2, place).await
     }
 
+    /// Each kind of connection in a box of its own: the task of one would else have room for the largest.
     async fn serve<I>(self, stream: I, h2: bool, place: &Place) -> Result<(), Broken>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let activity = place.seat.activity();
-        let asker = place.asker(self.peer);
-        let guarded = Guard::new(stream, self.limits.idle_timeout, Arc::clone(activity));
+        let activity = Arc::clone(place.seat.activity());
+        let guarded = Guard::new(stream, self.limits.idle_timeout, activity);
         if h2 {
             let guarded = guarded.expecting(H2_PREFACE, self.limits.header_timeout);
-            self.http2(guarded, asker, activity).await
+            Box::pin(self.http2(guarded, place)).await
         } else {
-            self.http1(guarded, asker, activity).await
+            Box::pin(self.http1(guarded, None, place)).await
         }
     }
 
-    async fn http1<I>(self, io: I, asker: Asker, activity: &Arc<Activity>) -> Result<(), Broken>
+    async fn http1<I>(self, io: I, lane: Option<Lane>, place: &Place) -> Result<(), Broken>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (answer, activity) = (self.answer, Arc::clone(activity));
+        let asker = place.asker(self.peer);
+        let (answer, activity) = (self.answer, Arc::clone(place.seat.activity()));
         let service = service_fn(move |request| {
-            followed(Open::new(&activity), answer(request, asker.clone()))
+            // Boxed: hyper keeps room for it as long as the connection is open, and most are idle.
+            let response = answer(request, asker.clone());
+            Box::pin(followed(Open::new(&activity), response, lane.clone()))
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -140,14 +151,15 @@ where
         Ok(self.watcher.watch(connection).await?)
     }
 
-    async fn http2<I>(self, io: I, asker: Asker, activity: &Arc<Activity>) -> Result<(), Broken>
+    async fn http2<I>(self, io: I, place: &Place) -> Result<(), Broken>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let limits = self.limits;
+        let (asker, activity) = (place.asker(self.peer), place.seat.activity());
         let (answer, watched) = (self.answer, Arc::clone(activity));
         let service = service_fn(move |request| {
-            followed(Open::new(&watched), answer(request, asker.clone()))
+            followed(Open::new(&watched), answer(request, asker.clone()), None)
         });
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -169,12 +181,17 @@ where
     }
 }
 
-/// A response that counts as under way from the request to its last byte.
+/// A response that counts as under way from the request to its last byte, and may send files over `lane`.
 async fn followed(
     open: Open,
     response: impl Future<Output = Response<Body>>,
+    lane: Option<Lane>,
 ) -> Result<Response<Body>, Infallible> {
-    Ok(response.await.map(|body| body.watched(open)))
+    let response = response.await.map(|body| body.watched(open));
+    Ok(match lane {
+        Some(lane) => response.map(|body| body.over(lane)),
+        None => response,
+    })
 }
 
 /// What `work` comes to; `None` if the server stops before.

@@ -26,6 +26,10 @@ pub(super) struct Guard<S> {
     /// Runs while a write is waiting. Kept between waits: making a timer costs more than setting one.
     deadline: Option<Pin<Box<Sleep>>>,
     waiting: bool,
+    /// Bytes in the kernel that the other end has not taken, where that can be told.
+    backlog: fn(&S) -> Option<u64>,
+    /// How many there were when it was last looked.
+    seen: Option<u64>,
     opening: Option<Opening>,
 }
 
@@ -43,6 +47,8 @@ impl<S> Guard<S> {
             activity,
             deadline: None,
             waiting: false,
+            backlog: |_| None,
+            seen: None,
             opening: None,
         }
     }
@@ -57,6 +63,19 @@ impl<S> Guard<S> {
         Self { opening, ..self }
     }
 
+    /// Has a write that waits count as taken from while `backlog` shrinks: the kernel says that there is room
+    /// only when there is much of it, which takes a slow client a while.
+    pub(super) fn judged_by(self, backlog: fn(&S) -> Option<u64>) -> Self {
+        Self { backlog, ..self }
+    }
+
+    /// Whether the other end took something since the last look.
+    fn was_taken_from(&mut self) -> bool {
+        let now = (self.backlog)(&self.stream);
+        let before = std::mem::replace(&mut self.seen, now);
+        now.zip(before).is_some_and(|(now, before)| now < before)
+    }
+
     fn watch<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -69,22 +88,35 @@ impl<S> Guard<S> {
             }
             return progress;
         }
-        let patience = self.patience;
-        let deadline = self
-            .deadline
-            .get_or_insert_with(|| Box::pin(sleep(patience)));
         if !self.waiting {
             self.waiting = true;
             self.activity.blocked(true);
-            deadline.as_mut().reset(Instant::now() + patience);
+            self.seen = (self.backlog)(&self.stream);
+            self.start_deadline();
         }
-        match deadline.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the client stopped reading",
-            ))),
-            Poll::Pending => Poll::Pending,
+        while self.deadline_is_over(cx) {
+            if !self.was_taken_from() {
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the client stopped reading",
+                )));
+            }
+            self.start_deadline();
         }
+        Poll::Pending
+    }
+
+    fn start_deadline(&mut self) {
+        let patience = self.patience;
+        self.deadline
+            .get_or_insert_with(|| Box::pin(sleep(patience)))
+            .as_mut()
+            .reset(Instant::now() + patience);
+    }
+
+    fn deadline_is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let deadline = self.deadline.as_mut();
+        deadline.is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
     }
 }
 
@@ -178,5 +210,27 @@ mod tests {
         });
         guarded.write_all(&[0; 64]).await.unwrap();
         reader.await.unwrap();
+    }
+
+    /// As many bytes wait as seconds are left of the first 200.
+    fn shrinking(_: &tokio::io::DuplexStream) -> Option<u64> {
+        let begun = BEGUN.with(|begun| *begun.get_or_init(Instant::now));
+        Some(200_u64.saturating_sub(begun.elapsed().as_secs()))
+    }
+
+    thread_local! {
+        static BEGUN: std::cell::OnceCell<Instant> = const { std::cell::OnceCell::new() };
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_from_a_large_backlog_is_not_cut_off_until_it_stops() {
+        let (ours, _theirs) = tokio::io::duplex(16);
+        let mut guarded =
+            Guard::new(ours, Duration::from_secs(60), Arc::default()).judged_by(shrinking);
+        let begun = Instant::now();
+        let error = guarded.write_all(&[0; 64]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        // It took the last byte after 200 s, and was seen to have between 180 and 240.
+        assert_eq!(begun.elapsed().as_secs(), 300);
     }
 }

@@ -5,8 +5,9 @@
 //!
 //! Reading order: this file (accept, limits, drain), `connection` (HTTP/1.1 or 2), [`service`] (one request,
 //! line by line), [`respond`] (answers and errors as responses), `blob`, `listing` and `page` (those that are
-//! more than a header), [`body`] (from the store to the socket), [`account`] (what it cost), `guard` and
-//! `activity` (clients that stop reading), [`places`], `seats` and [`share`] (clients that take too much), [`tls`].
+//! more than a header), [`body`] (from the store to the socket), `sendfile` (large ones past our memory), [`account`]
+//! (what it cost), `guard` and `activity` (clients that stop reading), [`places`], `seats` and [`share`] (clients that
+//! take too much), [`tls`].
 
 pub mod account;
 mod activity;
@@ -21,6 +22,7 @@ mod page;
 pub mod places;
 pub mod respond;
 mod seats;
+pub mod sendfile;
 pub mod service;
 pub mod share;
 pub mod tls;

@@ -219,6 +219,8 @@ impl Problem {
 pub(super) fn new(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
+    // Room for what follows: a map that grows hashes everything again.
+    response.headers_mut().reserve(12);
     response
         .headers_mut()
         .insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
@@ -245,7 +247,7 @@ pub(super) fn manifest(answer: ManifestAnswer) -> Response<Body> {
     let mut response = new(StatusCode::OK);
     let headers = response.headers_mut();
     identity(headers, &answer.digest);
-    let media_type = HeaderValue::from_str(&answer.media_type);
+    let media_type = HeaderValue::try_from(answer.media_type);
     headers.insert(
         CONTENT_TYPE,
         media_type.unwrap_or(HeaderValue::from_static("application/octet-stream")),
@@ -336,11 +338,14 @@ pub(super) fn etag(digest: &Digest) -> String {
     format!("\"{digest}\"")
 }
 
+/// Both headers share one piece of memory.
 fn identity(headers: &mut HeaderMap, digest: &Digest) {
-    if let Ok(value) = HeaderValue::from_str(&digest.to_string()) {
+    let quoted = bytes::Bytes::from(etag(digest));
+    let bare = quoted.slice(1..quoted.len().saturating_sub(1).max(1));
+    if let Ok(value) = HeaderValue::from_maybe_shared(bare) {
         headers.insert(CONTENT_DIGEST, value);
     }
-    if let Ok(value) = HeaderValue::from_str(&etag(digest)) {
+    if let Ok(value) = HeaderValue::from_maybe_shared(quoted) {
         headers.insert(ETAG, value);
     }
 }

@@ -184,10 +184,11 @@ impl Service {
         let answer =
             answer.map_err(|error| Problem::of(&error, site.upstream.namespace().as_str()))?;
         let outcome = answer.outcome;
-        let unchanged = if_none_match(
-            headers.get_all(IF_NONE_MATCH),
-            &respond::etag(&answer.digest),
-        );
+        let unchanged = headers.contains_key(IF_NONE_MATCH)
+            && if_none_match(
+                headers.get_all(IF_NONE_MATCH),
+                &respond::etag(&answer.digest),
+            );
         let response = respond::manifest(answer);
         let response = if unchanged {
             respond::not_modified(response)
@@ -228,6 +229,7 @@ impl Service {
                 .response_bytes
                 .with_label_values(&[label, kind, outcome.as_str()]);
         Account::new(
+            Arc::clone(&self.metrics),
             counter,
             Entry {
                 client: asker.address,
@@ -245,7 +247,6 @@ impl Service {
                 problem,
                 started,
                 header_ms: header_after.as_millis() as u64,
-                bytes: 0,
             },
             turn,
         )

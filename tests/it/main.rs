@@ -13,6 +13,7 @@
 //! - `ownership`: a blob is read only under a repository that has it
 //! - `routing`: every way to name a registry, and every way to name none
 //! - `ranges`: parts of blobs, stored and cold
+//! - `sendfile`: large bodies past our memory, byte for byte
 //! - `range_model`: any `Range` at all, against the words of the RFC
 //! - `clients`: every obligation towards a client, by the client's name
 //! - `media_types`: manifests of any kind pass through byte by byte
@@ -82,6 +83,7 @@ mod resume;
 mod routing;
 mod scrub;
 mod search;
+mod sendfile;
 mod server;
 mod tags;
 mod tags_list;

@@ -15,6 +15,7 @@ impl Body {
             state: State::Waiting(next(pieces)),
             left: None,
             account: None,
+            lane: None,
             open: None,
         }
     }

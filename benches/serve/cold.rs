@@ -1,0 +1,237 @@
+//! Blobs that are not stored: one client, a herd, and a range. Every measurement starts programs anew.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::Plan;
+use crate::fixture::{Blob, Fixture, Image};
+use crate::link::relay;
+use crate::load::{self, Request, Until, percentile};
+use crate::peers::{Mirror, Nginx, Peer, pull_through};
+use crate::report::{Bound, Report, Workload};
+use crate::stored::{milliseconds, settle};
+use crate::usage;
+
+const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
+/// Bytes a second of a link that is the bottleneck.
+const LINK: f64 = 100.0 * 1024.0 * 1024.0;
+const PEERS: [&str; 3] = ["pierglass", "nginx as cache", "docker-registry as cache"];
+const DIRECT: &str = "direct";
+
+pub fn run(plan: &Plan, fixture: &Fixture, report: &mut Report) {
+    let registry = fixture.registry.address;
+    one(plan, fixture, report, registry, "CPU-bound");
+    if !plan.quick {
+        one(
+            plan,
+            fixture,
+            report,
+            relay(registry, LINK),
+            "100 MiB/s link",
+        );
+    }
+    let clients: &[usize] = plan.pick(&[100], &[1, 32, 100, 400]);
+    for (upstream, place) in [
+        (registry, "CPU-bound"),
+        (relay(registry, LINK), "100 MiB/s link"),
+    ] {
+        if plan.quick && upstream != registry {
+            break;
+        }
+        for count in clients {
+            herd(plan, fixture, report, upstream, *count, place);
+        }
+    }
+    range(plan, fixture, report);
+}
+
+fn start(fixture: &Fixture, name: &str, upstream: SocketAddr) -> Option<Peer> {
+    match name {
+        "pierglass" => Some(
+            Mirror {
+                upstream: Some(upstream),
+                ..Mirror::default()
+            }
+            .start(fixture),
+        ),
+        "nginx as cache" => {
+            let nginx = Nginx::files("nginx as cache");
+            Some(
+                Nginx {
+                    proxy: Some(upstream),
+                    ..nginx
+                }
+                .start(fixture),
+            )
+        }
+        DIRECT => None,
+        _ => Some(pull_through(fixture, upstream)),
+    }
+}
+
+/// Has Pierglass know that the repository has the blob, as every pull does first.
+fn introduce(peer: &Peer, image: &Image) {
+    let script = vec![Request::get(&image.by_tag())];
+    load::run(peer.address, vec![script], Until::Done).expect_complete(peer.name);
+}
+
+/// Waits until a program is at rest: a fill is made durable behind the answer.
+fn at_rest(peer: &Peer) {
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(20) {
+        let before = peer.cpu();
+        std::thread::sleep(Duration::from_millis(300));
+        if peer.cpu().since(&before) < 0.005 {
+            return;
+        }
+    }
+}
+
+fn one(plan: &Plan, fixture: &Fixture, report: &mut Report, upstream: SocketAddr, place: &str) {
+    let image = &fixture.large;
+    let blob = &image.blobs[1];
+    let name = format!("cold {} MiB, {place}", blob.size >> 20);
+    if !plan.wants(&name) {
+        return;
+    }
+    let by_link = place != "CPU-bound";
+    report.begin(Workload {
+        name,
+        figure: if by_link { "seconds" } else { "CPU s/GiB" },
+        more_is_better: false,
+        against: if by_link { &[DIRECT] } else { &[] },
+        bound: if by_link {
+            Bound::Ratio(1.05)
+        } else {
+            Bound::Figure(1.4)
+        },
+    });
+    for round in 0..plan.rounds.min(5) {
+        for name in [PEERS[0], PEERS[1], PEERS[2], DIRECT] {
+            let peer = start(fixture, name, upstream);
+            let address = peer.as_ref().map_or(upstream, |peer| peer.address);
+            if let Some(peer) = &peer {
+                introduce(peer, image);
+            }
+            let before = peer.as_ref().map(Peer::cpu);
+            let script = vec![Request::get(&blob.path())];
+            let outcome = load::run(address, vec![script], Until::Done).expect_complete(name);
+            let cpu = peer.as_ref().zip(before).map_or(0.0, |(peer, before)| {
+                at_rest(peer);
+                peer.cpu().since(&before)
+            });
+            let peak = peer
+                .as_ref()
+                .map_or(0.0, |peer| usage::peak(&peer.processes()) / 1024.0);
+            let figures = vec![
+                ("CPU s/GiB", cpu / (blob.size as f64 / GIB)),
+                ("seconds", outcome.wall.as_secs_f64()),
+                ("first byte p50 ms", milliseconds(&outcome, 0.5)),
+                ("peak MiB", peak),
+            ];
+            let name = peer.as_ref().map_or(DIRECT, |peer| peer.name);
+            report.note(name, round, figures, outcome.client_was_the_bottleneck());
+        }
+    }
+    report.end();
+}
+
+fn herd(
+    plan: &Plan,
+    fixture: &Fixture,
+    report: &mut Report,
+    upstream: SocketAddr,
+    clients: usize,
+    place: &str,
+) {
+    let image = &fixture.herd;
+    let blob = &image.blobs[1];
+    let name = format!(
+        "herd of {clients}, one cold {} MiB blob, {place}",
+        blob.size >> 20
+    );
+    if !plan.wants(&name) {
+        return;
+    }
+    let bound = match clients {
+        100 => Bound::Figure(40.0),
+        400 => Bound::Figure(64.0),
+        _ => Bound::None,
+    };
+    report.begin(Workload {
+        name,
+        figure: "peak MiB",
+        more_is_better: false,
+        against: &["nginx as cache"],
+        bound,
+    });
+    for round in 0..plan.rounds.min(plan.pick(2, 3)) {
+        for name in PEERS {
+            let Some(peer) = start(fixture, name, upstream) else {
+                continue;
+            };
+            introduce(&peer, image);
+            settle();
+            let processes = peer.processes();
+            usage::forget_peak(&processes);
+            let (before, asked) = (peer.cpu(), fixture.registry.cpu());
+            let scripts = vec![vec![Request::get(&blob.path())]; clients];
+            let outcome = load::run(peer.address, scripts, Until::Done).expect_complete(name);
+            let peak = usage::peak(&processes) / 1024.0;
+            let cpu = peer.cpu().since(&before);
+            let last = percentile(&outcome.done, 1.0).as_secs_f64();
+            let figures = vec![
+                ("last client s", last),
+                (
+                    "first client s",
+                    percentile(&outcome.done, 0.0).as_secs_f64(),
+                ),
+                ("worst first byte ms", milliseconds(&outcome, 1.0)),
+                ("peak MiB", peak),
+                ("CPU s", cpu),
+                ("registry's CPU s", fixture.registry.cpu().since(&asked)),
+            ];
+            report.note(
+                peer.name,
+                round,
+                figures,
+                outcome.client_was_the_bottleneck(),
+            );
+        }
+    }
+    report.end();
+}
+
+/// The last 64 KiB of a large cold blob.
+fn range(plan: &Plan, fixture: &Fixture, report: &mut Report) {
+    let image = &fixture.large;
+    let blob: &Blob = &image.blobs[1];
+    let name = format!("cold range, last 64 KiB of {} MiB", blob.size >> 20);
+    if !plan.wants(&name) {
+        return;
+    }
+    report.begin(Workload {
+        name,
+        figure: "ms",
+        more_is_better: false,
+        against: &["nginx as cache"],
+        bound: Bound::None,
+    });
+    for round in 0..plan.rounds.min(3) {
+        for name in &PEERS[..2] {
+            let Some(peer) = start(fixture, name, fixture.registry.address) else {
+                continue;
+            };
+            introduce(&peer, image);
+            let script = vec![Request::range(
+                &blob.path(),
+                blob.size - 65_536,
+                blob.size - 1,
+            )];
+            let outcome = load::run(peer.address, vec![script], Until::Done).expect_complete(name);
+            let figures = vec![("ms", outcome.wall.as_secs_f64() * 1000.0)];
+            report.note(peer.name, round, figures, false);
+        }
+    }
+    report.end();
+}
