@@ -1,8 +1,8 @@
 //! What goes wrong where the mirror runs: it is killed, its disk is full, its files are damaged.
 //!
 //! Damage is of kinds that the mirror can notice before it serves: a length that is not the committed one, what is
-//! gone, bits flipped in a manifest (hashed whenever it is read from disk) or, while the mirror is down, in the beginning
-//! of a blob that had not arrived whole (hashed before it is gone on with). Bits flipped in a stored blob are noticed
+//! gone, bits flipped in a manifest (hashed whenever it is read from disk), and, while the mirror is down, a beginning of a
+//! blob that is shorter than it was. Bits flipped in a stored blob are noticed
 //! by a check of the whole store alone: they are flipped while the mirror is down, and `verify` runs before it is up.
 
 use std::fs::OpenOptions;
@@ -73,16 +73,16 @@ fn rot(run: &Run, dice: &mut Dice) {
     one(&run.tally.kills);
 }
 
-/// What came of a blob before the kill is not what it was: the digest of the whole must tell.
+/// What came of a blob before the kill is not all there any more. No bits are flipped in it: a part of a blob may be read
+/// out of it before the whole is verified.
 fn spoil_beginnings(run: &Run, dice: &mut Dice) {
     let store = run.ground.store();
     let mut beginnings = files(&store.join("partial"));
     beginnings.extend(files(&store.join("ingest")));
     for path in &beginnings {
-        let length = path.metadata().map_or(0, |file| file.len());
-        match dice.below(3) {
-            0 => shorten(path, dice),
-            1 if length > 0 => flip(path, dice.below(length)),
+        match dice.below(4) {
+            0 | 1 => shorten(path, dice),
+            2 => drop(std::fs::remove_file(path)),
             _ => continue,
         }
         one(&run.tally.damaged);

@@ -170,7 +170,7 @@ async fn whole(run: &Run, repo: &Repo, blob: &Blob, rate: Option<u64>) -> Result
         if got.broke.is_none() {
             return Ok(());
         }
-        if got.spoiled {
+        if got.spoiled.is_some() {
             // What comes before a break is not promised; the digest would tell the client in the end.
             return Err(Stop::Failed(
                 "a blob broke off after bytes that are not its own".into(),
@@ -196,8 +196,8 @@ struct Got {
     /// Where in the blob.
     reached: u64,
     broke: Option<String>,
-    /// Something of what came was wrong.
-    spoiled: bool,
+    /// Where the first byte was that is not the blob's.
+    spoiled: Option<u64>,
 }
 
 /// Reads one answer and compares every byte.
@@ -248,7 +248,7 @@ async fn read(
     let mut got = Got {
         reached: part.start,
         broke: None,
-        spoiled: false,
+        spoiled: None,
     };
     loop {
         let came = got.reached - part.start;
@@ -272,19 +272,27 @@ async fn read(
         let Ok(data) = frame.into_data() else {
             continue;
         };
-        got.spoiled |= blob.content.read(got.reached, data.len()) != data;
+        if got.spoiled.is_none() {
+            let right = blob.content.read(got.reached, data.len());
+            let other = right
+                .iter()
+                .zip(&data)
+                .position(|(right, came)| right != came);
+            got.spoiled = other.map(|at| got.reached + at as u64);
+        }
         got.reached += data.len() as u64;
         run.tally
             .bytes
             .fetch_add(data.len() as u64, Ordering::Relaxed);
     }
-    if got.spoiled || got.reached != part.end {
+    if got.spoiled.is_some() || got.reached != part.end {
         run.tally.wrong(format!(
-            "bytes {part:?} of {} in {} ended cleanly at {}{}, {:?}",
+            "bytes {part:?} of {} in {} ended cleanly at {}, of {}; first wrong byte: {:?}; {:?}",
             blob.digest,
             repo.path,
             got.reached,
-            if got.spoiled { " with wrong bytes" } else { "" },
+            blob.content.len(),
+            got.spoiled,
             head.headers.get("cache-status"),
         ));
     }
