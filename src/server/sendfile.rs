@@ -1,7 +1,7 @@
 //! Large bodies over plain HTTP/1.1 without copying them: `sendfile` under hyper.
 //!
 //! hyper queues the pieces of a body and hands their memory to `poll_write_vectored`. A [`FileSlice`] is such
-//! a piece, whose memory is one byte that stands for a part of a file: [`Sendfile`], which is what hyper writes
+//! a piece, whose memory is one byte that stands for a part of a file: `Sendfile`, which is what hyper writes
 //! to, knows that byte by its address, has the kernel send the file instead, and says how much went out.
 //! hyper takes that many bytes off the slice, and goes on keeping lengths, keep-alive and pipelining.
 //!
@@ -60,7 +60,7 @@ struct Part {
     end: u64,
 }
 
-/// A part of a file, to be sent over the connection of its [`Lane`] and no other.
+/// A part of a file, to be sent over the connection of its `Lane` and no other.
 pub struct FileSlice {
     part: Arc<Part>,
     lane: Lane,
