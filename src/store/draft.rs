@@ -5,6 +5,8 @@
 //! of it was verified: that is done over all of the blob, at its end.
 //!
 //! While it is written its name says which blob it is, so that a process that was killed leaves a partial too.
+//! A machine that crashed leaves none: nothing here is made durable, and parts of a blob are served before all of
+//! it is verified.
 
 use std::fs::{self, File};
 use std::io;
@@ -288,6 +290,30 @@ impl Store {
         rest.collect()
     }
 
+    /// Whether the machine has not been started anew since the store was last used. If it has, what was not made
+    /// durable may be there with its length and without its bytes, and parts of it would be served unseen.
+    pub(super) fn is_same_boot(&self) -> bool {
+        let known = fs::read_to_string(self.layout.boot()).ok();
+        known.is_some() && known == boot()
+    }
+
+    /// Writes down which run of the machine this is.
+    pub(super) fn note_boot(&self) {
+        let Some(boot) = boot() else { return };
+        let written = fs::write(self.layout.boot(), boot);
+        if let Err(error) = written {
+            tracing::debug!(%error, "cannot note the boot: partial transfers will be dropped at the next start");
+        }
+    }
+
+    pub(super) fn drop_partials(&self) {
+        let dropped = fs::remove_dir_all(self.layout.partials())
+            .and_then(|()| fs::create_dir(self.layout.partials()));
+        if let Err(error) = dropped {
+            tracing::warn!(%error, "cannot drop the partial transfers of an earlier run of this machine");
+        }
+    }
+
     fn keep_one(&self, path: &std::path::Path, key: &Key) -> io::Result<()> {
         let too_short = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let file = File::options().write(true).open(path)?;
@@ -304,6 +330,11 @@ impl Store {
         }
         fs::rename(path, &target)
     }
+}
+
+/// What Linux calls this run of the machine (random(4)).
+fn boot() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
 }
 
 fn stopped<T>() -> io::Result<T> {

@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/version                                       what wrote this layout
 //! ROOT/lock                                          held by the process that uses the store
+//! ROOT/boot                                          which run of the machine it was last used in
 //! ROOT/pins                                          images that are never evicted, one a line
 //! ROOT/blobs/sha256/ab/abcd...                       verified blobs, by digest
 //! ROOT/ingest/17                                     records being written
@@ -105,6 +106,11 @@ impl Layout {
 
     pub(super) fn version(&self) -> PathBuf {
         self.root.join("version")
+    }
+
+    /// Which run of the machine the store was last used in.
+    pub(super) fn boot(&self) -> PathBuf {
+        self.root.join("boot")
     }
 
     pub(super) fn blobs(&self) -> PathBuf {

@@ -426,6 +426,7 @@ impl Store {
         });
         let lock = claimed.map_err(|error| io::Error::other(error.to_string()))?;
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
+        self.note_boot();
         Ok(())
     }
 

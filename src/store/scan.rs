@@ -20,7 +20,13 @@ const BATCH: usize = 1024;
 /// Starts the scan of `store` in a thread of its own; it ends early when the store is dropped.
 pub(super) fn start(store: &Arc<Store>) -> io::Result<()> {
     let leftovers = leftovers(store)?;
-    let leftovers = store.keep_unfinished(leftovers);
+    let leftovers = if store.is_same_boot() {
+        store.keep_unfinished(leftovers)
+    } else {
+        store.drop_partials();
+        leftovers
+    };
+    store.note_boot();
     count(store, leftovers)
 }
 

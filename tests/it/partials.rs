@@ -5,8 +5,9 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::support::client::{Downloading, download};
+use crate::support::content::Content;
 use crate::support::disk::{Watch, blob_file, blobs, eventually, files};
-use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, Redirect};
+use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, Redirect, digest_of};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const MIB: u64 = 1024 * 1024;
@@ -111,6 +112,34 @@ async fn a_partial_that_was_damaged_costs_one_pull_and_not_the_next() {
     let torn = download(&url, &[]).await.unwrap();
     assert!(torn.error.is_some() && torn.bytes < 8 * MIB);
     assert!(partials(&mirror).is_empty(), "what is wrong was kept");
+    download(&url, &[]).await.unwrap().assert_is(&digest);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_of_the_machine_leaves_nothing_to_go_on_with() {
+    let registry = FakeRegistry::start().await;
+    let (mut mirror, digest) = killed_half_way(&registry, 8 * MIB).await;
+    // Once as a partial, once as what was being written.
+    mirror.restart();
+    assert_eq!(partials(&mirror).len(), 1);
+    mirror.kill9();
+    let left = partials(&mirror).remove(0);
+    let name = format!("99.docker.io.{}", digest.replace(':', "-"));
+    let written = mirror.store_path().join("ingest").join(name);
+    std::fs::copy(&left, &written).unwrap();
+    for path in [&left, &written] {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[2_000_000..2_100_000].fill(0);
+        std::fs::write(path, bytes).unwrap();
+    }
+    std::fs::write(mirror.store_path().join("boot"), "another").unwrap();
+    mirror.restart();
+    assert!(partials(&mirror).is_empty());
+    let url = mirror.blob_url(REPO, &digest);
+    let range = [("range", "bytes=2000000-2099999")];
+    let part = download(&url, &range).await.unwrap();
+    let expected = Content::generated(7, 8 * MIB).read(2_000_000, 100_000);
+    assert_eq!(part.digest, digest_of(&expected));
     download(&url, &[]).await.unwrap().assert_is(&digest);
 }
 
