@@ -1,6 +1,7 @@
 //! A fill: one blob on its way from upstream into the store, whoever is watching.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -18,7 +19,11 @@ use super::{Mirror, Site};
 
 /// How much may be read from upstream while the disk is busy with what came before: the most memory a
 /// fill takes, twice.
-const BATCH: usize = 256 * 1024;
+const BATCH: usize = 512 * 1024;
+/// What is enough to be written and hashed in one step.
+const STEP: usize = 256 * 1024;
+/// How long a step waits to be enough.
+const MOMENT: Duration = Duration::from_millis(1);
 /// What a fill tells those who wait for it, as soon as upstream's header is in.
 #[derive(Clone)]
 pub(super) struct Fill {
@@ -281,14 +286,17 @@ async fn copy(first: Bytes, mut body: Body, ingest: &mut Ingest) -> Result<(), F
     // Known before all that came is written: what came before a break is kept, to go on from there.
     let mut end = None;
     loop {
+        if end.is_none() {
+            // Nobody is to wait for the first bytes of a blob.
+            let patience = if ingest.written() < STEP as u64 {
+                Duration::ZERO
+            } else {
+                MOMENT
+            };
+            end = fill_up(&mut batch, &mut body, patience).await;
+        }
         if batch.chunks.is_empty() {
-            match end {
-                Some(end) => return end,
-                None => match next(&mut body).await? {
-                    Some(chunk) => batch.push(chunk),
-                    None => return Ok(()),
-                },
-            }
+            return end.unwrap_or(Ok(()));
         }
         let mut ahead = Batch::default();
         let write = ingest.append(batch.chunks);
@@ -297,15 +305,39 @@ async fn copy(first: Bytes, mut body: Body, ingest: &mut Ingest) -> Result<(), F
             tokio::select! {
                 biased;
                 written = &mut write => { written?; break }
-                chunk = next(&mut body), if end.is_none() && ahead.bytes < BATCH => match chunk {
-                    Ok(Some(chunk)) => ahead.push(chunk),
-                    Ok(None) => end = Some(Ok(())),
-                    Err(failure) => end = Some(Err(failure)),
-                },
+                chunk = next(&mut body), if end.is_none() && ahead.bytes < BATCH => {
+                    end = ahead.take_in(chunk);
+                }
             }
         }
         batch = ahead;
     }
+}
+
+/// Waits for something to write, and then a moment longer for enough of it: handing a step to another thread, and
+/// waking all who read along, costs the same for a little as for much. The end of the body, if it came.
+async fn fill_up(
+    batch: &mut Batch,
+    body: &mut Body,
+    patience: Duration,
+) -> Option<Result<(), Failure>> {
+    if batch.chunks.is_empty() {
+        let chunk = next(body).await;
+        if let Some(end) = batch.take_in(chunk) {
+            return Some(end);
+        }
+    }
+    let enough = async {
+        while batch.bytes < STEP {
+            let chunk = next(body).await;
+            if let Some(end) = batch.take_in(chunk) {
+                return Some(end);
+            }
+        }
+        None
+    };
+    // What is there already is taken in even if there is no time to wait.
+    tokio::time::timeout(patience, enough).await.ok().flatten()
 }
 
 async fn next(body: &mut Body) -> Result<Option<Bytes>, Failure> {
@@ -319,6 +351,18 @@ struct Batch {
 }
 
 impl Batch {
+    /// Adds what came of a body; gives back its end, if that is what came.
+    fn take_in(&mut self, came: Result<Option<Bytes>, Failure>) -> Option<Result<(), Failure>> {
+        match came {
+            Ok(Some(chunk)) => {
+                self.push(chunk);
+                None
+            }
+            Ok(None) => Some(Ok(())),
+            Err(failure) => Some(Err(failure)),
+        }
+    }
+
     fn push(&mut self, chunk: Bytes) {
         self.bytes += chunk.len();
         self.chunks.push(chunk);

@@ -96,6 +96,8 @@ pub struct StoreBody {
     warm: u64,
     /// `sendfile` is not for this body.
     copy_only: bool,
+    /// Some of it went that way.
+    sent_by_file: bool,
 }
 
 impl Body {
@@ -295,6 +297,7 @@ enum Now {
 
 impl StoreBody {
     fn new(reader: Reader, source: Source, pieces: VecDeque<Piece>, buffers: &Buffers) -> Self {
+        let copy_only = !by_file::is_large(&reader, &pieces);
         Self {
             reader,
             source,
@@ -307,7 +310,8 @@ impl StoreBody {
             pieces,
             buffers: buffers.clone(),
             warm: 0,
-            copy_only: false,
+            copy_only,
+            sent_by_file: false,
         }
     }
 
@@ -374,6 +378,10 @@ impl StoreBody {
             Ok((buffer, count)) => self.piece(buffer, count),
             Err(error) => {
                 self.source.is_damaged(&self.reader, &error).await;
+                if self.sent_by_file && error.kind() == io::ErrorKind::UnexpectedEof {
+                    // What the kernel has still to send was blanked with the rest: nothing can make it right.
+                    return Err(error.into());
+                }
                 self.lost = Some(error.into());
                 Ok((State::Store(self), None))
             }

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use rustix::fs::Advice;
 
-use super::{Account, Arc, Available, Piece, State, Step, StoreBody};
+use super::{Account, Arc, Available, Piece, Reader, State, Step, StoreBody, VecDeque};
 use crate::server::sendfile::{FileSlice, Lane};
 use crate::store::reader::read_blocking;
 
@@ -21,6 +21,10 @@ const LEAST: u64 = 64 * 1024;
 /// of them may be missing all the same; then the worker waits for that one read.
 const LOOK_EVERY: u64 = 128 * 1024;
 
+/// A shorter body is copied: it costs little, and what was copied nobody can change any more. The kernel sends pages of
+/// the file as they are when their turn comes; who truncates the file in that moment blanks what is on its way.
+const LEAST_BODY: u64 = 8 * 1024 * 1024;
+
 /// What a slice may be had by.
 pub(super) enum ByFile {
     /// Here it is.
@@ -29,6 +33,15 @@ pub(super) enum ByFile {
     Cold(Range<u64>),
     /// Not this way.
     Not,
+}
+
+/// Whether a range among `pieces` is worth it.
+pub(super) fn is_large(reader: &Reader, pieces: &VecDeque<Piece>) -> bool {
+    let known = reader.length().unwrap_or(0);
+    pieces.iter().any(|piece| match piece {
+        Piece::Range(range) => range.end.min(known).saturating_sub(range.start) >= LEAST_BODY,
+        Piece::Bytes(_) => false,
+    })
 }
 
 impl StoreBody {
@@ -58,6 +71,7 @@ impl StoreBody {
             }
         }
         self.position = range.end;
+        self.sent_by_file = true;
         let account = account.map(Arc::clone);
         ByFile::Slice(lane.slice(self.reader.file(), range, account))
     }
