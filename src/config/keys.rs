@@ -57,7 +57,7 @@ macro_rules! keys {
 keys! {
     LISTEN: "listen" = "127.0.0.1:5000", "Where clients find the registry API.";
     ADMIN_LISTEN: "admin_listen" = "127.0.0.1:5001", "Metrics, health, dashboard and admin API; whoever reaches it may do all.";
-    MAX_CONNECTIONS: "max_connections" = "10000", "Connections of clients at a time; more of them wait.";
+    MAX_CONNECTIONS: "max_connections" = "16000", "Connections of clients at a time; more of them wait.";
     MAX_CONNECTIONS_PER_CLIENT: "max_connections_per_client", "Of one address (IPv6: /64), or \"none\". Default: three quarters of max_connections.";
     MAX_REQUESTS_PER_CLIENT: "max_requests_per_client" = "1000", "Requests of one address answered at a time, or \"none\"; more of them wait.";
     MAX_FILLS_PER_CLIENT: "max_fills_per_client" = "256", "Blob transfers from upstream that one address starts at a time, or \"none\".";

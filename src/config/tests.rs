@@ -64,14 +64,14 @@ fn nothing_written_is_a_docker_hub_mirror() {
     let config = parse("").unwrap();
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:5000");
     assert_eq!(config.server.admin_listen.to_string(), "127.0.0.1:5001");
-    assert_eq!(config.server.max_connections, 10_000);
+    assert_eq!(config.server.max_connections, 16_000);
     let per_client = config.server.per_client;
     let of_client = (
         per_client.connections,
         per_client.requests,
         per_client.fills,
     );
-    assert_eq!(of_client, (Some(7500), Some(1000), Some(256)));
+    assert_eq!(of_client, (Some(12_000), Some(1000), Some(256)));
     assert_eq!(config.store.path, Path::new("/home/u/.cache/pierglass"));
     assert_eq!(
         (config.store.max_size, config.store.min_free),
