@@ -185,9 +185,9 @@ fn recover(mirror: &Mirror) {
 }
 
 /// All troubles, by tag and by digest; prints the table and fails with everything that is wrong in it.
-fn endure(puller: &dyn Puller, hub: &FakeRegistry, mirror: &Mirror, references: [String; 2]) {
+fn endure(puller: &dyn Puller, hub: &FakeRegistry, mirror: &Mirror, references: &[String; 2]) {
     let mut rows: Vec<Row> = Vec::new();
-    for reference in &references {
+    for reference in references {
         let cold = pull_in(puller, reference, Trouble::None, Duration::from_secs(60));
         assert_eq!(cold.wrong, None);
         // What it takes from the store while nothing is wrong: the longer of two.
@@ -236,7 +236,7 @@ fn dockerd_pulls_what_is_stored_whatever_upstream_does() {
     let (hub, image, mirror) = held();
     let docker = Dockerd::start(&[mirror.url()]);
     let references = ["app:1".to_owned(), format!("app@{}", image.digest)];
-    endure(&docker, &hub, &mirror, references);
+    endure(&docker, &hub, &mirror, &references);
 }
 
 #[test]
@@ -246,5 +246,5 @@ fn containerd_pulls_what_is_stored_whatever_upstream_does() {
     containerd.hosts("docker.io", &mirror.url(), "");
     let name = format!("docker.io/{REPO}");
     let references = [format!("{name}:1"), format!("{name}@{}", image.digest)];
-    endure(&containerd, &hub, &mirror, references);
+    endure(&containerd, &hub, &mirror, &references);
 }

@@ -44,13 +44,12 @@ impl Tampering {
         let log = directory.join("strace.log");
         let known = calls.replace("?", "");
         let inject = format!("inject={known}:{what}");
-        let mut strace =
-            Program::start("strace", "strace", log.clone(), |command: &mut Command| {
-                command
-                    .args(["-f", "-qqq", "-o", "/dev/null"])
-                    .args(["-e", &format!("trace={calls}"), "-e", &inject])
-                    .args(["-p", &pid.to_string()]);
-            });
+        let mut strace = Program::start("strace", "strace", log, |command: &mut Command| {
+            command
+                .args(["-f", "-qqq", "-o", "/dev/null"])
+                .args(["-e", &format!("trace={calls}"), "-e", &inject])
+                .args(["-p", &pid.to_string()]);
+        });
         strace.wait_until(|| is_traced(pid).then_some(()));
         Self(strace)
     }
