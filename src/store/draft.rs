@@ -150,19 +150,23 @@ impl Draft {
 
     /// Puts it away now, where the next transfer finds it, instead of some time after it is dropped.
     pub async fn put_away(mut self) {
-        let Some((path, room)) = self.path.take().zip(self.room.take()) else {
-            return;
-        };
-        let away = Away {
+        if let Some(away) = self.taken_away() {
+            let store = Arc::clone(&self.store);
+            run(move || store.put_away(away)).await;
+        }
+    }
+
+    /// All that is needed to make a partial of it, or to remove it; `None` if that was done, or it was committed.
+    fn taken_away(&mut self) -> Option<Away> {
+        let (path, room) = self.path.take().zip(self.room.take())?;
+        Some(Away {
             path,
             room,
             worthless: self.worthless,
             written: self.written,
             file: Arc::clone(&self.file),
             id: Arc::clone(&self.id),
-        };
-        let store = Arc::clone(&self.store);
-        run(move || store.put_away(away)).await;
+        })
     }
 
     /// The file and its room, for a commit.
@@ -186,19 +190,10 @@ pub(super) struct Away {
 impl Drop for Draft {
     fn drop(&mut self) {
         // The bytes are on disk until they are unlinked, so they stay promised until then.
-        let Some((path, room)) = self.path.take().zip(self.room.take()) else {
-            return;
-        };
-        let away = Away {
-            path,
-            room,
-            worthless: self.worthless,
-            written: self.written,
-            file: Arc::clone(&self.file),
-            id: Arc::clone(&self.id),
-        };
-        let store = Arc::clone(&self.store);
-        self.store.later(move || store.put_away(away));
+        if let Some(away) = self.taken_away() {
+            let store = Arc::clone(&self.store);
+            self.store.later(move || store.put_away(away));
+        }
     }
 }
 
