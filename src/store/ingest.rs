@@ -211,7 +211,7 @@ impl Ingest {
     }
 
     /// Checks length and digest of all that was written. No reader learns of the result yet: the caller goes
-    /// on with [`Ingest::commit`] or [`Ingest::fail`].
+    /// on with [`Ingest::commit`] or [`Ingest::give_up`].
     pub fn verify(&mut self) -> Result<Verified, Failure> {
         let Hashing { hasher, behind } = self.hashing.take().ok_or(Failure::Abandoned)?;
         let found = self.written();
