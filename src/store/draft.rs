@@ -64,17 +64,21 @@ impl Draft {
         );
         let create = move || {
             let file = store.create_file(&path)?;
-            Ok(Self {
-                store,
-                id,
-                file: Arc::new(file),
-                path: Some(path),
-                room: Some(room),
-                written: 0,
-                worthless: false,
-            })
+            Ok(Self::new(store, id, file, path, room))
         };
         run(create).await.unwrap_or_else(stopped).map(Ok)
+    }
+
+    fn new(store: Arc<Store>, id: Id, file: File, path: PathBuf, room: Reservation) -> Self {
+        Self {
+            store,
+            id,
+            file: Arc::new(file),
+            path: Some(path),
+            room: Some(room),
+            written: 0,
+            worthless: false,
+        }
     }
 
     pub(super) fn store(&self) -> &Arc<Store> {
@@ -242,15 +246,7 @@ impl Store {
                 return Err(error);
             }
         };
-        Ok(Draft {
-            store: Arc::clone(self),
-            id,
-            file: Arc::new(file),
-            path: Some(path),
-            room: Some(room),
-            written: 0,
-            worthless: false,
-        })
+        Ok(Draft::new(Arc::clone(self), id, file, path, room))
     }
 
     /// Makes a partial of a draft, or removes it.
