@@ -10,6 +10,11 @@ use pierglass::config::{Config, Environment};
 use pierglass::logging;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Buffers that are taken and given back all the time stay warm, and idle connections take a third less; what is
+/// not used any more goes back to the system in the background. Measured: docs/performance.md.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const FAILED: u8 = 1;
 const USAGE: u8 = 64;
 

@@ -7,7 +7,7 @@ use crate::Plan;
 use crate::fixture::{Blob, Fixture, Image};
 use crate::link::relay;
 use crate::load::{self, Request, Until, percentile};
-use crate::peers::{Mirror, Nginx, Peer, pull_through};
+use crate::peers::{Mirror, Nginx, OTHER, Peer, pull_through};
 use crate::report::{Bound, Report, Workload};
 use crate::stored::{milliseconds, settle};
 use crate::usage;
@@ -15,7 +15,12 @@ use crate::usage;
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 /// Bytes a second of a link that is the bottleneck.
 const LINK: f64 = 100.0 * 1024.0 * 1024.0;
-const PEERS: [&str; 3] = ["pierglass", "nginx as cache", "docker-registry as cache"];
+const PEERS: [&str; 4] = [
+    "pierglass",
+    "nginx as cache",
+    "docker-registry as cache",
+    OTHER,
+];
 const DIRECT: &str = "direct";
 
 pub fn run(plan: &Plan, fixture: &Fixture, report: &mut Report) {
@@ -45,15 +50,14 @@ pub fn run(plan: &Plan, fixture: &Fixture, report: &mut Report) {
     range(plan, fixture, report);
 }
 
-fn start(fixture: &Fixture, name: &str, upstream: SocketAddr) -> Option<Peer> {
+fn start(plan: &Plan, fixture: &Fixture, name: &str, upstream: SocketAddr) -> Option<Peer> {
+    let mirror = Mirror {
+        upstream: Some(upstream),
+        ..Mirror::default()
+    };
     match name {
-        "pierglass" => Some(
-            Mirror {
-                upstream: Some(upstream),
-                ..Mirror::default()
-            }
-            .start(fixture),
-        ),
+        "pierglass" => Some(mirror.start(fixture)),
+        OTHER => mirror.other(plan).map(|other| other.start(fixture)),
         "nginx as cache" => {
             let nginx = Nginx::files("nginx as cache");
             Some(
@@ -107,8 +111,11 @@ fn one(plan: &Plan, fixture: &Fixture, report: &mut Report, upstream: SocketAddr
         },
     });
     for round in 0..plan.rounds.min(5) {
-        for name in [PEERS[0], PEERS[1], PEERS[2], DIRECT] {
-            let peer = start(fixture, name, upstream);
+        for name in PEERS.into_iter().chain([DIRECT]) {
+            let peer = start(plan, fixture, name, upstream);
+            if peer.is_none() && name != DIRECT {
+                continue;
+            }
             let address = peer.as_ref().map_or(upstream, |peer| peer.address);
             if let Some(peer) = &peer {
                 introduce(peer, image);
@@ -167,7 +174,7 @@ fn herd(
     });
     for round in 0..plan.rounds.min(plan.pick(2, 3)) {
         for name in PEERS {
-            let Some(peer) = start(fixture, name, upstream) else {
+            let Some(peer) = start(plan, fixture, name, upstream) else {
                 continue;
             };
             introduce(&peer, image);
@@ -219,7 +226,7 @@ fn range(plan: &Plan, fixture: &Fixture, report: &mut Report) {
     });
     for round in 0..plan.rounds.min(3) {
         for name in &PEERS[..2] {
-            let Some(peer) = start(fixture, name, fixture.registry.address) else {
+            let Some(peer) = start(plan, fixture, name, fixture.registry.address) else {
                 continue;
             };
             introduce(&peer, image);

@@ -38,12 +38,13 @@ use fixture::Fixture;
 use report::Report;
 
 const HELP: &str = "\
-Usage: cargo bench --bench serve -- [--quick] [--rounds N] [--only WORD]... [--json FILE]
+Usage: cargo bench --bench serve -- [--quick] [--rounds N] [--only WORD]... [--json FILE] [--other FILE]
 
   --quick       smaller blobs, fewer rounds and workloads: under two minutes
   --rounds N    how often each program runs each workload (7, or 3 with --quick)
   --only WORD   only workloads whose name contains the word
-  --json FILE   where the raw numbers go (target/bench.json)";
+  --json FILE   where the raw numbers go (target/bench.json)
+  --other FILE  another build of Pierglass, to be measured beside this one";
 
 /// What is to be run, and how much of it.
 pub struct Plan {
@@ -51,6 +52,8 @@ pub struct Plan {
     pub rounds: usize,
     only: Vec<String>,
     json: PathBuf,
+    /// Another build, to compare with.
+    pub other: Option<PathBuf>,
 }
 
 impl Plan {
@@ -60,6 +63,7 @@ impl Plan {
             rounds: 0,
             only: Vec::new(),
             json: PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../bench.json"),
+            other: None,
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
@@ -71,6 +75,7 @@ impl Plan {
                 "--rounds" => plan.rounds = value()?.parse().map_err(|_| HELP.to_owned())?,
                 "--only" => plan.only.push(value()?),
                 "--json" => plan.json = value()?.into(),
+                "--other" => plan.other = Some(value()?.into()),
                 _ => return Err(HELP.to_owned()),
             }
         }

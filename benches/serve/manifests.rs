@@ -28,20 +28,16 @@ pub fn run(plan: &Plan, fixture: &Fixture, report: &mut Report) {
         log: true,
         ..Nginx::files("nginx")
     };
-    let pairs = [
-        [
-            quiet.start(fixture),
-            Nginx::files("nginx, no log").start(fixture),
-        ],
-        [
-            Mirror {
-                name: LOGGED,
-                ..Mirror::default()
-            }
-            .start(fixture),
-            loud.start(fixture),
-        ],
-    ];
+    let logged = Mirror {
+        name: LOGGED,
+        ..Mirror::default()
+    };
+    let silent = Nginx::files("nginx, no log");
+    let pairs = [(quiet, silent), (logged, loud)].map(|(mirror, nginx)| {
+        let mut peers = vec![mirror.start(fixture), nginx.start(fixture)];
+        peers.extend(mirror.other(plan).map(|other| other.start(fixture)));
+        peers
+    });
     let cache = (!plan.quick).then(|| pull_through(fixture, fixture.registry.address));
     let image = &fixture.large;
     let kinds = [
@@ -92,7 +88,7 @@ pub fn run(plan: &Plan, fixture: &Fixture, report: &mut Report) {
 }
 
 /// A fixed number of requests a second, about half of what there is room for.
-fn latency(plan: &Plan, pair: &[Peer; 2], fixture: &Fixture, report: &mut Report) {
+fn latency(plan: &Plan, pair: &[Peer], fixture: &Fixture, report: &mut Report) {
     let request = Request::get(&fixture.large.by_tag());
     let time = plan.pick(Duration::from_millis(500), Duration::from_secs(2));
     let scripts = || vec![vec![request.clone()]; CONNECTIONS];

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::Plan;
 use crate::fixture::Fixture;
 use crate::secure::Certificate;
 use crate::usage;
@@ -100,9 +101,24 @@ pub struct Mirror<'a> {
     pub quiet: bool,
     /// A store that is there already.
     pub store: Option<&'a Path>,
+    /// Another build of it.
+    pub program: Option<&'a Path>,
 }
 
-impl Mirror<'_> {
+/// What another build is called.
+pub const OTHER: &str = "pierglass, other build";
+
+impl<'a> Mirror<'a> {
+    /// The same from another build, if there is one to compare with.
+    pub fn other(self, plan: &'a Plan) -> Option<Self> {
+        let program = plan.other.as_deref()?;
+        Some(Self {
+            name: OTHER,
+            program: Some(program),
+            ..self
+        })
+    }
+
     pub fn start(self, fixture: &Fixture) -> Peer {
         let directory = fixture.scratch();
         let (address, admin) = (free_address(), free_address());
@@ -118,7 +134,8 @@ impl Mirror<'_> {
         );
         let config = directory.path().join("pierglass.toml");
         fs::write(&config, text).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pierglass"));
+        let ours = Path::new(env!("CARGO_BIN_EXE_pierglass"));
+        let mut command = Command::new(self.program.unwrap_or(ours));
         command.arg("serve").arg("--config").arg(config);
         let name = if self.name.is_empty() {
             "pierglass"

@@ -39,6 +39,11 @@ fn plain(plan: &Plan, fixture: &Fixture, report: &mut Report) {
         }
         .start(fixture),
     ];
+    peers.extend(
+        Mirror::default()
+            .other(plan)
+            .map(|other| other.start(fixture)),
+    );
     if !plan.quick {
         peers.push(pull_through(fixture, fixture.registry.address));
     }
@@ -194,18 +199,16 @@ pub fn settle() {
 fn tls(plan: &Plan, fixture: &Fixture, report: &mut Report) {
     let certificate = Certificate::new();
     let tls = Some(&certificate);
-    let peers = [
-        Mirror {
-            tls,
-            ..Mirror::default()
-        }
-        .start(fixture),
-        Nginx {
-            tls,
-            ..Nginx::files("nginx")
-        }
-        .start(fixture),
-    ];
+    let mirror = Mirror {
+        tls,
+        ..Mirror::default()
+    };
+    let nginx = Nginx {
+        tls,
+        ..Nginx::files("nginx")
+    };
+    let mut peers = vec![mirror.start(fixture), nginx.start(fixture)];
+    peers.extend(mirror.other(plan).map(|other| other.start(fixture)));
     let blob = &fixture.large.blobs[1];
     let manifest = fixture.large.by_tag();
     for peer in &peers {
