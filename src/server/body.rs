@@ -4,6 +4,7 @@
 //! make this thread wait for the disk goes to a blocking thread. A body that cannot be finished ends in an
 //! error, upon which hyper cuts the connection: a client must never take a torn body for a whole one.
 
+pub(super) mod buffers;
 mod by_file;
 
 use std::collections::VecDeque;
@@ -11,7 +12,7 @@ use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
@@ -27,14 +28,12 @@ use crate::upstream;
 use super::account::{Account, Broken, Way};
 use super::activity::Open;
 use super::sendfile::{Data, Lane};
+use buffers::Buffer;
 use by_file::ByFile;
 
-mod stream;
+pub use buffers::Buffers;
 
-/// Large enough that a system call costs little beside its copy, small enough that many slow clients fit.
-const CHUNK: usize = 64 * 1024;
-/// Buffers kept for use again.
-const SPARE_BUFFERS: usize = 128;
+mod stream;
 
 /// A response's body, and the account that is closed when it is gone.
 pub struct Body {
@@ -338,7 +337,7 @@ impl StoreBody {
             Available::Failed(failure) => return Now::Step(Err(failure.into())),
             Available::NotYet => return Now::Later(self),
         };
-        let mut buffer = self.buffers.take(length_of(self.position, upto));
+        let mut buffer = self.buffers.take(upto.saturating_sub(self.position));
         match self.reader.read_now(buffer.space(), self.position) {
             Ok(Some(count)) if count > 0 => Now::Step(self.piece(buffer, count)),
             // Whether it is damaged shows when it is read again, where waiting does no harm.
@@ -354,7 +353,10 @@ impl StoreBody {
         if self.lost.is_some() {
             return self.from_source().await;
         }
+        let waits = matches!(self.reader.available(self.position), Available::NotYet);
         let upto = match self.wait().await {
+            // What came a moment ago is in the page cache, and may go from there by itself.
+            Available::UpTo(_) if waits => return Ok((State::Store(self), None)),
             Available::UpTo(upto) => upto.min(self.end),
             Available::End => return self.at_the_end(),
             Available::Failed(failure) if failure.is_of_the_store() => {
@@ -364,7 +366,7 @@ impl StoreBody {
             Available::Failed(failure) => return Err(failure.into()),
             Available::NotYet => return Ok((State::Store(self), None)),
         };
-        let mut buffer = self.buffers.take(length_of(self.position, upto));
+        let mut buffer = self.buffers.take(upto.saturating_sub(self.position));
         if let Ok(Some(count @ 1..)) = self.reader.read_now(buffer.space(), self.position) {
             return self.piece(buffer, count);
         }
@@ -509,12 +511,6 @@ impl Piece {
     }
 }
 
-fn length_of(position: u64, upto: u64) -> usize {
-    usize::try_from(upto.saturating_sub(position))
-        .unwrap_or(CHUNK)
-        .min(CHUNK)
-}
-
 async fn next_of_bypass(mut bypass: Box<Bypass>) -> Step {
     let bytes = bypass.chunk().await?;
     let next = if bytes.is_some() {
@@ -523,62 +519,4 @@ async fn next_of_bypass(mut bypass: Box<Bypass>) -> Step {
         State::Done
     };
     Ok((next, bytes))
-}
-
-/// Buffers that are zeroed once and used again and again.
-#[derive(Clone, Default)]
-pub struct Buffers {
-    /// Guards a short list, for a push or a pop.
-    spare: Arc<Mutex<Vec<Vec<u8>>>>,
-}
-
-struct Buffer {
-    bytes: Vec<u8>,
-    length: usize,
-    home: Buffers,
-}
-
-impl Buffers {
-    fn take(&self, length: usize) -> Buffer {
-        let spare = self
-            .spare
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
-        Buffer {
-            bytes: spare.unwrap_or_else(|| vec![0; CHUNK]),
-            length,
-            home: self.clone(),
-        }
-    }
-}
-
-impl Buffer {
-    fn space(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(..self.length).unwrap_or_default()
-    }
-
-    fn filled(mut self, count: usize) -> Bytes {
-        self.length = count.min(self.length);
-        Bytes::from_owner(self)
-    }
-}
-
-impl AsRef<[u8]> for Buffer {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let mut spare = self
-            .home
-            .spare
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < SPARE_BUFFERS {
-            spare.push(std::mem::take(&mut self.bytes));
-        }
-    }
 }

@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use super::account::Broken;
 use super::activity::Open;
 use super::body::Body;
+use super::body::buffers::LARGE;
 use super::guard::Guard;
 use super::places::Place;
 use super::sendfile::{Lane, Sendfile};
@@ -40,6 +41,9 @@ const H2_WINDOW: u32 = 65_535;
 
 /// Bytes that wait in the kernel for a client, beyond what is on its way to it.
 const UNSENT: u32 = 128 * 1024;
+
+/// What encryption adds to a large buffer: a header and a tag for each record of 16 KiB, amply.
+const RECORDS: usize = 8 * 1024;
 
 /// One client's connection.
 pub(super) struct Connection<H> {
@@ -108,7 +112,8 @@ where
         tls: TlsAcceptor,
         place: &Place,
     ) -> Result<(), Broken> {
-        let handshake = tokio::time::timeout(self.limits.header_timeout, tls.accept(stream));
+        let handshake =
+            tokio::time::timeout(self.limits.header_timeout, tls.accept_with(stream, deepen));
         let Some(stream) = unless(&mut self.stopped, handshake).await else {
             return Ok(());
         };
@@ -204,6 +209,11 @@ pub(super) async fn unless<T>(
         done = work => Some(done),
         _ = stopped.changed() => None,
     }
+}
+
+/// Lets one write to the network take all of a large buffer: by default rustls keeps a quarter of it.
+fn deepen(tls: &mut rustls::ServerConnection) {
+    tls.set_buffer_limit(Some(LARGE + RECORDS));
 }
 
 /// Turns away a client that has too many connections, in words if it speaks plain http.

@@ -138,7 +138,9 @@ impl Client {
             let (response, at) = self.follow(ask, ask.uri(base)?, None, until).await?;
             self.reply(response, ask, &at, None).await
         };
-        self.in_time(asking, until).await.map_err(Error::from)
+        self.in_time(Box::pin(asking), until)
+            .await
+            .map_err(Error::from)
     }
 
     /// Asks as one of those we can be, whoever that is now.
@@ -208,7 +210,8 @@ impl Client {
         ask: &Ask,
         until: Instant,
     ) -> Result<Reply, Failed> {
-        let asking = self.authenticate_and_send(identity, ask, until);
+        // In a box, because every request of a client has room for it, and most are answered from the store.
+        let asking = Box::pin(self.authenticate_and_send(identity, ask, until));
         self.in_time(asking, until).await
     }
 
