@@ -6,7 +6,7 @@ use crate::Plan;
 use crate::fixture::{Fixture, Image};
 use crate::load::{self, Request, Until, percentile};
 use crate::peers::{Mirror, Peer, pull_through};
-use crate::report::{Bound, Report, Workload};
+use crate::report::{Report, Workload};
 use crate::stored::milliseconds;
 use crate::usage;
 
@@ -22,7 +22,7 @@ pub fn run(plan: &Plan, fixture: &Fixture, report: &mut Report) {
             figure: "last client s",
             more_is_better: false,
             against: &["docker-registry as cache"],
-            bound: Bound::None,
+            bounds: Vec::new(),
         });
         for round in 0..plan.rounds.min(plan.pick(1, 3)) {
             let registry = fixture.registry.address;

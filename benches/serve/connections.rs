@@ -65,7 +65,7 @@ fn begin(report: &mut Report, name: String, bound: f64) {
         figure: "KiB each",
         more_is_better: false,
         against: &["nginx"],
-        bound: Bound::Figure(bound),
+        bounds: vec![("KiB each", Bound::Figure(bound))],
     });
 }
 

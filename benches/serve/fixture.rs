@@ -3,7 +3,8 @@
 //! Both are the same files, by hard links: the page cache holds them once.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -60,13 +61,25 @@ pub struct Fixture {
     pub sizes: Image,
     /// What a CI system pulls.
     pub images: Vec<Image>,
+    /// Small ones, a thousand.
+    pub many: Vec<Image>,
     pub registry: Peer,
+    /// Where it tells what it was asked for.
+    counts: SocketAddr,
 }
 
 impl Fixture {
     pub fn build(plan: &Plan) -> Fixture {
         eprintln!("making what is to be served");
         let directory = TempDir::with_prefix_in("bench-", env!("CARGO_TARGET_TMPDIR")).unwrap();
+        // With less, what is measured would pass through Pierglass and not be stored.
+        let free = rustix::fs::statvfs(directory.path()).unwrap();
+        let free = free.f_bavail * free.f_frsize / MIB;
+        let needed = plan.pick(8, 24) * 1024;
+        assert!(
+            free >= needed,
+            "{needed} MiB of disk are needed, {free} are free"
+        );
         let mut files = Files::new(directory.path());
         let large = files.image("large", &[plan.pick(256, 1024) * MIB]);
         let herd = files.image("herd", &[plan.pick(64, 256) * MIB]);
@@ -78,15 +91,33 @@ impl Fixture {
         let images = (0..20)
             .map(|number| files.image(&format!("ci-{number}"), &layers))
             .collect();
-        let registry = registry(directory.path());
+        let many = (0..1000)
+            .map(|number| files.image(&format!("small-{number}"), &[]))
+            .collect();
+        let counts = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let registry = registry(directory.path(), counts);
         Fixture {
             directory,
             large,
             herd,
             sizes,
             images,
+            many,
             registry,
+            counts,
         }
+    }
+
+    /// How many GETs of blobs the registry has answered so far.
+    pub fn blob_gets(&self) -> f64 {
+        let mut stream = TcpStream::connect(self.counts).unwrap();
+        let request = b"GET /metrics HTTP/1.0\r\n\r\n";
+        stream.write_all(request).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let name = r#"registry_http_request_duration_seconds_count{handler="blob",method="get"} "#;
+        let value = text.lines().find_map(|line| line.strip_prefix(name));
+        value.map_or(0.0, |value| value.trim().parse().unwrap())
     }
 
     /// Where nginx finds `/v2/...`.
@@ -100,13 +131,13 @@ impl Fixture {
     }
 }
 
-fn registry(directory: &Path) -> Peer {
+fn registry(directory: &Path, counts: SocketAddr) -> Peer {
     let address = format!("127.0.0.1:{}", free_port());
     let config = directory.join("registry.yml");
     let data = directory.join("data");
     let text = format!(
         "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    \
-         rootdirectory: {}\nhttp:\n  addr: {address}\n",
+         rootdirectory: {}\nhttp:\n  addr: {address}\n  debug:\n    addr: {counts}\n    prometheus:\n      enabled: true\n      path: /metrics\n",
         data.display()
     );
     fs::write(&config, text).unwrap();

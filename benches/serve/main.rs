@@ -6,7 +6,8 @@
 //!
 //! Reading order: this file (the plan), `fixture` (what is served), `peers` (the programs), `usage` (what they
 //! cost), `load` and `secure` (clients), `link` (a slow line to upstream), `report` (medians, ratios, bounds);
-//! then the workloads: `stored`, `manifests`, `cold`, `connections`, `burst`, `store`.
+//! then the workloads: `stored`, `manifests`, `cold`, `connections`, `burst`,
+//! `growth`, `store`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,6 +23,7 @@ mod burst;
 mod cold;
 mod connections;
 mod fixture;
+mod growth;
 mod link;
 mod load;
 mod manifests;
@@ -41,7 +43,7 @@ const HELP: &str = "\
 Usage: cargo bench --bench serve -- [--quick] [--rounds N] [--only WORD]... [--json FILE] [--other FILE]
 
   --quick       smaller blobs, fewer rounds and workloads: under two minutes
-  --rounds N    how often each program runs each workload (7, or 3 with --quick)
+  --rounds N    how often each program runs each workload (5, or 3 with --quick)
   --only WORD   only workloads whose name contains the word
   --json FILE   where the raw numbers go (target/bench.json)
   --other FILE  another build of Pierglass, to be measured beside this one";
@@ -80,7 +82,7 @@ impl Plan {
             }
         }
         if plan.rounds == 0 {
-            plan.rounds = if plan.quick { 3 } else { 7 };
+            plan.rounds = if plan.quick { 3 } else { 5 };
         }
         Ok(plan)
     }
@@ -114,6 +116,7 @@ fn main() {
     cold::run(&plan, &fixture, &mut report);
     connections::run(&plan, &fixture, &mut report);
     burst::run(&plan, &fixture, &mut report);
+    growth::run(&plan, &fixture, &mut report);
     store::run(&plan, &fixture, &mut report);
     report.write_json(&plan.json);
     report.summary();

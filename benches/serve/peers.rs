@@ -101,10 +101,14 @@ pub struct Mirror<'a> {
     pub quiet: bool,
     /// A store that is there already.
     pub store: Option<&'a Path>,
+    /// Bytes that its store may take, if that matters.
+    pub max_size: Option<u64>,
     /// Another build of it.
     pub program: Option<&'a Path>,
 }
 
+/// What docker-registry in front of the fixture's is called.
+pub const PULL_THROUGH: &str = "docker-registry as cache";
 /// What another build is called.
 pub const OTHER: &str = "pierglass, other build";
 
@@ -126,10 +130,11 @@ impl<'a> Mirror<'a> {
         let level = if self.quiet { "warn" } else { "info" };
         let store = directory.path().join("store");
         let store = self.store.unwrap_or(&store).display();
+        let max_size = self.max_size.unwrap_or(200 << 30);
         let tls = self.tls.map(Certificate::of_pierglass).unwrap_or_default();
         let text = format!(
             "listen = \"{address}\"\nadmin_listen = \"{admin}\"\n[log]\nformat = \"json\"\nlevel = \"{level}\"\n\
-             [store]\npath = \"{store}\"\nmax_size = \"200GiB\"\n[freshness]\ntag_ttl = \"1h\"\n{tls}\
+             [store]\npath = \"{store}\"\nmax_size = \"{max_size}B\"\n[freshness]\ntag_ttl = \"1h\"\n{tls}\
              [upstream.\"bench.example\"]\nurl = \"http://{upstream}\"\n"
         );
         let config = directory.path().join("pierglass.toml");
@@ -237,13 +242,7 @@ pub fn pull_through(fixture: &Fixture, upstream: SocketAddr) -> Peer {
     fs::write(&config, text).unwrap();
     let mut command = Command::new("docker-registry");
     command.arg("serve").arg(config);
-    Peer::start(
-        "docker-registry as cache",
-        address,
-        command,
-        directory.path(),
-    )
-    .owning(directory)
+    Peer::start(PULL_THROUGH, address, command, directory.path()).owning(directory)
 }
 
 fn free_address() -> SocketAddr {

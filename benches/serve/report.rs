@@ -12,17 +12,19 @@ pub struct Workload {
     pub more_is_better: bool,
     /// Programs to compare with; the best of them is 1.00.
     pub against: &'static [&'static str],
-    pub bound: Bound,
+    /// What Pierglass must reach: a figure, and the most (or the least) it may be.
+    pub bounds: Vec<(&'static str, Bound)>,
 }
 
 /// What Pierglass must reach.
 #[derive(Clone, Copy)]
 pub enum Bound {
-    None,
-    /// Of the ratio.
+    /// Of the ratio to the best of the others.
     Ratio(f64),
     /// Of the figure itself.
     Figure(f64),
+    /// Of what it is more than the best of the others.
+    Added(f64),
 }
 
 /// Figures of one run, by name.
@@ -78,8 +80,10 @@ impl Report {
                 .into_iter()
                 .filter(|peer| peer.starts_with("pierglass"));
             for peer in ours {
-                if let Some(verdict) = verdict(workload, samples, peer) {
-                    println!("{verdict}");
+                for (figure, bound) in &workload.bounds {
+                    if let Some(verdict) = verdict(workload, samples, peer, figure, *bound) {
+                        println!("{verdict}");
+                    }
                 }
             }
         }
@@ -141,11 +145,18 @@ fn table(workload: &Workload, samples: &[Sample]) -> String {
     text
 }
 
-fn verdict(workload: &Workload, samples: &[Sample], peer: &str) -> Option<String> {
-    let (bound, reached, what) = match workload.bound {
-        Bound::None => return None,
-        Bound::Ratio(bound) => (bound, ratio(workload, samples, peer)?, "ratio"),
-        Bound::Figure(bound) => (bound, median(samples, peer, workload.figure)?, "figure"),
+fn verdict(
+    workload: &Workload,
+    samples: &[Sample],
+    peer: &str,
+    figure: &str,
+    bound: Bound,
+) -> Option<String> {
+    let own = median(samples, peer, figure)?;
+    let (bound, reached, what) = match bound {
+        Bound::Figure(bound) => (bound, own, ""),
+        Bound::Ratio(bound) => (bound, own / best(workload, samples, figure)?, ", ratio"),
+        Bound::Added(bound) => (bound, own - best(workload, samples, figure)?, ", added"),
     };
     let met = if workload.more_is_better {
         reached >= bound
@@ -157,24 +168,26 @@ fn verdict(workload: &Workload, samples: &[Sample], peer: &str) -> Option<String
         if met { "met" } else { "**missed**" },
     );
     Some(format!(
-        "| {}, {peer} | {}, {what} | {sign} {bound} | {} | {met} |",
+        "| {}, {peer} | {figure}{what} | {sign} {bound} | {} | {met} |",
         workload.name,
-        workload.figure,
         shown(Some(reached))
     ))
 }
 
 fn ratio(workload: &Workload, samples: &[Sample], peer: &str) -> Option<f64> {
-    let best = workload
-        .against
-        .iter()
-        .filter_map(|peer| median(samples, peer, workload.figure))
-        .reduce(if workload.more_is_better {
-            f64::max
-        } else {
-            f64::min
-        })?;
-    Some(median(samples, peer, workload.figure)? / best)
+    let own = median(samples, peer, workload.figure)?;
+    Some(own / best(workload, samples, workload.figure)?)
+}
+
+/// Of those that are compared with.
+fn best(workload: &Workload, samples: &[Sample], figure: &str) -> Option<f64> {
+    let figures = workload.against.iter();
+    let figures = figures.filter_map(|peer| median(samples, peer, figure));
+    figures.reduce(if workload.more_is_better {
+        f64::max
+    } else {
+        f64::min
+    })
 }
 
 fn peers(samples: &[Sample]) -> Vec<&'static str> {

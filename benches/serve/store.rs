@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::Plan;
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, Image};
 use crate::load::{self, Request, Until};
 use crate::peers::Mirror;
 use crate::report::{Bound, Report, Workload};
@@ -39,17 +40,88 @@ pub fn run(plan: &Plan, fixture: &Fixture, report: &mut Report) {
             figure: "bytes a blob",
             more_is_better: false,
             against: &[],
-            bound: if *count >= 100_000 {
-                Bound::Figure(160.0)
+            bounds: if *count >= 100_000 {
+                vec![
+                    ("bytes a blob", Bound::Figure(160.0)),
+                    ("first answer ms", Bound::Figure(1000.0)),
+                ]
             } else {
-                Bound::None
+                Vec::new()
             },
         });
         for round in 0..plan.rounds.min(3) {
             once(fixture, directory.path(), *count, round, empty, report);
         }
         report.end();
+        // The store loses some, which `fill` makes anew.
+        if *count >= 10_000 {
+            eviction(fixture, report, directory.path(), *count);
+            made = 0;
+        }
     }
+}
+
+/// What it costs to make room in a store of many small blobs, beside what the same transfers cost without.
+fn eviction(fixture: &Fixture, report: &mut Report, store: &Path, count: u64) {
+    let name = format!("eviction from {count} blobs");
+    report.begin(Workload {
+        name,
+        figure: "CPU us a blob evicted",
+        more_is_better: false,
+        against: &[],
+        bounds: Vec::new(),
+    });
+    let (roomy, full) = fixture.images.split_at(fixture.images.len() / 2);
+    let layer = |image: &Image| image.blobs[2].clone();
+    for image in &fixture.images {
+        // From a smaller store, measured before.
+        let hex = layer(image).digest.replace("sha256:", "");
+        let _ = fs::remove_file(store.join("blobs/sha256").join(&hex[..2]).join(hex));
+    }
+    let mut cpu = [0.0; 2];
+    let size = layer(&full[0]).size;
+    for ((images, max_size), cpu) in [(roomy, None), (full, Some(taken(store)))]
+        .into_iter()
+        .zip(&mut cpu)
+    {
+        let peer = Mirror {
+            store: Some(store),
+            quiet: true,
+            max_size,
+            ..Mirror::default()
+        }
+        .start(fixture);
+        while !at_rest(&peer) {}
+        let manifests = images.iter().map(|image| Request::get(&image.by_tag()));
+        load::run(peer.address, vec![manifests.collect()], Until::Done).expect_complete(peer.name);
+        let before = peer.cpu();
+        let script = images
+            .iter()
+            .map(|image| Request::get(&layer(image).path()));
+        load::run(peer.address, vec![script.collect()], Until::Done).expect_complete(peer.name);
+        while !at_rest(&peer) {}
+        *cpu = peer.cpu().since(&before);
+    }
+    // Each takes a block of the file system.
+    let evicted = (size * full.len() as u64 / 4096) as f64;
+    let figures = vec![
+        ("CPU us a blob evicted", (cpu[1] - cpu[0]) * 1e6 / evicted),
+        ("blobs evicted", evicted),
+    ];
+    report.note("pierglass", 0, figures, false);
+    report.end();
+}
+
+/// Bytes of disk below a directory.
+fn taken(store: &Path) -> u64 {
+    let output = Command::new("du")
+        .arg("-s")
+        .arg("-B1")
+        .arg(store)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 fn name(count: u64) -> String {

@@ -64,6 +64,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// How many there are.
+    pub const COUNT: usize = Self::Error as usize + 1;
+
     /// The word.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -216,6 +219,12 @@ impl Mirror {
             held,
         };
         Ok((site, endpoint))
+    }
+
+    /// What can be chosen.
+    pub fn namespaces(&self) -> impl Iterator<Item = Namespace> {
+        let upstreams = self.upstreams.iter();
+        upstreams.map(|upstream| upstream.namespace().clone())
     }
 
     /// The store, for figures.

@@ -55,10 +55,12 @@ impl Digest {
 
     /// The encoded part, lower-case, without the algorithm.
     pub fn hex(&self) -> String {
-        self.bytes()
-            .iter()
-            .flat_map(|byte| [hex_digit(byte >> 4), hex_digit(byte & 15)])
-            .collect()
+        let mut text = String::with_capacity(self.bytes().len() * 2);
+        for byte in self.bytes() {
+            text.push(hex_digit(byte >> 4));
+            text.push(hex_digit(byte & 15));
+        }
+        text
     }
 
     /// A fresh hasher of this digest's own algorithm: feed it the content, then compare.

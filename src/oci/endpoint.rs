@@ -142,6 +142,9 @@ impl Endpoint {
 }
 
 impl Kind {
+    /// How many there are.
+    pub const COUNT: usize = Self::Upload as usize + 1;
+
     /// Its name in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -5,12 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, Uri};
 
 use crate::metrics::Metrics;
 use crate::mirror::Outcome;
+use crate::oci::endpoint::Kind;
+use crate::oci::name::Namespace;
 
 use super::share::Ticket;
+use super::tally::{Tally, kind_label, upstream_label};
 
 /// Why a body broke off. Logged with its request; the client only sees the connection end.
 pub type Broken = Box<dyn std::error::Error + Send + Sync>;
@@ -21,7 +24,7 @@ pub type Broken = Box<dyn std::error::Error + Send + Sync>;
 /// client may leave at any moment.
 pub struct Account {
     metrics: Arc<Metrics>,
-    counter: prometheus::IntCounter,
+    tally: Arc<Tally>,
     entry: Entry,
     bytes: AtomicU64,
     broke: OnceLock<String>,
@@ -41,11 +44,11 @@ pub enum Way {
 /// One line of the access log.
 pub(super) struct Entry {
     pub(super) client: SocketAddr,
-    pub(super) agent: Option<String>,
+    pub(super) agent: Option<HeaderValue>,
     pub(super) method: Method,
-    pub(super) path: String,
-    pub(super) upstream: String,
-    pub(super) kind: &'static str,
+    pub(super) uri: Uri,
+    pub(super) upstream: Option<Namespace>,
+    pub(super) kind: Option<Kind>,
     pub(super) outcome: Outcome,
     pub(super) status: StatusCode,
     pub(super) problem: Option<String>,
@@ -54,16 +57,16 @@ pub(super) struct Entry {
 }
 
 impl Account {
-    /// Opens an account whose bytes are added to `counter`.
+    /// Opens an account whose bytes are added to `tally`.
     pub(super) fn new(
         metrics: Arc<Metrics>,
-        counter: prometheus::IntCounter,
+        tally: Arc<Tally>,
         entry: Entry,
         turn: Option<Arc<Ticket>>,
     ) -> Self {
         Self {
             metrics,
-            counter,
+            tally,
             entry,
             bytes: AtomicU64::new(0),
             broke: OnceLock::new(),
@@ -74,7 +77,7 @@ impl Account {
     /// Counts bytes on their way to the client.
     pub(super) fn sent(&self, bytes: u64, way: Way) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.counter.inc_by(bytes);
+        self.tally.bytes.inc_by(bytes);
         match way {
             Way::Copied => self.metrics.bytes_copied.inc_by(bytes),
             Way::Sendfile => self.metrics.bytes_by_sendfile.inc_by(bytes),
@@ -95,15 +98,15 @@ impl Drop for Account {
         tracing::info!(
             client = %entry.client.ip(),
             method = %entry.method,
-            path = entry.path,
+            path = entry.uri.path(),
             status = entry.status.as_u16(),
-            upstream = entry.upstream,
-            kind = entry.kind,
+            upstream = upstream_label(entry.upstream.as_ref()),
+            kind = kind_label(entry.kind),
             outcome = entry.outcome.as_str(),
             bytes = self.bytes.load(Ordering::Relaxed),
             ms = entry.started.elapsed().as_millis() as u64,
             header_ms = entry.header_ms,
-            agent = entry.agent,
+            agent = entry.agent.as_ref().and_then(|agent| agent.to_str().ok()),
             error = problem,
             "request"
         );

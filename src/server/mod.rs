@@ -6,8 +6,8 @@
 //! Reading order: this file (accept, limits, drain), `connection` (HTTP/1.1 or 2), [`service`] (one request,
 //! line by line), [`respond`] (answers and errors as responses), `blob`, `listing` and `page` (those that are
 //! more than a header), [`body`] (from the store to the socket), `sendfile` (large ones past our memory), [`account`]
-//! (what it cost), `guard` and `activity` (clients that stop reading), [`places`], `seats` and [`share`] (clients that
-//! take too much), [`tls`].
+//! and `tally` (what it cost), `guard` and `activity` (clients that stop reading), [`places`], `seats` and [`share`]
+//! (clients that take too much), [`tls`].
 
 pub mod account;
 mod activity;
@@ -25,6 +25,7 @@ mod seats;
 pub mod sendfile;
 pub mod service;
 pub mod share;
+mod tally;
 pub mod tls;
 
 use std::future::Future;

@@ -335,7 +335,8 @@ pub(super) fn not_modified(mut response: Response<Body>) -> Response<Body> {
 
 /// The entity tag of what has this digest.
 pub(super) fn etag(digest: &Digest) -> String {
-    format!("\"{digest}\"")
+    let (algorithm, hex) = (digest.algorithm().as_str(), digest.hex());
+    ["\"", algorithm, ":", &hex, "\""].concat()
 }
 
 /// Both headers share one piece of memory.

@@ -19,21 +19,20 @@ use super::body::{Body, Buffers};
 use super::listing::ListRequest;
 use super::respond::{self, OCI_NAMESPACE, Problem};
 use super::share::{Asker, Ticket};
-
-/// The label for requests that chose no upstream.
-const NO_UPSTREAM: &str = "none";
+use super::tally::Tallies;
 
 /// Answers requests to the registry API.
 pub struct Service {
     mirror: Arc<Mirror>,
     metrics: Arc<Metrics>,
+    tallies: Tallies,
     buffers: Buffers,
 }
 
 /// What was found out about a request while it was answered, for log and metrics.
 struct Trail {
     upstream: Option<Namespace>,
-    kind: &'static str,
+    kind: Option<Kind>,
     outcome: Outcome,
     problem: Option<String>,
     turn: Option<Arc<Ticket>>,
@@ -42,9 +41,11 @@ struct Trail {
 impl Service {
     /// A service in front of `mirror`.
     pub fn new(mirror: Arc<Mirror>, metrics: Arc<Metrics>) -> Self {
+        let tallies = Tallies::new(&metrics, mirror.namespaces());
         Self {
             mirror,
             metrics,
+            tallies,
             buffers: Buffers::default(),
         }
     }
@@ -54,7 +55,7 @@ impl Service {
         let started = Instant::now();
         let mut trail = Trail {
             upstream: None,
-            kind: "other",
+            kind: None,
             outcome: Outcome::Error,
             problem: None,
             turn: None,
@@ -82,7 +83,7 @@ impl Service {
         trail: &mut Trail,
     ) -> Result<Response<Body>, Problem> {
         let route = Route::parse(request.uri().path(), request.uri().query())?;
-        trail.kind = route.endpoint.kind().as_str();
+        trail.kind = Some(route.endpoint.kind());
         let want = match *request.method() {
             Method::GET => Want::Content,
             Method::HEAD => Want::Header,
@@ -213,34 +214,19 @@ impl Service {
             problem,
             turn,
         } = trail;
-        let label = upstream.as_ref().map_or(NO_UPSTREAM, Namespace::as_str);
         let header_after = started.elapsed();
-        self.metrics
-            .requests
-            .with_label_values(&[label, kind, outcome.as_str(), status.as_str()])
-            .inc();
-        let duration = self
-            .metrics
-            .request_duration
-            .with_label_values(&[kind, outcome.as_str()]);
-        duration.observe(header_after.as_secs_f64());
-        let counter =
-            self.metrics
-                .response_bytes
-                .with_label_values(&[label, kind, outcome.as_str()]);
+        let tally = self.tallies.of(upstream.as_ref(), kind, outcome, status);
+        tally.requests.inc();
+        tally.duration.observe(header_after.as_secs_f64());
         Account::new(
             Arc::clone(&self.metrics),
-            counter,
+            tally,
             Entry {
                 client: asker.address,
-                agent: request
-                    .headers()
-                    .get(USER_AGENT)
-                    .and_then(|agent| agent.to_str().ok())
-                    .map(str::to_owned),
+                agent: request.headers().get(USER_AGENT).cloned(),
                 method: request.method().clone(),
-                path: request.uri().path().to_owned(),
-                upstream: label.to_owned(),
+                uri: request.uri().clone(),
+                upstream,
                 kind,
                 outcome,
                 status,

@@ -19,7 +19,7 @@ const REPO: &str = "acme/app";
 /// What changes something on disk, by all the names it has on one architecture or another.
 const CHANGES: &[&str] = &[
     "fallocate",
-    "pwrite64",
+    "pwritev",
     "ftruncate",
     "fsetxattr",
     "fsync",
@@ -226,8 +226,8 @@ async fn killed_between_any_two_calls_of_an_eviction_the_store_is_right() {
 /// What can fail, how, and whether the store must notice that it cannot be written to.
 const FAILURES: &[(&str, &str)] = &[
     ("fallocate", "ENOSPC"),
-    ("pwrite64", "ENOSPC"),
-    ("pwrite64", "EIO"),
+    ("pwritev", "ENOSPC"),
+    ("pwritev", "EIO"),
     ("fsync", "EIO"),
     ("fsetxattr", "ENOSPC"),
     ("mkdir,?mkdirat", "EROFS"),

@@ -1,0 +1,143 @@
+//! The counters of a request, found once: to look them up by their labels is to hash these, three times for each
+//! request, under a lock that all requests share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use http::StatusCode;
+use prometheus::{Histogram, IntCounter};
+
+use crate::metrics::Metrics;
+use crate::mirror::Outcome;
+use crate::oci::endpoint::Kind;
+use crate::oci::name::Namespace;
+
+/// The label for requests that chose no upstream.
+const NO_UPSTREAM: &str = "none";
+/// The label for requests that name no endpoint.
+const NO_KIND: &str = "other";
+
+/// What is counted of all requests that have the same labels.
+pub(super) struct Tally {
+    /// Answers.
+    pub(super) requests: IntCounter,
+    /// Seconds until the header was ready.
+    pub(super) duration: Histogram,
+    /// Bytes of bodies.
+    pub(super) bytes: IntCounter,
+}
+
+/// Tallies by label. Those of ordinary answers are kept.
+pub(super) struct Tallies {
+    metrics: Arc<Metrics>,
+    ordinary: HashMap<Namespace, Table>,
+}
+
+/// Of the answers 200 of one upstream.
+type Table = [[OnceLock<Arc<Tally>>; Outcome::COUNT]; Kind::COUNT];
+
+impl Tallies {
+    pub(super) fn new(metrics: &Arc<Metrics>, upstreams: impl Iterator<Item = Namespace>) -> Self {
+        Self {
+            metrics: Arc::clone(metrics),
+            ordinary: upstreams.map(|name| (name, Table::default())).collect(),
+        }
+    }
+
+    /// The tally of requests of one kind to one upstream that ended alike.
+    pub(super) fn of(
+        &self,
+        upstream: Option<&Namespace>,
+        kind: Option<Kind>,
+        outcome: Outcome,
+        status: StatusCode,
+    ) -> Arc<Tally> {
+        let find = || Arc::new(self.find(upstream, kind, outcome, status));
+        let place = upstream
+            .filter(|_| status == StatusCode::OK)
+            .and_then(|upstream| self.ordinary.get(upstream))
+            .zip(kind)
+            .and_then(|(table, kind)| table.get(kind as usize)?.get(outcome as usize));
+        place.map_or_else(find, |place| Arc::clone(place.get_or_init(find)))
+    }
+
+    fn find(
+        &self,
+        upstream: Option<&Namespace>,
+        kind: Option<Kind>,
+        outcome: Outcome,
+        status: StatusCode,
+    ) -> Tally {
+        let (upstream, kind, outcome) =
+            (upstream_label(upstream), kind_label(kind), outcome.as_str());
+        let metrics = &self.metrics;
+        Tally {
+            requests: metrics.requests.with_label_values(&[
+                upstream,
+                kind,
+                outcome,
+                status.as_str(),
+            ]),
+            duration: metrics.request_duration.with_label_values(&[kind, outcome]),
+            bytes: metrics
+                .response_bytes
+                .with_label_values(&[upstream, kind, outcome]),
+        }
+    }
+}
+
+/// The word for an upstream, or for none.
+pub(super) fn upstream_label(upstream: Option<&Namespace>) -> &str {
+    upstream.map_or(NO_UPSTREAM, Namespace::as_str)
+}
+
+/// The word for an endpoint, or for none.
+pub(super) fn kind_label(kind: Option<Kind>) -> &'static str {
+    kind.map_or(NO_KIND, Kind::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_what_the_labels_say() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let known: Namespace = "quay.io".parse().unwrap();
+        let tallies = Tallies::new(&metrics, [known.clone()].into_iter());
+        let other: Namespace = "ghcr.io".parse().unwrap();
+        let (manifest, hit) = (Some(Kind::Manifest), Outcome::Hit);
+        for (upstream, kind, outcome, status) in [
+            (Some(&known), manifest, hit, StatusCode::OK),
+            (Some(&known), manifest, hit, StatusCode::OK),
+            (Some(&known), manifest, hit, StatusCode::NOT_MODIFIED),
+            (
+                Some(&known),
+                Some(Kind::Upload),
+                Outcome::Error,
+                StatusCode::OK,
+            ),
+            (Some(&other), manifest, hit, StatusCode::OK),
+            (None, None, Outcome::Error, StatusCode::NOT_FOUND),
+        ] {
+            let tally = tallies.of(upstream, kind, outcome, status);
+            tally.requests.inc();
+            tally.bytes.inc_by(10);
+            tally.duration.observe(0.1);
+        }
+        let requests = |labels: [&str; 4]| metrics.requests.with_label_values(&labels).get();
+        assert_eq!(requests(["quay.io", "manifest", "hit", "200"]), 2);
+        assert_eq!(requests(["quay.io", "manifest", "hit", "304"]), 1);
+        assert_eq!(requests(["quay.io", "upload", "error", "200"]), 1);
+        assert_eq!(requests(["ghcr.io", "manifest", "hit", "200"]), 1);
+        assert_eq!(requests(["none", "other", "error", "404"]), 1);
+        let bytes = metrics
+            .response_bytes
+            .with_label_values(&["quay.io", "manifest", "hit"]);
+        assert_eq!(bytes.get(), 30);
+        let times = metrics
+            .request_duration
+            .with_label_values(&["manifest", "hit"]);
+        assert_eq!(times.get_sample_count(), 4);
+    }
+}
