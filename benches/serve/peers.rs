@@ -129,12 +129,18 @@ impl<'a> Mirror<'a> {
         let upstream = self.upstream.unwrap_or(fixture.registry.address);
         let level = if self.quiet { "warn" } else { "info" };
         let store = directory.path().join("store");
+        // What a measurement fills a store with has not the digest it is called by.
+        let scrub = if self.store.is_some() {
+            "scrub_rate = \"0B\"\n"
+        } else {
+            ""
+        };
         let store = self.store.unwrap_or(&store).display();
         let max_size = self.max_size.unwrap_or(200 << 30);
         let tls = self.tls.map(Certificate::of_pierglass).unwrap_or_default();
         let text = format!(
             "listen = \"{address}\"\nadmin_listen = \"{admin}\"\n[log]\nformat = \"json\"\nlevel = \"{level}\"\n\
-             [store]\npath = \"{store}\"\nmax_size = \"{max_size}B\"\n[freshness]\ntag_ttl = \"1h\"\n{tls}\
+             [store]\npath = \"{store}\"\nmax_size = \"{max_size}B\"\n{scrub}[freshness]\ntag_ttl = \"1h\"\n{tls}\
              [upstream.\"bench.example\"]\nurl = \"http://{upstream}\"\n"
         );
         let config = directory.path().join("pierglass.toml");

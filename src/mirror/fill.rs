@@ -22,8 +22,8 @@ use super::{Mirror, Site};
 const BATCH: usize = 512 * 1024;
 /// What is enough to be written and hashed in one step.
 const STEP: usize = 256 * 1024;
-/// How long a step waits to be enough.
-const MOMENT: Duration = Duration::from_millis(1);
+/// How long a step waits to be enough: what 256 KiB take at 50 MB/s.
+const MOMENT: Duration = Duration::from_millis(5);
 /// What a fill tells those who wait for it, as soon as upstream's header is in.
 #[derive(Clone)]
 pub(super) struct Fill {
