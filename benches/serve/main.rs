@@ -110,7 +110,7 @@ fn main() {
         std::process::exit(64)
     });
     let fixture = Fixture::build(&plan);
-    let mut report = Report::default();
+    let mut report = Report::new(&plan.json);
     stored::run(&plan, &fixture, &mut report);
     manifests::run(&plan, &fixture, &mut report);
     cold::run(&plan, &fixture, &mut report);
@@ -118,6 +118,5 @@ fn main() {
     burst::run(&plan, &fixture, &mut report);
     growth::run(&plan, &fixture, &mut report);
     store::run(&plan, &fixture, &mut report);
-    report.write_json(&plan.json);
     report.summary();
 }

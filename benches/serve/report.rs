@@ -1,7 +1,7 @@
 //! Samples, and what is made of them: medians, ratios, and whether a bound is met.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// One workload: what is looked at, and what it must be.
@@ -37,12 +37,20 @@ struct Sample {
     client_limited: bool,
 }
 
-#[derive(Default)]
 pub struct Report {
+    json: PathBuf,
     results: Vec<(Workload, Vec<Sample>)>,
 }
 
 impl Report {
+    /// A report whose raw numbers go to `json`.
+    pub fn new(json: &Path) -> Self {
+        Self {
+            json: json.to_path_buf(),
+            results: Vec::new(),
+        }
+    }
+
     /// What is noted from here on belongs to `workload`.
     pub fn begin(&mut self, workload: Workload) {
         eprintln!("{}", workload.name);
@@ -65,11 +73,13 @@ impl Report {
         });
     }
 
-    /// Prints the workload that was begun last.
+    /// Prints the workload that was begun last, and writes down the raw numbers so far: a run takes long enough to be
+    /// broken off.
     pub fn end(&self) {
         if let Some((workload, samples)) = self.results.last() {
             println!("{}", table(workload, samples));
         }
+        self.write_json();
     }
 
     /// The bounds, and what was reached.
@@ -88,9 +98,10 @@ impl Report {
             }
         }
         println!("\n{}", machine());
+        eprintln!("raw numbers: {}", self.json.display());
     }
 
-    pub fn write_json(&self, path: &Path) {
+    fn write_json(&self) {
         let workloads: Vec<_> = self
             .results
             .iter()
@@ -109,8 +120,7 @@ impl Report {
             })
             .collect();
         let all = serde_json::json!({"machine": machine(), "workloads": workloads});
-        std::fs::write(path, format!("{all:#}\n")).unwrap();
-        eprintln!("raw numbers: {}", path.display());
+        std::fs::write(&self.json, format!("{all:#}\n")).unwrap();
     }
 }
 
