@@ -5,7 +5,7 @@ use std::rc::Rc;
 use crate::Plan;
 use crate::fixture::Fixture;
 use crate::load::{self, Outcome, Request, Until};
-use crate::peers::{Mirror, Peer};
+use crate::peers::{Mirror, Nginx, Peer};
 use crate::report::{Bound, Figures, Report, Workload};
 use crate::stored::settle;
 use crate::usage;
@@ -16,6 +16,9 @@ const STEPS: [(&str, usize); 3] = [
     ("pierglass, 10x", 10),
     ("pierglass, 100x", 100),
 ];
+const OURS: [&str; 3] = [STEPS[0].0, STEPS[1].0, STEPS[2].0];
+const PER_THOUSAND: &str = "CPU s/1000";
+const PER_GIB: &str = "CPU s/GiB";
 /// What is measured is the same figure of the same program, so this is noise.
 const FLAT: f64 = 1.2;
 
@@ -77,6 +80,24 @@ fn measure(
     (figures, outcome.client_was_the_bottleneck())
 }
 
+/// Once, ten times and a hundred times what `scripts` makes of the factor, interleaved.
+fn steps(
+    plan: &Plan,
+    report: &mut Report,
+    peer: &Peer,
+    names: [&'static str; 3],
+    figure: &'static str,
+    scripts: impl Fn(usize) -> Vec<Vec<Rc<Request>>>,
+) {
+    let units = if figure == PER_GIB { gibs } else { thousands };
+    for round in 0..plan.rounds.min(3) {
+        for (name, (_, factor)) in names.into_iter().zip(STEPS) {
+            let (figures, limited) = measure(peer, scripts(factor), figure, units);
+            report.note(name, round, figures, limited);
+        }
+    }
+}
+
 fn thousands(outcome: &Outcome) -> f64 {
     outcome.requests as f64 / 1000.0
 }
@@ -89,25 +110,21 @@ fn gibs(outcome: &Outcome) -> f64 {
 fn requests(plan: &Plan, fixture: &Fixture, report: &mut Report) {
     let each = 100;
     let name = format!("{} manifests asked for, and more", each * 32);
-    if !begin(plan, report, &name, "CPU s/1000") {
+    if !begin(plan, report, &name, PER_THOUSAND) {
         return;
     }
     let peer = quiet(fixture);
     let request = Request::get(&fixture.large.by_tag());
     warm(&peer, vec![request.clone()]);
-    for round in 0..plan.rounds.min(3) {
-        for (name, factor) in STEPS {
-            let scripts = vec![vec![request.clone(); each * factor]; 32];
-            let (figures, limited) = measure(&peer, scripts, "CPU s/1000", thousands);
-            report.note(name, round, figures, limited);
-        }
-    }
+    steps(plan, report, &peer, OURS, PER_THOUSAND, |factor| {
+        vec![vec![request.clone(); each * factor]; 32]
+    });
     report.end();
 }
 
 /// Clients at a time.
 fn connections(plan: &Plan, fixture: &Fixture, report: &mut Report) {
-    if !begin(plan, report, "10 clients at a time, and more", "CPU s/1000") {
+    if !begin(plan, report, "10 clients at a time, and more", PER_THOUSAND) {
         return;
     }
     let peer = quiet(fixture);
@@ -115,25 +132,21 @@ fn connections(plan: &Plan, fixture: &Fixture, report: &mut Report) {
     warm(&peer, vec![request.clone()]);
     // Many for each connection, of which the opening is not the point.
     let total = 100_000;
-    for round in 0..plan.rounds.min(3) {
-        for (name, factor) in STEPS {
-            let scripts = vec![vec![request.clone(); total / (10 * factor)]; 10 * factor];
-            let (figures, limited) = measure(&peer, scripts, "CPU s/1000", thousands);
-            report.note(name, round, figures, limited);
-        }
-    }
+    steps(plan, report, &peer, OURS, PER_THOUSAND, |factor| {
+        vec![vec![request.clone(); total / (10 * factor)]; 10 * factor]
+    });
     report.end();
 }
 
 /// Images that are known, and asked for in turn.
 fn images(plan: &Plan, fixture: &Fixture, report: &mut Report) {
-    if !begin(plan, report, "10 images known, and more", "CPU s/1000") {
+    if !begin(plan, report, "10 images known, and more", PER_THOUSAND) {
         return;
     }
     let peer = quiet(fixture);
     let by_tag = |count: usize| fixture.many.iter().take(count);
     let total = 50_000;
-    for (place, (name, factor)) in STEPS.into_iter().enumerate() {
+    for (name, factor) in STEPS {
         let requests: Vec<_> = by_tag(10 * factor)
             .map(|image| Request::get(&image.by_tag()))
             .collect();
@@ -141,8 +154,8 @@ fn images(plan: &Plan, fixture: &Fixture, report: &mut Report) {
         let script: Vec<_> = requests.iter().cycle().take(total / 8).cloned().collect();
         for round in 0..plan.rounds.min(3) {
             let scripts = vec![script.clone(); 8];
-            let (figures, limited) = measure(&peer, scripts, "CPU s/1000", thousands);
-            report.note(name, round + place * plan.rounds, figures, limited);
+            let (figures, limited) = measure(&peer, scripts, PER_THOUSAND, thousands);
+            report.note(name, round, figures, limited);
         }
     }
     report.end();
@@ -150,7 +163,7 @@ fn images(plan: &Plan, fixture: &Fixture, report: &mut Report) {
 
 /// Bytes of a stored blob that one client takes.
 fn bytes(plan: &Plan, fixture: &Fixture, report: &mut Report) {
-    if !begin(plan, report, "400 MiB sent, and more", "CPU s/GiB") {
+    if !begin(plan, report, "400 MiB sent, and more", PER_GIB) {
         return;
     }
     let peer = quiet(fixture);
@@ -160,19 +173,19 @@ fn bytes(plan: &Plan, fixture: &Fixture, report: &mut Report) {
         &peer,
         vec![Request::get(&fixture.sizes.by_tag()), request.clone()],
     );
-    for round in 0..plan.rounds.min(3) {
-        for (name, factor) in STEPS {
-            let scripts = vec![vec![request.clone(); 4 * factor]];
-            let (figures, limited) = measure(&peer, scripts, "CPU s/GiB", gibs);
-            report.note(name, round, figures, limited);
-        }
-    }
+    let scripts = |factor| vec![vec![request.clone(); 4 * factor]];
+    steps(plan, report, &peer, OURS, PER_GIB, scripts);
+    // Whether it is the server or the machine that slows down.
+    let nginx = Nginx::files("nginx").start(fixture);
+    warm(&nginx, vec![request.clone()]);
+    let names = ["nginx, 1x", "nginx, 10x", "nginx, 100x"];
+    steps(plan, report, &nginx, names, PER_GIB, scripts);
     report.end();
 }
 
 /// The length of a cold blob.
 fn cold(plan: &Plan, fixture: &Fixture, report: &mut Report) {
-    if !begin(plan, report, "cold: 10 MiB, and more", "CPU s/GiB") {
+    if !begin(plan, report, "cold: 10 MiB, and more", PER_GIB) {
         return;
     }
     let blobs = [
@@ -189,7 +202,7 @@ fn cold(plan: &Plan, fixture: &Fixture, report: &mut Report) {
                 images.map(|image| Request::get(&image.by_tag())).into(),
             );
             let scripts = vec![vec![Request::get(&blob.path())]];
-            let (figures, limited) = measure(&peer, scripts, "CPU s/GiB", gibs);
+            let (figures, limited) = measure(&peer, scripts, PER_GIB, gibs);
             report.note(name, round, figures, limited);
         }
     }

@@ -79,7 +79,7 @@ fn eviction(fixture: &Fixture, report: &mut Report, store: &Path, count: u64) {
         let _ = fs::remove_file(store.join("blobs/sha256").join(&hex[..2]).join(hex));
     }
     let mut cpu = [0.0; 2];
-    let size = layer(&full[0]).size;
+    let mut evicted = 0;
     for ((images, max_size), cpu) in [(roomy, None), (full, Some(taken(store)))]
         .into_iter()
         .zip(&mut cpu)
@@ -94,6 +94,7 @@ fn eviction(fixture: &Fixture, report: &mut Report, store: &Path, count: u64) {
         while !at_rest(&peer) {}
         let manifests = images.iter().map(|image| Request::get(&image.by_tag()));
         load::run(peer.address, vec![manifests.collect()], Until::Done).expect_complete(peer.name);
+        let there = blobs(store);
         let before = peer.cpu();
         let script = images
             .iter()
@@ -101,15 +102,23 @@ fn eviction(fixture: &Fixture, report: &mut Report, store: &Path, count: u64) {
         load::run(peer.address, vec![script.collect()], Until::Done).expect_complete(peer.name);
         while !at_rest(&peer) {}
         *cpu = peer.cpu().since(&before);
+        evicted = there + images.len() - blobs(store);
     }
-    // Each takes a block of the file system.
-    let evicted = (size * full.len() as u64 / 4096) as f64;
+    let evicted = evicted as f64;
     let figures = vec![
         ("CPU us a blob evicted", (cpu[1] - cpu[0]) * 1e6 / evicted),
         ("blobs evicted", evicted),
     ];
     report.note("pierglass", 0, figures, false);
     report.end();
+}
+
+/// How many blobs there are.
+fn blobs(store: &Path) -> usize {
+    let directories = fs::read_dir(store.join("blobs/sha256")).unwrap();
+    let counts =
+        directories.map(|directory| fs::read_dir(directory.unwrap().path()).unwrap().count());
+    counts.sum()
 }
 
 /// Bytes of disk below a directory.

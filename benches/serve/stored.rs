@@ -40,11 +40,7 @@ fn plain(plan: &Plan, fixture: &Fixture, report: &mut Report) {
         }
         .start(fixture),
     ];
-    peers.extend(
-        Mirror::default()
-            .other(plan)
-            .map(|other| other.start(fixture)),
-    );
+    peers.extend(mirror.other(plan).map(|other| other.start(fixture)));
     if !plan.quick {
         peers.push(pull_through(fixture, fixture.registry.address));
     }

@@ -313,7 +313,9 @@ async fn open(
 /// Writes `chunks` one after the other from `at` on, in as few system calls as can be: the kernel then has large
 /// pieces of memory for them, which cost less to write and to read.
 fn write_at(file: &File, chunks: &[Bytes], mut at: u64) -> io::Result<()> {
-    let mut slices: Vec<_> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
+    // Nothing but empty ones would look like a disk that takes nothing.
+    let chunks = chunks.iter().filter(|chunk| !chunk.is_empty());
+    let mut slices: Vec<_> = chunks.map(|chunk| IoSlice::new(chunk)).collect();
     let mut left = slices.as_mut_slice();
     while !left.is_empty() {
         let some = left.get(..IOV_MAX).unwrap_or(left);
@@ -347,4 +349,23 @@ fn publish(draft: Draft) -> io::Result<()> {
         store.unlink(path, || {});
     }
     published?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_of_any_number_and_size_are_written_in_order() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut chunks: Vec<_> = (0..3 * IOV_MAX + 1)
+            .map(|number| Bytes::from(vec![(number % 251) as u8; number % 3]))
+            .collect();
+        chunks.push(Bytes::from(vec![7; 1 << 20]));
+        write_at(file.as_file(), &chunks, 5).unwrap();
+        let written = std::fs::read(file.path()).unwrap();
+        assert_eq!(written[..5], [0; 5]);
+        assert!(written[5..] == chunks.concat());
+        write_at(file.as_file(), &[Bytes::new(), Bytes::new()], 0).unwrap();
+    }
 }
