@@ -25,10 +25,8 @@ use crate::upstream::{self, Upstreams};
 const ADMIN_CONNECTIONS: usize = 64;
 
 /// A running mirror.
-pub struct App {
+pub(crate) struct App {
     settings: server::Settings,
-    listen: SocketAddr,
-    admin_listen: SocketAddr,
     admin: Arc<Admin>,
     stop: watch::Sender<bool>,
     /// Stops accepting when told, and hands over what is still open.
@@ -39,7 +37,7 @@ pub struct App {
 
 /// Why a mirror could not be started.
 #[derive(Debug)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// An address cannot be listened on.
     Bind {
         /// The address.
@@ -84,7 +82,7 @@ impl std::error::Error for StartError {}
 
 impl App {
     /// Builds a mirror and starts serving. Says in the log what it is and where.
-    pub async fn start(config: Config) -> Result<Self, StartError> {
+    pub(crate) async fn start(config: Config) -> Result<Self, StartError> {
         let files = raise_file_limit();
         let metrics = Arc::new(Metrics::new().map_err(StartError::Metrics)?);
         let tls = config
@@ -141,8 +139,6 @@ impl App {
         announce(&config, listen, admin_listen, secure);
         Ok(Self {
             settings: config.server,
-            listen,
-            admin_listen,
             admin,
             stop,
             registry,
@@ -150,18 +146,8 @@ impl App {
         })
     }
 
-    /// Where the registry API is served; the real port if the configured one was 0.
-    pub fn listen(&self) -> SocketAddr {
-        self.listen
-    }
-
-    /// Where metrics and health are served.
-    pub fn admin_listen(&self) -> SocketAddr {
-        self.admin_listen
-    }
-
     /// Stops accepting, lets pulls finish within the drain timeout, and ends.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.admin.start_draining();
         self.stop.send_replace(true);
         let limit = self.settings.drain_timeout;

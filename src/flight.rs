@@ -12,14 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 /// The flights of one kind that are under way, by key.
-pub struct Flights<K, V> {
+pub(crate) struct Flights<K, V> {
     /// Guards the map alone: held for a lookup or an insert, never while a flight works.
     slots: Mutex<HashMap<K, watch::Receiver<Option<V>>>>,
 }
 
 /// Whether an asker started the flight or found it under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// This asker's request started the work.
     Leader,
     /// The work was under way already.
@@ -28,7 +28,7 @@ pub enum Role {
 
 /// The flight ended without publishing anything: its task panicked or the runtime is shutting down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lost;
+pub(crate) struct Lost;
 
 impl<K, V> Default for Flights<K, V> {
     fn default() -> Self {
@@ -47,7 +47,7 @@ where
     ///
     /// `work` receives the [`Slot`] through which it publishes; the flight stays joinable until that
     /// slot is dropped or retired.
-    pub fn join<F, W>(self: &Arc<Self>, key: K, work: W) -> (Landing<V>, Role)
+    pub(crate) fn join<F, W>(self: &Arc<Self>, key: K, work: W) -> (Landing<V>, Role)
     where
         W: FnOnce(Slot<K, V>) -> F,
         F: Future<Output = ()> + Send + 'static,
@@ -74,7 +74,7 @@ where
     }
 
     /// The flight for `key`, if one is under way.
-    pub fn find(&self, key: &K) -> Option<Landing<V>> {
+    pub(crate) fn find(&self, key: &K) -> Option<Landing<V>> {
         self.slots().get(key).map(|receiver| Landing {
             receiver: receiver.clone(),
         })
@@ -86,7 +86,7 @@ where
 }
 
 /// The working side of a flight.
-pub struct Slot<K, V>
+pub(crate) struct Slot<K, V>
 where
     K: Hash + Eq + Clone + Send + 'static,
     V: Clone + Send + Sync + 'static,
@@ -103,14 +103,14 @@ where
     V: Clone + Send + Sync + 'static,
 {
     /// Hands `value` to all who wait and to all who will join.
-    pub fn publish(&self, value: V) {
+    pub(crate) fn publish(&self, value: V) {
         self.sender.send_replace(Some(value));
     }
 
     /// Makes the flight unjoinable: whoever asks from now on starts a new one.
     ///
     /// Called before a failure becomes visible, so that nobody joins a flight that has failed.
-    pub fn retire(&mut self) {
+    pub(crate) fn retire(&mut self) {
         if let Some(key) = self.key.take() {
             self.flights.slots().remove(&key);
         }
@@ -128,13 +128,13 @@ where
 }
 
 /// The asking side of a flight.
-pub struct Landing<V> {
+pub(crate) struct Landing<V> {
     receiver: watch::Receiver<Option<V>>,
 }
 
 impl<V: Clone> Landing<V> {
     /// Waits until the flight publishes, and returns what it published last.
-    pub async fn value(mut self) -> Result<V, Lost> {
+    pub(crate) async fn value(mut self) -> Result<V, Lost> {
         let value = self
             .receiver
             .wait_for(Option::is_some)

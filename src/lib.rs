@@ -16,16 +16,16 @@
 //!
 //! Imports point down this list and never up; `tests/it/layers.rs` holds it.
 
-pub mod app;
+mod app;
 pub mod cli;
-pub mod config;
-pub mod flight;
+mod config;
+mod flight;
 pub mod headers;
-pub mod logging;
+mod logging;
 pub mod metrics;
-pub mod mirror;
+mod mirror;
 pub mod oci;
-pub mod secret;
-pub mod server;
+mod secret;
+mod server;
 pub mod store;
-pub mod upstream;
+mod upstream;

@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 /// How the program logs.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// What a line looks like.
     pub format: Format,
     /// What is logged: directives such as `info` or `info,pierglass::upstream=debug`.
@@ -17,7 +17,7 @@ pub struct Settings {
 
 /// What a log line looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// Text on a terminal, JSON anywhere else.
     Auto,
     /// One compact line for people.
@@ -31,7 +31,7 @@ pub enum Format {
 /// # Errors
 ///
 /// A level that [`filter`] refuses, or a second call: the first one stays in force.
-pub fn init(settings: &Settings) -> Result<(), String> {
+pub(crate) fn init(settings: &Settings) -> Result<(), String> {
     let terminal = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter(&settings.level)?)
@@ -52,7 +52,7 @@ pub fn init(settings: &Settings) -> Result<(), String> {
 ///
 /// What is wrong, in words that follow the quoted text. A bare word that is no level is refused although
 /// [`EnvFilter`] takes it for a target: `inof` would silently mean "trace for the module `inof`, nothing else".
-pub fn filter(level: &str) -> Result<EnvFilter, String> {
+pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {
     let bare = level
         .split(',')
         .map(str::trim)

@@ -12,16 +12,16 @@ use zeroize::Zeroizing;
 /// `[redacted]`, so that the only way to the text is [`Secret::expose`], which a reviewer can
 /// search for.
 #[derive(Clone)]
-pub struct Secret(Zeroizing<String>);
+pub(crate) struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Takes ownership of the text. The caller must not have kept a copy.
-    pub fn new(text: String) -> Self {
+    pub(crate) fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
 
     /// The text itself, for the one place that sends it.
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }

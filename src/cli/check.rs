@@ -16,7 +16,7 @@ use super::{Check, FAILED, USAGE, complain, print};
 const QUOTA_PROBE: (&str, &str) = ("ratelimitpreview/test", "latest");
 
 /// Runs the command on what loading the configuration brought.
-pub fn run(arguments: &Check, config: Result<Config, Mistakes>) -> ExitCode {
+pub(super) fn run(arguments: &Check, config: Result<Config, Mistakes>) -> ExitCode {
     let config = match config {
         Ok(config) => config,
         Err(mistakes) => {

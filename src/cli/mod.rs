@@ -1,20 +1,46 @@
-//! The command line as clap sees it. What a command does is elsewhere.
+//! The command line as clap sees it; what a command does is in the file with its name.
 
 mod admin;
-pub mod check;
-pub mod pins;
-pub mod verify;
+mod check;
+mod pins;
+mod serve;
+mod verify;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Overrides;
+use crate::config::{Config, Environment, Overrides};
 
-/// Exit codes: it failed; it was asked for in the wrong way.
+/// Exit codes besides 0: it failed; it was asked for in the wrong way (`EX_USAGE`), or the configuration is wrong.
 const FAILED: u8 = 1;
 const USAGE: u8 = 64;
+
+/// Does what the arguments of the process say, and returns its exit code.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing can be done about a terminal that is gone.
+            let _ = error.print();
+            return ExitCode::from(exit_code(&error));
+        }
+    };
+    let config = Config::load(cli.config(), &cli.overrides(), &Environment::of_process());
+    match (&cli.command, config) {
+        (Command::Check(arguments), config) => check::run(arguments, config),
+        (Command::Serve(_), Ok(config)) => serve::run(config),
+        (Command::Verify(arguments), Ok(config)) => verify::run(arguments, &config),
+        (Command::Pin(arguments), Ok(config)) => pins::pin(arguments, &config),
+        (Command::Unpin(arguments), Ok(config)) => pins::unpin(arguments, &config),
+        (_, Err(mistakes)) => {
+            complain(&mistakes.to_string());
+            ExitCode::from(USAGE)
+        }
+    }
+}
 
 /// What the user asked for.
 #[derive(Debug, Parser)]
@@ -24,7 +50,7 @@ const USAGE: u8 = 64;
     about = "A caching pull-through mirror for container registries."
 )]
 #[command(arg_required_else_help = true, after_help = "Example: pierglass serve")]
-pub struct Cli {
+struct Cli {
     /// The command.
     #[command(subcommand)]
     pub command: Command,
@@ -32,7 +58,7 @@ pub struct Cli {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+enum Command {
     /// Run the mirror.
     #[command(
         after_help = "Example: pierglass serve --listen 0.0.0.0:5000 --store /srv/pierglass --max-size 200GiB"
@@ -61,7 +87,7 @@ pub enum Command {
 
 /// `pierglass serve`.
 #[derive(Debug, Args)]
-pub struct Serve {
+struct Serve {
     /// Where the configuration comes from.
     #[command(flatten)]
     pub source: Source,
@@ -69,7 +95,7 @@ pub struct Serve {
 
 /// `pierglass check`.
 #[derive(Debug, Args)]
-pub struct Check {
+struct Check {
     /// Where the configuration comes from.
     #[command(flatten)]
     pub source: Source,
@@ -83,7 +109,7 @@ pub struct Check {
 
 /// `pierglass verify`.
 #[derive(Debug, Args)]
-pub struct Verify {
+struct Verify {
     /// Which mirror or store.
     #[command(flatten)]
     pub place: Place,
@@ -97,7 +123,7 @@ pub struct Verify {
 
 /// `pierglass pin`.
 #[derive(Debug, Args)]
-pub struct Pin {
+struct Pin {
     /// Which mirror or store.
     #[command(flatten)]
     pub place: Place,
@@ -110,7 +136,7 @@ pub struct Pin {
 
 /// `pierglass unpin`.
 #[derive(Debug, Args)]
-pub struct Unpin {
+struct Unpin {
     /// Which mirror or store.
     #[command(flatten)]
     pub place: Place,
@@ -123,7 +149,7 @@ pub struct Unpin {
 
 /// Where a command finds the mirror, or its store while it is not running.
 #[derive(Debug, Args)]
-pub struct Place {
+struct Place {
     /// The configuration of the mirror; without it the file that PIERGLASS_CONFIG names, or the defaults.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -137,7 +163,7 @@ pub struct Place {
 
 /// The file, and the flags that count more than the file.
 #[derive(Debug, Args)]
-pub struct Source {
+struct Source {
     /// The configuration; without it the file that PIERGLASS_CONFIG names, or the defaults.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -155,25 +181,15 @@ pub struct Source {
     pub max_size: Option<String>,
 }
 
-/// Parses the arguments of the process.
-///
-/// # Errors
-///
-/// Also for `--help` and `--version`, which clap has as errors. `main` prints the error (`error.print()` knows which
-/// stream) and ends with [`exit_code`].
-pub fn parse() -> Result<Cli, clap::Error> {
-    Cli::try_parse()
-}
-
-/// The exit code that goes with what [`parse`] returned: 64 (`EX_USAGE`) for bad usage, where clap would have 2; 0 for
-/// help or version that was asked for.
-pub fn exit_code(error: &clap::Error) -> u8 {
-    if error.use_stderr() { 64 } else { 0 }
+/// The exit code for what clap calls an error: 64 for bad usage, where clap would have 2; 0 for help or version that
+/// was asked for.
+fn exit_code(error: &clap::Error) -> u8 {
+    if error.use_stderr() { USAGE } else { 0 }
 }
 
 impl Cli {
     /// The configuration file that was named.
-    pub fn config(&self) -> Option<&Path> {
+    pub(crate) fn config(&self) -> Option<&Path> {
         match &self.command {
             Command::Serve(Serve { source }) | Command::Check(Check { source, .. }) => {
                 source.config.as_deref()
@@ -185,7 +201,7 @@ impl Cli {
     }
 
     /// The flags that count more than the file.
-    pub fn overrides(&self) -> Overrides {
+    pub(crate) fn overrides(&self) -> Overrides {
         match &self.command {
             Command::Serve(Serve { source }) | Command::Check(Check { source, .. }) => Overrides {
                 listen: source.listen.clone(),

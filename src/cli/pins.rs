@@ -76,7 +76,7 @@ impl From<String> for Failure {
 }
 
 /// Runs `pin`.
-pub fn pin(arguments: &Pin, config: &Config) -> ExitCode {
+pub(super) fn pin(arguments: &Pin, config: &Config) -> ExitCode {
     let answer = match &arguments.image {
         None => target(&arguments.place, config)
             .map_err(Failure::Failed)
@@ -90,7 +90,7 @@ pub fn pin(arguments: &Pin, config: &Config) -> ExitCode {
 }
 
 /// Runs `unpin`.
-pub fn unpin(arguments: &Unpin, config: &Config) -> ExitCode {
+pub(super) fn unpin(arguments: &Unpin, config: &Config) -> ExitCode {
     let answer = named(&arguments.image).and_then(|name| match target(&arguments.place, config)? {
         Target::Running(admin) => Ok(unpin_running(&admin, &arguments.image)?),
         Target::AtRest(store) => unpin_at_rest(&store, config, &name),

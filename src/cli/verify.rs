@@ -15,7 +15,7 @@ use super::admin::{Admin, Target, block_on, target};
 use super::{FAILED, Verify, complain, print};
 
 /// Runs the command.
-pub fn run(arguments: &Verify, config: &Config) -> ExitCode {
+pub(super) fn run(arguments: &Verify, config: &Config) -> ExitCode {
     let mut report = Report::new(arguments);
     let checked = target(&arguments.place, config).and_then(|target| match target {
         Target::Running(admin) => block_on(ask(&admin, &mut report)),

@@ -18,11 +18,11 @@ pub(super) const CONFIG: &str = "PIERGLASS_CONFIG";
 ///
 /// `Debug` prints names only: variables hold passwords.
 #[derive(Clone, Default)]
-pub struct Environment(BTreeMap<String, String>);
+pub(crate) struct Environment(BTreeMap<String, String>);
 
 /// What the command line says, as text: its mistakes are reported together with those of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Overrides {
+pub(crate) struct Overrides {
     /// `--listen`, over the key `listen`.
     pub listen: Option<String>,
     /// `--admin-listen`, over the key `admin_listen`.
@@ -35,7 +35,7 @@ pub struct Overrides {
 
 impl Environment {
     /// The variables of this process. What is not UTF-8 is kept with U+FFFD in place of the rest.
-    pub fn of_process() -> Self {
+    pub(crate) fn of_process() -> Self {
         std::env::vars_os()
             .map(|(name, value)| {
                 (
@@ -47,7 +47,7 @@ impl Environment {
     }
 
     /// The value of a variable.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 

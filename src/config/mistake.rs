@@ -9,7 +9,7 @@ use serde::Serialize;
 /// Where a value was written. The order is the one mistakes are reported in.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Place {
+pub(crate) enum Place {
     /// A file as a whole.
     File {
         /// The name the file was opened by.
@@ -34,7 +34,7 @@ pub enum Place {
 
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Mistake {
+pub(crate) struct Mistake {
     /// Where it was written.
     pub place: Place,
     /// The key's path, such as `store.max_size`; absent when no key is to blame.
@@ -50,7 +50,7 @@ pub struct Mistake {
 /// Prints one line for each.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Mistakes(Vec<Mistake>);
+pub(crate) struct Mistakes(Vec<Mistake>);
 
 /// What is wrong with a value, before it is known where the value stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub(super) struct Reported;
 
 impl Mistakes {
     /// The mistakes one by one.
-    pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Mistake> {
         self.0.iter()
     }
 

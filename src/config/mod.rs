@@ -21,14 +21,14 @@ mod file;
 mod keys;
 mod mistake;
 mod reader;
-pub mod units;
+pub(crate) mod units;
 mod upstreams;
 mod url;
 mod value;
 mod written;
 
-pub use environment::{Environment, Overrides};
-pub use mistake::{Mistake, Mistakes, Place};
+pub(crate) use environment::{Environment, Overrides};
+pub(crate) use mistake::{Mistakes, Place};
 
 use mistake::{Fault, Reported};
 use reader::Reader;
@@ -42,7 +42,7 @@ const MAX_FREE: u64 = 1 << 50;
 
 /// The resolved configuration: the settings of every component, complete and checked.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     /// Addresses, limits and certificates of the mirror itself.
     pub server: server::Settings,
     /// Where content is kept, and how much of it.
@@ -55,7 +55,7 @@ pub struct Config {
 
 /// One registry.
 #[derive(Debug, Clone)]
-pub struct UpstreamConfig {
+pub(crate) struct UpstreamConfig {
     /// How to reach it.
     pub settings: upstream::Settings,
     /// How long its answers are believed.
@@ -71,7 +71,7 @@ impl Config {
     ///
     /// Every mistake that can be found, not the first alone. A file that cannot be read, or is not TOML, is all that is
     /// found.
-    pub fn load(
+    pub(crate) fn load(
         path: Option<&Path>,
         overrides: &Overrides,
         environment: &Environment,
@@ -93,7 +93,7 @@ impl Config {
     /// # Errors
     ///
     /// As [`Config::load`].
-    pub fn parse(
+    pub(crate) fn parse(
         text: &str,
         origin: &str,
         overrides: &Overrides,

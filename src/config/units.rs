@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Why a text is not a size or a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnitError {
+pub(crate) enum UnitError {
     /// It does not read as a number with a unit.
     Unreadable,
     /// It is a number, and only its unit is missing.
@@ -16,7 +16,7 @@ pub enum UnitError {
 }
 
 /// The longest duration: a hundred years. A deadline this far away can still be added to any clock.
-pub const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 86_400);
+pub(crate) const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Units of size, the ones that are printed first.
 ///
@@ -63,7 +63,7 @@ const TIMES: &[(&str, u64)] = &[
 /// # Errors
 ///
 /// [`UnitError::Unreadable`], or [`UnitError::TooLarge`] past [`u64::MAX`].
-pub fn parse_size(text: &str) -> Result<u64, UnitError> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, UnitError> {
     let text = text.trim();
     let (number, unit) = text.split_at(
         text.find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -95,7 +95,7 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
 }
 
 /// Prints a size with at most one decimal, in the largest binary unit that is not less than one: `1.5 GiB`.
-pub fn format_size(bytes: u64) -> String {
+pub(crate) fn format_size(bytes: u64) -> String {
     // Rounding can fill a unit up: 1023.96 KiB is 1 MiB, so the unit is chosen after rounding.
     let tenths = |scale: u64| (u128::from(bytes) * 10 + u128::from(scale) / 2) / u128::from(scale);
     let fits = SIZES[..PRINTED]
@@ -115,7 +115,7 @@ pub fn format_size(bytes: u64) -> String {
 ///
 /// [`UnitError::NoUnit`] for a bare number, which could be anything from milliseconds to days;
 /// [`UnitError::TooLarge`] past [`MAX_DURATION`]; otherwise [`UnitError::Unreadable`].
-pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let mut rest = text.trim();
     let mut units = TIMES.iter();
     let mut total = 0_u64;
@@ -157,7 +157,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
 }
 
 /// Prints a duration the way [`parse_duration`] reads it: `1h30m`. What is finer than a millisecond is dropped.
-pub fn format_duration(duration: Duration) -> String {
+pub(crate) fn format_duration(duration: Duration) -> String {
     let mut rest = duration.as_millis();
     let mut text = String::new();
     for (unit, scale) in TIMES {

@@ -7,11 +7,11 @@
 use std::ops::Range;
 use std::time::Duration;
 
-pub use crate::store::reader::Pace;
+pub(crate) use crate::store::reader::Pace;
 
 /// What to do about bytes that the fill has not reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ahead {
+pub(crate) enum Ahead {
     /// The fill gets there soon; look again after this long at the latest.
     Wait(Duration),
     /// Fetch these bytes from upstream, and then decide anew.
@@ -37,7 +37,7 @@ const WARM_UP: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Decides about the bytes from `wanted.start` on, up to `wanted.end`, which the fill has not reached.
-pub fn decide(pace: Pace, wanted: &Range<u64>) -> Ahead {
+pub(crate) fn decide(pace: Pace, wanted: &Range<u64>) -> Ahead {
     let gap = wanted.start.saturating_sub(pace.readable);
     let length = wanted.end.saturating_sub(wanted.start);
     if gap <= NEAR {
@@ -60,7 +60,7 @@ pub fn decide(pace: Pace, wanted: &Range<u64>) -> Ahead {
 
 /// Which ranges to fetch at the same time when `first` has to be, out of those that come `later` in the same
 /// request: one after the other, each would cost a round trip.
-pub fn together(
+pub(crate) fn together(
     pace: Pace,
     first: Range<u64>,
     later: impl IntoIterator<Item = Range<u64>>,

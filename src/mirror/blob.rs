@@ -22,7 +22,7 @@ use super::{Error, Mirror, Outcome, Site, Want};
 const ATTEMPTS: usize = 3;
 
 /// A blob, or what a HEAD of it says.
-pub struct BlobAnswer {
+pub(crate) struct BlobAnswer {
     /// Length in bytes of the whole blob; `None` when upstream did not say and it is not complete yet.
     pub size: Option<u64>,
     /// Where its bytes come from, when they were wanted.
@@ -32,7 +32,7 @@ pub struct BlobAnswer {
 }
 
 /// Where a blob's bytes come from.
-pub enum Content {
+pub(crate) enum Content {
     /// The store; or its source, should the store fail in the middle.
     Stored(Reader, Source),
     /// The same, while it is growing: parts it has not come to can be had from the source ahead of it.
@@ -43,7 +43,7 @@ pub enum Content {
 
 impl Mirror {
     /// Answers for a blob of `repository`.
-    pub async fn blob(
+    pub(crate) async fn blob(
         self: &Arc<Self>,
         site: &Site,
         repository: &Repository,
@@ -76,13 +76,13 @@ impl Mirror {
     }
 
     /// Whether asking for this blob's bytes would start a transfer.
-    pub fn would_fill(&self, site: &Site, digest: &Digest) -> bool {
+    pub(crate) fn would_fill(&self, site: &Site, digest: &Digest) -> bool {
         let key = (site.upstream.namespace().clone(), digest.clone());
         !self.store.has_blob(digest) && self.fills.find(&key).is_none()
     }
 
     /// Asks upstream how long a blob is whose transfer does not say it.
-    pub async fn blob_length(
+    pub(crate) async fn blob_length(
         self: &Arc<Self>,
         site: &Site,
         repository: &Repository,
@@ -94,7 +94,7 @@ impl Mirror {
     }
 
     /// Fetches one part of a blob that cannot be stored, for one client.
-    pub async fn blob_part(
+    pub(crate) async fn blob_part(
         &self,
         site: &Site,
         repository: &Repository,

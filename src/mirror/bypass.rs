@@ -14,7 +14,7 @@ use super::source::{Perseverance, Source, skip};
 ///
 /// Of a whole blob the last piece is held back until the digest is verified, so that the client never has
 /// all of a wrong blob. A part of a blob has no digest of its own and is passed on as it comes.
-pub struct Bypass {
+pub(crate) struct Bypass {
     source: Source,
     /// Comes before `body`.
     first: Option<Bytes>,
@@ -96,7 +96,7 @@ impl Bypass {
 
     /// The next piece; `None` at the end. A wrong digest and a body that breaks off for good are errors, never
     /// an end.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, upstream::Error> {
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, upstream::Error> {
         match self.check.is_some() {
             true => self.checked_chunk().await,
             false => self.part_chunk().await,

@@ -21,7 +21,7 @@ impl Mirror {
     ///
     /// Of one, the names are its own. Of all, those of the default upstream are, and the others have their
     /// registry's host in front, as they are pulled.
-    pub async fn catalog(&self, site: Option<&Site>) -> Vec<String> {
+    pub(crate) async fn catalog(&self, site: Option<&Site>) -> Vec<String> {
         let stored = self.stored_repositories().await;
         let mut names: Vec<_> = match site {
             Some(site) => stored

@@ -7,7 +7,7 @@ use crate::upstream::Budget;
 
 /// What an operator allows, per upstream.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Policy {
+pub(crate) struct Policy {
     /// A tag is served this long without asking upstream.
     pub tag_ttl: Duration,
     /// How old a tag may be and still be served when upstream does not answer.
@@ -27,7 +27,7 @@ impl Policy {
     /// As it is, or with a longer `tag_ttl` if the pull quota runs low: that grows from the moment on that twice
     /// the reserve is left. Asking about a tag is free, but a tag that moved costs a pull; one that moves ten times
     /// while it counts as fresh costs one.
-    pub fn under(&self, budget: Option<Budget>) -> Self {
+    pub(crate) fn under(&self, budget: Option<Budget>) -> Self {
         let stretch = budget.map_or(1.0, |budget| self.stretch(budget));
         let longest = self.max_stale.max(self.tag_ttl);
         Self {
@@ -47,7 +47,7 @@ impl Policy {
     }
 
     /// Whether a pull may be spent on what an older one is stored of: only if that leaves the reserve alone.
-    pub fn may_spend(&self, budget: Option<Budget>) -> bool {
+    pub(crate) fn may_spend(&self, budget: Option<Budget>) -> bool {
         let Some(Budget { limit, remaining }) = budget else {
             return true;
         };
@@ -58,7 +58,7 @@ impl Policy {
 
 /// What to do about a tag that is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Freshness {
+pub(crate) enum Freshness {
     /// Serve it; upstream need not be asked for this much longer.
     Fresh(Duration),
     /// Ask upstream; serve it if there is no answer.
@@ -71,7 +71,7 @@ pub enum Freshness {
 ///
 /// `None` is an age that cannot be: confirmed in the future, by a clock that was set back since. Such a tag is
 /// stale, or it would stay fresh until the clock has caught up.
-pub fn decide(age: Option<Duration>, policy: &Policy) -> Freshness {
+pub(crate) fn decide(age: Option<Duration>, policy: &Policy) -> Freshness {
     let Some(age) = age else {
         return Freshness::Stale;
     };

@@ -10,13 +10,13 @@ use super::Mirror;
 
 impl Mirror {
     /// What an image's name means here: the rules are those of a client's request.
-    pub fn image(&self, name: &ImageName) -> Result<Image, SelectError> {
+    pub(crate) fn image(&self, name: &ImageName) -> Result<Image, SelectError> {
         resolve(&self.upstreams, name)
     }
 }
 
 /// The same without a mirror.
-pub fn resolve(upstreams: &Upstreams, name: &ImageName) -> Result<Image, SelectError> {
+pub(crate) fn resolve(upstreams: &Upstreams, name: &ImageName) -> Result<Image, SelectError> {
     let (upstream, endpoint) = upstreams.select(name.clone().into())?;
     let repository = endpoint.repository().unwrap_or(&name.repository);
     Ok(Image {
@@ -29,7 +29,7 @@ pub fn resolve(upstreams: &Upstreams, name: &ImageName) -> Result<Image, SelectE
 }
 
 /// The image of a registry that need not be configured any more: it can be let go of all the same.
-pub fn literal(name: &ImageName) -> Option<Image> {
+pub(crate) fn literal(name: &ImageName) -> Option<Image> {
     let namespace = name.namespace.clone()?;
     Some(Image {
         name: QualifiedName::new(namespace, name.repository.clone()),

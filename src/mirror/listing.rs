@@ -21,7 +21,7 @@ use super::{Answered, Error, Mirror, Outcome, Site};
 
 /// A list, as it is stored: tags one to a line in their order, referrers as an index.
 #[derive(Debug, Clone)]
-pub struct ListingAnswer {
+pub(crate) struct ListingAnswer {
     /// The list.
     pub bytes: Bytes,
     /// How this came about.
@@ -49,7 +49,7 @@ impl Listed {
 
 impl Mirror {
     /// All tags of a repository: sorted, each followed by a line feed.
-    pub async fn tags(
+    pub(crate) async fn tags(
         self: &Arc<Self>,
         site: &Site,
         repository: &Repository,
@@ -59,7 +59,7 @@ impl Mirror {
     }
 
     /// What refers to a manifest, as an index; an empty one if upstream knows of nothing that does.
-    pub async fn referrers(
+    pub(crate) async fn referrers(
         self: &Arc<Self>,
         site: &Site,
         repository: &Repository,

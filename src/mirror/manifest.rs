@@ -17,7 +17,7 @@ use super::{Answered, Error, Mirror, Outcome, Site, Want};
 
 /// A manifest, or what a HEAD of it says.
 #[derive(Debug, Clone)]
-pub struct ManifestAnswer {
+pub(crate) struct ManifestAnswer {
     /// The manifest's digest.
     pub digest: Digest,
     /// Its media type.
@@ -36,7 +36,7 @@ pub struct ManifestAnswer {
 
 impl Mirror {
     /// Answers for a manifest of `repository`.
-    pub async fn manifest(
+    pub(crate) async fn manifest(
         self: &Arc<Self>,
         site: &Site,
         repository: &Repository,

@@ -9,19 +9,19 @@
 //! [`freshness`] (pure), `fill` (a blob on its way into the store), [`source`] (a blob at its upstream),
 //! [`ahead`] (reading what a fill has not reached), [`bypass`] (a blob that the store cannot take).
 
-pub mod ahead;
-pub mod blob;
-pub mod bypass;
+pub(crate) mod ahead;
+pub(crate) mod blob;
+pub(crate) mod bypass;
 mod catalog;
 mod fill;
-pub mod freshness;
-pub mod images;
-pub mod listing;
-pub mod manifest;
+pub(crate) mod freshness;
+pub(crate) mod images;
+pub(crate) mod listing;
+pub(crate) mod manifest;
 mod negative;
 mod referrers;
-pub mod search;
-pub mod source;
+pub(crate) mod search;
+pub(crate) mod source;
 mod tag;
 
 use std::collections::HashMap;
@@ -46,7 +46,7 @@ use negative::Negatives;
 
 /// How an answer came about; the same word in the log, in the metrics and in `Cache-Status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// From the store, upstream was not asked.
     Hit,
     /// From a transfer that another request had started.
@@ -65,10 +65,10 @@ pub enum Outcome {
 
 impl Outcome {
     /// How many there are.
-    pub const COUNT: usize = Self::Error as usize + 1;
+    pub(crate) const COUNT: usize = Self::Error as usize + 1;
 
     /// The word.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",
             Self::Joined => "joined",
@@ -83,7 +83,7 @@ impl Outcome {
 
 /// How much of a thing a client wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Want {
+pub(crate) enum Want {
     /// What a HEAD answers with.
     Header,
     /// The bytes too.
@@ -92,7 +92,7 @@ pub enum Want {
 
 /// Why there is no answer.
 #[derive(Debug, Clone)]
-pub enum Error {
+pub(crate) enum Error {
     /// The repository has no such manifest.
     ManifestUnknown,
     /// The repository has no such blob.
@@ -121,7 +121,7 @@ impl std::error::Error for Error {}
 
 /// An upstream and what applies to what comes from it.
 #[derive(Debug, Clone)]
-pub struct Site {
+pub(crate) struct Site {
     /// Whom to ask.
     pub upstream: Arc<Upstream>,
     /// How long its answers last.
@@ -131,7 +131,7 @@ pub struct Site {
 }
 
 /// Something of an asker's that lives as long as work is done on its behalf, also if it leaves before the end.
-pub type Held = Arc<dyn std::any::Any + Send + Sync>;
+pub(crate) type Held = Arc<dyn std::any::Any + Send + Sync>;
 
 /// Few blobs are larger than a store; each is a digest.
 const MAX_OUTGROWN: u64 = 1000;
@@ -145,7 +145,7 @@ type Shared<K, V> = Arc<Flights<K, V>>;
 type ByDigest = (QualifiedName, Digest);
 
 /// The mirror. Shared by all requests.
-pub struct Mirror {
+pub(crate) struct Mirror {
     store: Arc<Store>,
     upstreams: Upstreams,
     policies: HashMap<Namespace, Policy>,
@@ -176,7 +176,7 @@ pub struct Mirror {
 
 impl Mirror {
     /// A mirror of `upstreams` in front of `store`. Every upstream has a policy.
-    pub fn new(
+    pub(crate) fn new(
         store: Arc<Store>,
         upstreams: Upstreams,
         policies: HashMap<Namespace, Policy>,
@@ -207,7 +207,7 @@ impl Mirror {
     }
 
     /// Chooses the upstream of a request, and says how the endpoint is called there.
-    pub fn select(&self, route: Route) -> Result<(Site, Endpoint), SelectError> {
+    pub(crate) fn select(&self, route: Route) -> Result<(Site, Endpoint), SelectError> {
         let (upstream, endpoint) = self.upstreams.select(route)?;
         let policy = self.policies.get(upstream.namespace()).cloned();
         let policy =
@@ -222,13 +222,13 @@ impl Mirror {
     }
 
     /// What can be chosen.
-    pub fn namespaces(&self) -> impl Iterator<Item = Namespace> {
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = Namespace> {
         let upstreams = self.upstreams.iter();
         upstreams.map(|upstream| upstream.namespace().clone())
     }
 
     /// The store, for figures.
-    pub fn store(&self) -> &Arc<Store> {
+    pub(crate) fn store(&self) -> &Arc<Store> {
         &self.store
     }
 }

@@ -33,7 +33,7 @@ struct Known {
 
 /// What upstream found.
 #[derive(Debug, Clone)]
-pub struct SearchAnswer {
+pub(crate) struct SearchAnswer {
     /// Upstream's JSON, untouched.
     pub bytes: Bytes,
     /// How this came about.
@@ -81,7 +81,7 @@ impl Searches {
 
 impl Mirror {
     /// Passes a search on; `query` is the query string to ask with.
-    pub async fn search(
+    pub(crate) async fn search(
         self: &Arc<Self>,
         site: &Site,
         query: String,

@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// One blob, under the name of a repository that has it.
 #[derive(Clone)]
-pub struct Source {
+pub(crate) struct Source {
     store: Arc<Store>,
     upstream: Arc<Upstream>,
     repository: Repository,
@@ -83,7 +83,7 @@ impl Source {
     ///
     /// An upstream that ignores Range would send the whole blob once more: that is an error here, and the
     /// caller waits for the fill.
-    pub async fn ahead(&self, part: Range<u64>) -> Result<Box<Bypass>, upstream::Error> {
+    pub(crate) async fn ahead(&self, part: Range<u64>) -> Result<Box<Bypass>, upstream::Error> {
         let fetched = self.open(Some(part.clone())).await?;
         if fetched.part.is_none() {
             return Err(upstream::Error::Wrong(
@@ -94,7 +94,7 @@ impl Source {
     }
 
     /// A part of the blob that the store was to send and cannot; as upstream sends it.
-    pub async fn instead(&self, part: Range<u64>) -> Result<Box<Bypass>, upstream::Error> {
+    pub(crate) async fn instead(&self, part: Range<u64>) -> Result<Box<Bypass>, upstream::Error> {
         self.count_rescue();
         let fetched = self.open(Some(part.clone())).await?;
         Ok(Box::new(Bypass::part(self.clone(), fetched, part)))
@@ -104,7 +104,7 @@ impl Source {
     ///
     /// Verified as a whole: what was sent is hashed again where it can still be read, else all of it is fetched
     /// anew and its beginning left out.
-    pub async fn rest(
+    pub(crate) async fn rest(
         &self,
         reader: &Reader,
         position: u64,
@@ -138,7 +138,7 @@ impl Source {
     }
 
     /// Tells the store that what it has of the blob cannot be read to its end.
-    pub async fn is_damaged(&self, reader: &Reader, why: &std::io::Error) {
+    pub(crate) async fn is_damaged(&self, reader: &Reader, why: &std::io::Error) {
         self.store
             .drop_unreadable(&self.digest, reader.file(), why)
             .await;

@@ -16,13 +16,13 @@ use super::share::Ticket;
 use super::tally::{Tally, kind_label, upstream_label};
 
 /// Why a body broke off. Logged with its request; the client only sees the connection end.
-pub type Broken = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a request cost, written to log and metrics when its response is gone.
 ///
 /// Tied to the body's life and not to its end: hyper stops asking once all announced bytes are out, and a
 /// client may leave at any moment.
-pub struct Account {
+pub(crate) struct Account {
     metrics: Arc<Metrics>,
     tally: Arc<Tally>,
     entry: Entry,
@@ -34,7 +34,7 @@ pub struct Account {
 
 /// How bytes went to a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub(crate) enum Way {
     /// Through memory of ours.
     Copied,
     /// From the page cache to the socket, inside the kernel.

@@ -18,7 +18,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const INDEX: &str = "pierglass\n\n/metrics  for Prometheus\n/livez    is the process alive\n/readyz   should it get requests\n/api/v1/  for the command line\n";
 
 /// Answers requests to the admin address.
-pub struct Admin {
+pub(crate) struct Admin {
     mirror: Arc<Mirror>,
     metrics: Arc<Metrics>,
     api: Api,
@@ -27,7 +27,7 @@ pub struct Admin {
 
 impl Admin {
     /// The admin side of `mirror`.
-    pub fn new(mirror: Arc<Mirror>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(mirror: Arc<Mirror>, metrics: Arc<Metrics>) -> Self {
         Self {
             api: Api::new(Arc::clone(&mirror)),
             mirror,
@@ -37,12 +37,12 @@ impl Admin {
     }
 
     /// From now on `/readyz` says no: the process finishes what it has and ends.
-    pub fn start_draining(&self) {
+    pub(crate) fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
     /// Answers one request.
-    pub async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+    pub(crate) async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
         if request.uri().path().starts_with(api::ROOT) {
             return self.api.answer(request).await;
         }

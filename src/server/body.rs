@@ -31,12 +31,12 @@ use super::sendfile::{Data, Lane};
 use buffers::Buffer;
 use by_file::ByFile;
 
-pub use buffers::Buffers;
+pub(crate) use buffers::Buffers;
 
 mod stream;
 
 /// A response's body, and the account that is closed when it is gone.
-pub struct Body {
+pub(crate) struct Body {
     state: State,
     /// Bytes still to come, if that is known.
     left: Option<u64>,
@@ -59,7 +59,7 @@ enum State {
 type Step = Result<(State, Option<Bytes>), Broken>;
 
 /// One piece of a body that is made of several.
-pub enum Piece {
+pub(crate) enum Piece {
     /// Bytes at hand: the header of a part.
     Bytes(Bytes),
     /// A range of the blob.
@@ -74,7 +74,7 @@ struct Window {
 }
 
 /// Reads ranges of a blob from the store; what the store lets it down with comes from the source.
-pub struct StoreBody {
+pub(crate) struct StoreBody {
     reader: Reader,
     source: Source,
     /// Whether bytes may be had from there that a growing blob has not come to.
@@ -101,7 +101,7 @@ pub struct StoreBody {
 
 impl Body {
     /// Nothing.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self {
             state: State::Done,
             left: Some(0),
@@ -112,7 +112,7 @@ impl Body {
     }
 
     /// Bytes that are at hand.
-    pub fn whole(bytes: Bytes) -> Self {
+    pub(crate) fn whole(bytes: Bytes) -> Self {
         let left = Some(bytes.len() as u64);
         Self {
             state: State::Whole(bytes),
@@ -124,7 +124,12 @@ impl Body {
     }
 
     /// A blob from the store, all of it; its length if that is known by now.
-    pub fn store(reader: Reader, source: Source, length: Option<u64>, buffers: &Buffers) -> Self {
+    pub(crate) fn store(
+        reader: Reader,
+        source: Source,
+        length: Option<u64>,
+        buffers: &Buffers,
+    ) -> Self {
         let range = 0..length.unwrap_or(u64::MAX);
         let body = StoreBody {
             whole: true,
@@ -135,7 +140,7 @@ impl Body {
     }
 
     /// Pieces of a blob from the store, in that order. What a growing blob has not come to is fetched ahead.
-    pub fn pieces(
+    pub(crate) fn pieces(
         reader: Reader,
         source: Source,
         pieces: impl IntoIterator<Item = Piece>,
@@ -160,7 +165,7 @@ impl Body {
     }
 
     /// A blob that passes through; `length` if it is known.
-    pub fn bypass(bypass: Box<Bypass>, length: Option<u64>) -> Self {
+    pub(crate) fn bypass(bypass: Box<Bypass>, length: Option<u64>) -> Self {
         Self {
             state: State::Bypass(bypass),
             left: length,
@@ -172,7 +177,7 @@ impl Body {
 
     /// Has `account` count the bytes and closes it with the body.
     #[must_use]
-    pub fn with_account(mut self, account: Account) -> Self {
+    pub(crate) fn with_account(mut self, account: Account) -> Self {
         self.account = Some(Arc::new(account));
         self
     }

@@ -9,24 +9,24 @@
 //! and `tally` (what it cost), `guard` and `activity` (clients that stop reading), [`places`], `seats` and [`share`]
 //! (clients that take too much), [`tls`].
 
-pub mod account;
+pub(crate) mod account;
 mod activity;
-pub mod admin;
+pub(crate) mod admin;
 mod api;
 mod blob;
-pub mod body;
+pub(crate) mod body;
 mod connection;
 mod guard;
 mod listing;
 mod page;
-pub mod places;
-pub mod respond;
+pub(crate) mod places;
+pub(crate) mod respond;
 mod seats;
-pub mod sendfile;
-pub mod service;
-pub mod share;
+pub(crate) mod sendfile;
+pub(crate) mod service;
+pub(crate) mod share;
 mod tally;
-pub mod tls;
+pub(crate) mod tls;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -51,7 +51,7 @@ use share::{Asker, Busy, PerClient, Share};
 
 /// Where to listen, and what clients may take.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The registry API.
     pub listen: SocketAddr,
     /// Metrics and health.
@@ -72,7 +72,7 @@ pub struct Settings {
 
 /// The files that make a server speak TLS, all PEM.
 #[derive(Debug, Clone)]
-pub struct Tls {
+pub(crate) struct Tls {
     /// The certificate and its chain.
     pub certificate: PathBuf,
     /// Its private key.
@@ -82,11 +82,11 @@ pub struct Tls {
 }
 
 /// The connections that are open, for [`drain`].
-pub type Connections = GracefulShutdown;
+pub(crate) type Connections = GracefulShutdown;
 
 /// How a connection is treated.
 #[derive(Clone)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// See [`Settings::header_timeout`].
     pub header_timeout: Duration,
     /// See [`Settings::idle_timeout`].
@@ -101,7 +101,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Accepts connections and answers their requests with `answer`, until `stop` completes.
 ///
 /// Returns a handle with which the connections that are still open can be drained.
-pub async fn run<H, F>(
+pub(crate) async fn run<H, F>(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     limits: Limits,
@@ -212,7 +212,7 @@ impl Accepting {
 }
 
 /// Waits until the connections have finished what they are at; false when `limit` came first.
-pub async fn drain(graceful: Connections, limit: Duration) -> bool {
+pub(crate) async fn drain(graceful: Connections, limit: Duration) -> bool {
     tokio::time::timeout(limit, graceful.shutdown())
         .await
         .is_ok()

@@ -19,7 +19,7 @@ const LOBBY: usize = 256;
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// The places for connections, shared by all listeners that hold it.
-pub struct Places {
+pub(crate) struct Places {
     all: Arc<Semaphore>,
     lobby: Semaphore,
     shares: Arc<Shares>,
@@ -28,7 +28,7 @@ pub struct Places {
 
 impl Places {
     /// This many places, and what one client may have of them.
-    pub fn new(places: usize, per_client: PerClient, metrics: &Metrics) -> Arc<Self> {
+    pub(crate) fn new(places: usize, per_client: PerClient, metrics: &Metrics) -> Arc<Self> {
         Arc::new(Self {
             all: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
             lobby: Semaphore::new(LOBBY),

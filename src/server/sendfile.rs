@@ -31,7 +31,7 @@ const COPY: usize = 64 * 1024;
 static UNSUPPORTED: AtomicBool = AtomicBool::new(false);
 
 /// A piece of a body: bytes, or a part of a file.
-pub enum Data {
+pub(crate) enum Data {
     /// Bytes in memory.
     Bytes(Bytes),
     /// Bytes that the kernel takes from a file.
@@ -61,7 +61,7 @@ struct Part {
 }
 
 /// A part of a file, to be sent over the connection of its `Lane` and no other.
-pub struct FileSlice {
+pub(crate) struct FileSlice {
     part: Arc<Part>,
     lane: Lane,
     /// The bytes at `position`, if somebody wanted to see them.

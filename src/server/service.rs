@@ -22,7 +22,7 @@ use super::share::{Asker, Ticket};
 use super::tally::Tallies;
 
 /// Answers requests to the registry API.
-pub struct Service {
+pub(crate) struct Service {
     mirror: Arc<Mirror>,
     metrics: Arc<Metrics>,
     tallies: Tallies,
@@ -40,7 +40,7 @@ struct Trail {
 
 impl Service {
     /// A service in front of `mirror`.
-    pub fn new(mirror: Arc<Mirror>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(mirror: Arc<Mirror>, metrics: Arc<Metrics>) -> Self {
         let tallies = Tallies::new(&metrics, mirror.namespaces());
         Self {
             mirror,
@@ -51,7 +51,7 @@ impl Service {
     }
 
     /// Answers one request; never fails, since every failure has a response.
-    pub async fn answer(&self, request: Request<Incoming>, asker: Asker) -> Response<Body> {
+    pub(crate) async fn answer(&self, request: Request<Incoming>, asker: Asker) -> Response<Body> {
         let started = Instant::now();
         let mut trail = Trail {
             upstream: None,

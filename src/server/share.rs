@@ -26,7 +26,7 @@ const MOST_WAITING_CONNECTIONS: usize = 128;
 
 /// What one client may have at a time; `None` for no limit.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct PerClient {
+pub(crate) struct PerClient {
     /// Connections.
     pub connections: Option<usize>,
     /// Requests being answered, and questions to upstream that they left behind.
@@ -164,7 +164,7 @@ pub(super) struct Ticket {
 
 /// A client has as much as it may, and nothing of it ended in time.
 #[derive(Debug)]
-pub struct Busy {
+pub(crate) struct Busy {
     /// What it has too many of.
     pub(super) of: &'static str,
 }
@@ -234,7 +234,7 @@ impl Drop for Waiting<'_> {
 
 /// Who asks: its address, and what it may take.
 #[derive(Clone)]
-pub struct Asker {
+pub(crate) struct Asker {
     /// Where its connection comes from.
     pub address: SocketAddr,
     pub(super) share: Arc<Share>,

@@ -15,7 +15,7 @@ use super::Tls;
 pub(super) const H2: &[u8] = b"h2";
 
 /// Reads the files and builds what accepts TLS connections. The error names the file.
-pub fn acceptor(settings: &Tls) -> Result<TlsAcceptor, String> {
+pub(crate) fn acceptor(settings: &Tls) -> Result<TlsAcceptor, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()

@@ -19,7 +19,7 @@ const QUESTIONS: usize = 16;
 
 /// What went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub(crate) enum Trouble {
     /// It answered with 5xx, or broke the connection off when it was asked.
     Refused,
     /// It could not be reached.
@@ -39,7 +39,7 @@ impl Trouble {
 
 /// Whether one may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entry {
+pub(crate) enum Entry {
     /// As ever.
     Pass,
     /// As the one whose answer decides. It has to be given back: by success, by failure or by giving up.
@@ -51,7 +51,7 @@ pub enum Entry {
 
 /// What became of the circuit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     /// Nothing that anybody need be told.
     None,
     /// It was closed, and is open for this long.
@@ -69,7 +69,7 @@ enum State {
 
 /// What is remembered of an origin's failures.
 #[derive(Debug)]
-pub struct Circuit {
+pub(crate) struct Circuit {
     state: State,
     /// Weight of the failures since the last success.
     weight: u32,
@@ -98,7 +98,7 @@ impl Default for Circuit {
 
 impl Circuit {
     /// Asks to be let through.
-    pub fn enter(&mut self, now: Instant) -> Entry {
+    pub(crate) fn enter(&mut self, now: Instant) -> Entry {
         match self.state {
             State::Closed => Entry::Pass,
             State::Open { until } if now < until => Entry::Refused(until - now),
@@ -114,7 +114,7 @@ impl Circuit {
     }
 
     /// An answer came, whoever asked: the origin is there.
-    pub fn succeeded(&mut self, now: Instant) -> Change {
+    pub(crate) fn succeeded(&mut self, now: Instant) -> Change {
         let since = self.since;
         *self = Self {
             probes: self.probes,
@@ -126,7 +126,7 @@ impl Circuit {
     }
 
     /// No answer came to `question`. `chance` is from 0 to 1.
-    pub fn failed(
+    pub(crate) fn failed(
         &mut self,
         entry: Entry,
         question: u64,
@@ -159,7 +159,7 @@ impl Circuit {
     }
 
     /// Nobody waits for the answer any more.
-    pub fn gave_up(&mut self, entry: Entry) {
+    pub(crate) fn gave_up(&mut self, entry: Entry) {
         if let Entry::Probe(number) = entry
             && self.state
                 == (State::HalfOpen {
@@ -171,7 +171,7 @@ impl Circuit {
     }
 
     /// As a metric has it: 0 closed, 1 half open, 2 open.
-    pub fn number(&self) -> i64 {
+    pub(crate) fn number(&self) -> i64 {
         match self.state {
             State::Closed => 0,
             State::HalfOpen { .. } => 1,
@@ -180,7 +180,7 @@ impl Circuit {
     }
 
     /// Since when it is not closed.
-    pub fn since(&self) -> Option<Instant> {
+    pub(crate) fn since(&self) -> Option<Instant> {
         self.since
     }
 

@@ -6,7 +6,7 @@ use crate::secret::Secret;
 
 /// As whom to pull from one upstream.
 #[derive(Debug, Clone)]
-pub struct Credentials {
+pub(crate) struct Credentials {
     /// The user name.
     pub username: String,
     /// The password or access token.
@@ -15,7 +15,7 @@ pub struct Credentials {
 
 /// Where a password is.
 #[derive(Debug, Clone)]
-pub enum Password {
+pub(crate) enum Password {
     /// In the configuration itself.
     Inline(Secret),
     /// In a file, alone; a line break at its end is not part of it.
@@ -26,7 +26,7 @@ pub enum Password {
 
 impl Credentials {
     /// Reads the password. The error names the place and never what is in it.
-    pub fn password(&self) -> Result<Secret, String> {
+    pub(crate) fn password(&self) -> Result<Secret, String> {
         match &self.password {
             Password::Inline(secret) => Ok(secret.clone()),
             Password::File(path) => match std::fs::read_to_string(path) {

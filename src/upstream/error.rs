@@ -11,7 +11,7 @@ use super::limits::Limit;
 ///
 /// The text names the cause and never holds a secret, a token or a signed URL.
 #[derive(Debug, Clone)]
-pub enum Error {
+pub(crate) enum Error {
     /// Upstream says it has no such thing (404).
     NotFound,
     /// Upstream refuses us (401 or 403): unknown repository, or credentials that are missing or wrong.
@@ -61,12 +61,12 @@ impl Error {
     /// Whether upstream's word is missing, so that what is remembered may stand in for it.
     ///
     /// A clear "not there" is an answer; everything else is the absence of one.
-    pub fn is_no_answer(&self) -> bool {
+    pub(crate) fn is_no_answer(&self) -> bool {
         !matches!(self, Self::NotFound)
     }
 
     /// Whether upstream was not asked, because of what happened before. That was said in the log when it happened.
-    pub fn is_old_news(&self) -> bool {
+    pub(crate) fn is_old_news(&self) -> bool {
         matches!(self, Self::LeftAlone { .. })
     }
 
@@ -113,7 +113,7 @@ impl std::error::Error for Error {}
 
 /// Why a client for an upstream cannot be built: a certificate file, always.
 #[derive(Debug)]
-pub struct StartError {
+pub(crate) struct StartError {
     pub(super) namespace: String,
     pub(super) detail: String,
 }

@@ -186,7 +186,7 @@ impl Breaks {
 }
 
 /// A body on its way from upstream. Every piece must come within the idle timeout.
-pub struct Body {
+pub(crate) struct Body {
     incoming: Incoming,
     idle: Duration,
     bytes: prometheus::IntCounter,
@@ -209,7 +209,7 @@ impl Body {
     /// The next piece; `None` at the end. A body that breaks off is an error, never an end.
     ///
     /// Cancelling the future loses nothing.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
         let chunk = self.next().await;
         match &chunk {
             Ok(Some(bytes)) => {
@@ -253,7 +253,7 @@ impl Body {
     }
 
     /// All of it, if it is not longer than `limit` bytes.
-    pub async fn collect_up_to(mut self, limit: usize) -> Result<Bytes, Error> {
+    pub(crate) async fn collect_up_to(mut self, limit: usize) -> Result<Bytes, Error> {
         let mut all = BytesMut::new();
         while let Some(chunk) = self.chunk().await? {
             if all.len() + chunk.len() > limit {

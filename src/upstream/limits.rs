@@ -18,7 +18,7 @@ const MOST: Duration = Duration::from_secs(24 * 3600);
 
 /// What is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
+pub(crate) enum Limit {
     /// Pulls within hours: GETs of manifests.
     Quota,
     /// Requests of any kind within seconds.
@@ -27,7 +27,7 @@ pub enum Limit {
 
 impl Limit {
     /// The word in metrics.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Quota => "quota",
             Self::Abuse => "abuse",
@@ -35,7 +35,7 @@ impl Limit {
     }
 
     /// Which one the body of a 429 speaks of.
-    pub fn of(body: &[u8]) -> Self {
+    pub(crate) fn of(body: &[u8]) -> Self {
         let json = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
         let errors = json.get("errors").and_then(|errors| errors.as_array());
         let speaks_of_pulls = |error: &serde_json::Value| {
@@ -52,7 +52,7 @@ impl Limit {
 
 /// A time in which one does not ask.
 #[derive(Debug, Default)]
-pub struct Hold {
+pub(crate) struct Hold {
     until: Option<Instant>,
     /// Limits since the last answer.
     strikes: u32,
@@ -60,7 +60,7 @@ pub struct Hold {
 
 impl Hold {
     /// A limit was hit; how long it holds. `told` is what upstream said of it.
-    pub fn strike(
+    pub(crate) fn strike(
         &mut self,
         limit: Limit,
         told: Option<Duration>,
@@ -90,19 +90,19 @@ impl Hold {
     }
 
     /// How much longer not to ask.
-    pub fn left(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn left(&self, now: Instant) -> Option<Duration> {
         let left = self.until?.checked_duration_since(now)?;
         (!left.is_zero()).then_some(left)
     }
 
     /// Upstream let something pass that it would have refused.
-    pub fn lift(&mut self) {
+    pub(crate) fn lift(&mut self) {
         *self = Self::default();
     }
 }
 
 /// When to ask again, as upstream says it: in seconds or as a date (RFC 9110 10.2.3). Nonsense (`445µs`) says nothing.
-pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse::<u64>() {
         return Some(Duration::from_secs(seconds).min(MOST));

@@ -40,7 +40,7 @@ struct TagsPage {
 
 impl Upstream {
     /// All tags of a repository, sorted. What could not be asked for as a tag is left out.
-    pub async fn tags(&self, repository: &Repository) -> Result<Vec<Tag>, Error> {
+    pub(crate) async fn tags(&self, repository: &Repository) -> Result<Vec<Tag>, Error> {
         let ask = |query: Option<&str>, answers| Ask {
             query: query.map(str::to_owned),
             answers,
@@ -73,7 +73,7 @@ impl Upstream {
 
     /// Whether the repository is there at all, as far as upstream tells: a 404 for one thing in it may as well be that
     /// of a balancer without a registry behind it, or of a repository that was hidden from us.
-    pub async fn has_repository(&self, repository: &Repository) -> bool {
+    pub(crate) async fn has_repository(&self, repository: &Repository) -> bool {
         let ask = Ask {
             query: Some("n=1".to_owned()),
             patient: false,
@@ -95,7 +95,7 @@ impl Upstream {
     }
 
     /// What refers to a manifest; `None` when upstream has no API to tell.
-    pub async fn referrers(
+    pub(crate) async fn referrers(
         &self,
         repository: &Repository,
         digest: &Digest,

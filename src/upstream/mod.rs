@@ -11,18 +11,18 @@
 //! (where it may go), `connect` and `resolve` (sockets, TLS, proxies, names).
 
 mod ask;
-pub mod auth;
+pub(crate) mod auth;
 mod chance;
-pub mod circuit;
-pub mod client;
+pub(crate) mod circuit;
+pub(crate) mod client;
 mod connect;
-pub mod credentials;
+pub(crate) mod credentials;
 mod error;
 mod failed;
 mod gate;
 mod http1;
 mod identity;
-pub mod limits;
+pub(crate) mod limits;
 mod listings;
 mod origin;
 mod quota;
@@ -48,14 +48,14 @@ use crate::oci::endpoint::{Endpoint, EndpointError};
 use crate::oci::manifest;
 use crate::oci::name::{Namespace, QualifiedName, Reference, Repository};
 
-pub use http1::Body;
-pub use quota::{Budget, RateLimit};
-pub use select::{SelectError, Upstreams, canonical};
+pub(crate) use http1::Body;
+pub(crate) use quota::{Budget, RateLimit};
+pub(crate) use select::{SelectError, Upstreams, canonical};
 
 use ask::{Ask, Reply};
 use client::Client;
 use credentials::Credentials;
-pub use error::{Error, StartError};
+pub(crate) use error::{Error, StartError};
 use identity::Identity;
 use turns::{Turn, Turns};
 
@@ -73,7 +73,7 @@ const DOCKER_HUB: &str = "docker.io";
 
 /// One upstream as configured.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The name clients choose it by.
     pub namespace: Namespace,
     /// Whether requests without a namespace go here.
@@ -98,12 +98,12 @@ pub struct Settings {
 
 impl Settings {
     /// Whether this is Docker Hub, with its aliases and its `library/`.
-    pub fn is_docker_hub(&self) -> bool {
+    pub(crate) fn is_docker_hub(&self) -> bool {
         self.namespace.as_str() == DOCKER_HUB
     }
 
     /// Who we are there, for logs: the user name, or `anonymous`.
-    pub fn identity(&self) -> &str {
+    pub(crate) fn identity(&self) -> &str {
         self.credentials
             .as_ref()
             .map_or("anonymous", |credentials| &credentials.username)
@@ -112,7 +112,7 @@ impl Settings {
 
 /// Limits on silence; none of them bounds a whole transfer.
 #[derive(Debug, Clone)]
-pub struct Timeouts {
+pub(crate) struct Timeouts {
     /// Until a connection stands.
     pub connect: Duration,
     /// Until the response header is in: connecting, a token and redirects included.
@@ -123,7 +123,7 @@ pub struct Timeouts {
 
 /// The HTTP proxy on the way to an upstream.
 #[derive(Debug, Clone)]
-pub enum Proxy {
+pub(crate) enum Proxy {
     /// What `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
     Environment,
     /// None.
@@ -133,7 +133,7 @@ pub enum Proxy {
 }
 
 /// One registry to pull from.
-pub struct Upstream {
+pub(crate) struct Upstream {
     settings: Settings,
     /// Asked first, in this order.
     endpoints: Vec<Client>,
@@ -143,7 +143,7 @@ pub struct Upstream {
 
 /// What a HEAD of a manifest said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ManifestHead {
+pub(crate) enum ManifestHead {
     /// It is the one that was asked about (304).
     NotModified,
     /// Upstream has it.
@@ -161,7 +161,7 @@ pub enum ManifestHead {
 
 /// A manifest as upstream sent it, its digest verified.
 #[derive(Debug, Clone)]
-pub struct FetchedManifest {
+pub(crate) struct FetchedManifest {
     /// The digest of `bytes`.
     pub digest: Digest,
     /// From Content-Type, or from the manifest itself.
@@ -172,7 +172,7 @@ pub struct FetchedManifest {
 
 /// The body of a blob, as it comes from upstream.
 #[derive(Debug)]
-pub struct FetchedBlob {
+pub(crate) struct FetchedBlob {
     /// Length of the whole blob if upstream said so.
     pub size: Option<u64>,
     /// What part of it `body` is; `None` for all of it.
@@ -230,17 +230,17 @@ impl Upstream {
     }
 
     /// As configured.
-    pub fn settings(&self) -> &Settings {
+    pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
     /// The name clients choose it by.
-    pub fn namespace(&self) -> &Namespace {
+    pub(crate) fn namespace(&self) -> &Namespace {
         &self.settings.namespace
     }
 
     /// The full name of one of its repositories.
-    pub fn qualify(&self, repository: &Repository) -> QualifiedName {
+    pub(crate) fn qualify(&self, repository: &Repository) -> QualifiedName {
         QualifiedName::new(self.settings.namespace.clone(), repository.clone())
     }
 
@@ -259,7 +259,7 @@ impl Upstream {
     /// Asks which manifest a reference is, without fetching it: free of quota on Docker Hub.
     ///
     /// With `known`, upstream may answer that it is still that one.
-    pub async fn head_manifest(
+    pub(crate) async fn head_manifest(
         &self,
         repository: &Repository,
         reference: &Reference,
@@ -322,7 +322,7 @@ impl Upstream {
     }
 
     /// Fetches a manifest. What does not have the digest that was asked for, or that upstream states, is refused.
-    pub async fn get_manifest(
+    pub(crate) async fn get_manifest(
         &self,
         repository: &Repository,
         reference: &Reference,
@@ -376,7 +376,7 @@ impl Upstream {
     }
 
     /// Asks whether the repository has a blob, and how long it is.
-    pub async fn head_blob(
+    pub(crate) async fn head_blob(
         &self,
         repository: &Repository,
         digest: &Digest,
@@ -413,7 +413,7 @@ impl Upstream {
     }
 
     /// Fetches a blob, or a part of it; `u64::MAX` as its end is that of the blob. The bytes are not verified here: they are still to come.
-    pub async fn get_blob(
+    pub(crate) async fn get_blob(
         &self,
         repository: &Repository,
         digest: &Digest,
@@ -479,13 +479,13 @@ impl Upstream {
     }
 
     /// What came from an endpoint was wrong: for a while, blobs are asked of the registry itself alone.
-    pub fn distrust_endpoints(&self) {
+    pub(crate) fn distrust_endpoints(&self) {
         self.endpoints.iter().for_each(Client::distrust);
     }
 
     /// What is left of our pull quota, as the one of us who has the most left; `None` if anybody's is not known, or
     /// nothing is limited.
-    pub fn budget(&self) -> Option<Budget> {
+    pub(crate) fn budget(&self) -> Option<Budget> {
         let share = |budget: &Budget| {
             // In thousandths: quotas are small numbers.
             u128::from(budget.remaining) * 1000 / u128::from(budget.limit.max(1))
@@ -496,25 +496,25 @@ impl Upstream {
     }
 
     /// Those we can be at the registry itself, in the order they are asked as.
-    pub fn identities(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn identities(&self) -> impl Iterator<Item = &str> {
         let identities = self.home.identities().iter();
         identities.map(|identity| identity.name.as_str())
     }
 
     /// What the registry last said of the pull quota of one of us; `None` if it never stated one.
-    pub fn quota_of(&self, identity: usize) -> Option<RateLimit> {
+    pub(crate) fn quota_of(&self, identity: usize) -> Option<RateLimit> {
         self.home.identities().get(identity)?.stated_quota()
     }
 
     /// Asks the registry itself for `/v2/` as one of us, with a token if it wants one.
-    pub async fn ping_as(&self, identity: usize) -> Result<(), Error> {
+    pub(crate) async fn ping_as(&self, identity: usize) -> Result<(), Error> {
         let ask = Ask::new(Method::GET, Endpoint::Base);
         let until = self.deadline();
         self.home.send_as(identity, &ask, until).await.map(drop)
     }
 
     /// Asks the registry itself with a HEAD as one of us, for what it says of the quota.
-    pub async fn look_as(
+    pub(crate) async fn look_as(
         &self,
         identity: usize,
         repository: &Repository,
@@ -529,7 +529,7 @@ impl Upstream {
     }
 
     /// Asks one of the endpoints for `/v2/`.
-    pub async fn ping_endpoint(&self, endpoint: usize) -> Result<(), Error> {
+    pub(crate) async fn ping_endpoint(&self, endpoint: usize) -> Result<(), Error> {
         let client = self.endpoints.get(endpoint).ok_or_else(nobody)?;
         let ask = Ask::new(Method::GET, Endpoint::Base);
         client.send(&ask, self.deadline()).await.map(drop)

@@ -6,7 +6,7 @@ use http::HeaderMap;
 
 /// A pull quota as Docker Hub states it: `ratelimit-limit: 100;w=21600`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RateLimit {
+pub(crate) struct RateLimit {
     /// Pulls per window.
     pub limit: Option<u64>,
     /// Pulls left.
@@ -17,7 +17,7 @@ pub struct RateLimit {
 
 impl RateLimit {
     /// Reads the headers; `None` when there are none, which on Docker Hub means: not limited.
-    pub fn read(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn read(headers: &HeaderMap) -> Option<Self> {
         let (limit, window) = quota(headers, "ratelimit-limit");
         let (remaining, _) = quota(headers, "ratelimit-remaining");
         (limit.is_some() || remaining.is_some()).then_some(Self {
@@ -42,7 +42,7 @@ fn quota(headers: &HeaderMap, name: &str) -> (Option<u64>, Option<u64>) {
 
 /// What is left of a pull quota, where upstream states one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
+pub(crate) struct Budget {
     /// Pulls per window.
     pub limit: u64,
     /// Pulls left.

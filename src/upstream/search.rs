@@ -30,7 +30,7 @@ impl Upstream {
     /// What upstream's search finds, in its words; not found where there is no search.
     ///
     /// `query` is the query string to ask with.
-    pub async fn search(&self, query: String) -> Result<Bytes, Error> {
+    pub(crate) async fn search(&self, query: String) -> Result<Bytes, Error> {
         let ask = Ask {
             query: Some(query),
             accept: Some("application/json"),

@@ -10,14 +10,14 @@ use crate::oci::name::Namespace;
 use super::{DOCKER_HUB, Settings, StartError, Upstream};
 
 /// All upstreams, and the choice among them.
-pub struct Upstreams {
+pub(crate) struct Upstreams {
     by_namespace: HashMap<Namespace, Arc<Upstream>>,
     default: Option<Arc<Upstream>>,
 }
 
 /// Why a request names no upstream.
 #[derive(Debug)]
-pub enum SelectError {
+pub(crate) enum SelectError {
     /// The namespace is not configured here; it is never dialled.
     UnknownNamespace(Namespace),
     /// No namespace was given and there is no default.
@@ -28,7 +28,7 @@ pub enum SelectError {
 
 impl Upstreams {
     /// Builds a client for each of `settings`; reads certificate files, opens no connection.
-    pub fn new(settings: Vec<Settings>, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
+    pub(crate) fn new(settings: Vec<Settings>, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
         let mut by_namespace = HashMap::new();
         let mut default = None;
         for settings in settings {
@@ -46,14 +46,14 @@ impl Upstreams {
     }
 
     /// All of them, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         let mut all: Vec<_> = self.by_namespace.values().collect();
         all.sort_by(|a, b| a.settings.namespace.cmp(&b.settings.namespace));
         all.into_iter()
     }
 
     /// The one for requests that name none.
-    pub fn default_namespace(&self) -> Option<&Namespace> {
+    pub(crate) fn default_namespace(&self) -> Option<&Namespace> {
         self.default.as_ref().map(|upstream| upstream.namespace())
     }
 
@@ -61,7 +61,7 @@ impl Upstreams {
     ///
     /// The endpoint comes back with the repository as that upstream calls it: without the prefix, and on
     /// Docker Hub with `library/` before a single component.
-    pub fn select(&self, route: Route) -> Result<(Arc<Upstream>, Endpoint), SelectError> {
+    pub(crate) fn select(&self, route: Route) -> Result<(Arc<Upstream>, Endpoint), SelectError> {
         let (upstream, route) = match (&route.ns, &route.prefix) {
             (Some(ns), prefix) => {
                 let upstream = self.named(ns)?;
@@ -100,7 +100,7 @@ impl Upstreams {
 }
 
 /// Docker Hub goes by several names; all others by one.
-pub fn canonical(namespace: &Namespace) -> Namespace {
+pub(crate) fn canonical(namespace: &Namespace) -> Namespace {
     let hub = matches!(
         namespace.as_str(),
         "index.docker.io" | "registry-1.docker.io" | "registry.hub.docker.com"

@@ -16,7 +16,7 @@ const MOST_SPARE: usize = 32;
 
 /// Where buffers are taken from.
 #[derive(Clone, Default)]
-pub struct Buffers(Arc<Pool>);
+pub(crate) struct Buffers(Arc<Pool>);
 
 #[derive(Default)]
 struct Pool {

@@ -10,7 +10,7 @@ use super::{Body, State, Step};
 
 impl Body {
     /// Whatever comes through the channel, until its other end is dropped.
-    pub fn stream(pieces: Receiver<Bytes>) -> Self {
+    pub(crate) fn stream(pieces: Receiver<Bytes>) -> Self {
         Self {
             state: State::Waiting(next(pieces)),
             left: None,
