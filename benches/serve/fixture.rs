@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::Plan;
-use crate::peers::{Peer, free_port};
+use crate::loopback::free_port;
+use crate::peers::Peer;
 
 /// The repository that all of it is in.
 pub const REPOSITORY: &str = "bench/image";
@@ -94,7 +95,7 @@ impl Fixture {
         let many = (0..1000)
             .map(|number| files.image(&format!("small-{number}"), &[]))
             .collect();
-        let counts = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let counts = free_port();
         let registry = registry(directory.path(), counts);
         Fixture {
             directory,
@@ -132,7 +133,7 @@ impl Fixture {
 }
 
 fn registry(directory: &Path, counts: SocketAddr) -> Peer {
-    let address = format!("127.0.0.1:{}", free_port());
+    let address = free_port();
     let config = directory.join("registry.yml");
     let data = directory.join("data");
     let text = format!(
@@ -143,12 +144,7 @@ fn registry(directory: &Path, counts: SocketAddr) -> Peer {
     fs::write(&config, text).unwrap();
     let mut command = Command::new("docker-registry");
     command.arg("serve").arg(config);
-    Peer::start(
-        "docker-registry",
-        address.parse().unwrap(),
-        command,
-        directory,
-    )
+    Peer::start("docker-registry", address, command, directory)
 }
 
 struct Files {

@@ -7,6 +7,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::loopback::any_port;
+
 const PIECE: usize = 64 * 1024;
 
 /// When the next byte may pass.
@@ -33,7 +35,7 @@ impl Line {
 
 /// Relays to `upstream` at `rate` bytes a second, for as long as the program runs.
 pub fn relay(upstream: SocketAddr, rate: f64) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind(any_port()).unwrap();
     let address = listener.local_addr().unwrap();
     let line = Arc::new(Line {
         rate,
@@ -55,7 +57,7 @@ pub fn relay(upstream: SocketAddr, rate: f64) -> SocketAddr {
 
 /// Relays to `upstream`, half of `round_trip` later each way, for as long as the program runs.
 pub fn distance(upstream: SocketAddr, round_trip: Duration) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind(any_port()).unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for client in listener.incoming().map_while(Result::ok) {

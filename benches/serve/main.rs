@@ -26,6 +26,8 @@ mod fixture;
 mod growth;
 mod link;
 mod load;
+#[path = "../../tests/it/support/loopback.rs"]
+mod loopback;
 mod manifests;
 mod peers;
 mod report;

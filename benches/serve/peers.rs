@@ -1,7 +1,7 @@
 //! The programs that are measured.
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::Plan;
 use crate::fixture::Fixture;
+use crate::loopback::free_port;
 use crate::secure::Certificate;
 use crate::usage;
 
@@ -125,7 +126,7 @@ impl<'a> Mirror<'a> {
 
     pub fn start(self, fixture: &Fixture) -> Peer {
         let directory = fixture.scratch();
-        let (address, admin) = (free_address(), free_address());
+        let (address, admin) = (free_port(), free_port());
         let upstream = self.upstream.unwrap_or(fixture.registry.address);
         let level = if self.quiet { "warn" } else { "info" };
         let store = directory.path().join("store");
@@ -181,7 +182,7 @@ impl Nginx<'_> {
 
     pub fn start(self, fixture: &Fixture) -> Peer {
         let directory = fixture.scratch();
-        let address = free_address();
+        let address = free_port();
         let text = self.text(fixture, directory.path(), address);
         let config = directory.path().join("nginx.conf");
         fs::write(&config, text).unwrap();
@@ -238,7 +239,7 @@ impl Nginx<'_> {
 /// docker-registry as a pull-through cache of the fixture's.
 pub fn pull_through(fixture: &Fixture, upstream: SocketAddr) -> Peer {
     let directory = fixture.scratch();
-    let address = free_address();
+    let address = free_port();
     let text = format!(
         "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    \
          rootdirectory: {}\nhttp:\n  addr: {address}\nproxy:\n  remoteurl: http://{upstream}\n",
@@ -249,13 +250,4 @@ pub fn pull_through(fixture: &Fixture, upstream: SocketAddr) -> Peer {
     let mut command = Command::new("docker-registry");
     command.arg("serve").arg(config);
     Peer::start(PULL_THROUGH, address, command, directory.path()).owning(directory)
-}
-
-fn free_address() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], free_port()))
-}
-
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }

@@ -30,7 +30,7 @@ impl Drop for Containers {
 
 impl Containers {
     /// Programs that ask for each registry's images at a mirror first: pairs of registry and mirror, as
-    /// `127.0.0.1:PORT/quay.io`.
+    /// `ADDRESS:PORT/quay.io`.
     pub fn new(mirrors: &[(&str, String)]) -> Containers {
         assert!(rustix::process::geteuid().is_root(), "podman wants root");
         let directory = TempDir::with_prefix("pg-").unwrap();

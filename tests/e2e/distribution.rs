@@ -6,10 +6,11 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use tempfile::TempDir;
 
-use crate::programs::{self, Program};
+use crate::programs::Program;
 use crate::support::client;
 use crate::support::content::digest_of;
 use crate::support::image::{OCI_INDEX, OCI_MANIFEST};
+use crate::support::loopback::free_port;
 use crate::support::{Image, Index};
 
 /// Debian's `docker-registry` over an empty directory.
@@ -24,7 +25,7 @@ impl Distribution {
     #[track_caller]
     pub fn start() -> Distribution {
         let directory = TempDir::with_prefix("pg-").unwrap();
-        let address = format!("127.0.0.1:{}", programs::free_port());
+        let address = free_port().to_string();
         let config = directory.path().join("config.yml");
         std::fs::write(&config, settings(&directory.path().join("data"), &address)).unwrap();
         let log = directory.path().join("registry.log");

@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
+use crate::support::loopback::any_port;
+
 /// A proxy that lets nobody through and remembers who came.
 #[derive(Debug)]
 pub struct Fence {
@@ -14,7 +16,7 @@ pub struct Fence {
 
 impl Fence {
     pub fn start() -> Fence {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind(any_port()).unwrap();
         let address = listener.local_addr().unwrap();
         let url = format!("http://{address}");
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -48,7 +50,7 @@ impl Fence {
             .into_iter()
             .map(|name| (name, self.url.as_str()))
             .collect();
-        all.extend([("NO_PROXY", "127.0.0.1"), ("no_proxy", "127.0.0.1")]);
+        all.extend(["NO_PROXY", "no_proxy"].map(|name| (name, "127.0.0.1,127.0.0.0/8")));
         all
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -122,15 +121,6 @@ pub fn text(output: &Output) -> String {
     [&output.stdout[..], &output.stderr[..]]
         .map(String::from_utf8_lossy)
         .concat()
-}
-
-/// A port that was free a moment ago, for programs that cannot choose one themselves.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 /// Unmounts what a program left mounted under a directory, so that it can be deleted.

@@ -3,8 +3,9 @@
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::programs::{self, Program};
+use crate::programs::Program;
 use crate::support::client;
+use crate::support::loopback::free_port;
 
 /// A running server over an empty database.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ impl Prometheus {
     #[track_caller]
     pub fn start(authority: &str) -> Prometheus {
         let directory = TempDir::with_prefix("pg-").unwrap();
-        let address = format!("127.0.0.1:{}", programs::free_port());
+        let address = free_port().to_string();
         let config = directory.path().join("prometheus.yml");
         let text = format!(
             "global:\n  scrape_interval: 1s\nscrape_configs:\n- job_name: mirror\n  static_configs:\n  \

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 
+use crate::support::loopback::any_port;
+
 /// Docker's search over one image, which remembers what it was asked.
 #[derive(Debug)]
 pub struct Search {
@@ -16,7 +18,7 @@ pub struct Search {
 impl Search {
     /// Finds `acme/app`, whatever is looked for.
     pub fn start() -> Search {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind(any_port()).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
         let noted = asked.clone();

@@ -309,7 +309,10 @@ async fn a_redirect_loop_ends() {
 async fn a_realm_on_a_foreign_host_never_sees_the_password() {
     let registry = serving(FakeRegistry::builder().bearer(Some((USER, PASSWORD)))).await;
     // The token server by another name, which is as foreign as a host can be here.
-    let foreign = registry.token_url().replace("127.0.0.1", "0.0.0.0");
+    let authority = registry.authority();
+    let (host, _) = authority.split_once(':').unwrap();
+    let other = format!("[::ffff:{host}]");
+    let foreign = registry.token_url().replace(host, &other);
     let mirror = Mirror::start(as_user(&registry));
     registry.fault(On::any(), challenge(&foreign));
     let answer = pull(&mirror).await;
@@ -319,7 +322,7 @@ async fn a_realm_on_a_foreign_host_never_sees_the_password() {
     assert_eq!(registry.counts().token_gets, 0);
 
     // Listed by the operator it is asked: the trap above was a real one.
-    let mirror = Mirror::start(as_user(&registry).toml("realms = [\"0.0.0.0\"]"));
+    let mirror = Mirror::start(as_user(&registry).toml(&format!("realms = [\"{other}\"]")));
     registry.fault(On::any(), challenge(&foreign));
     pull(&mirror).await;
     assert_eq!(registry.counts().token_gets, 1);

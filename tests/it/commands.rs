@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::loopback::any_port;
 use crate::support::mirror::log_field;
 use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, client};
 
@@ -254,7 +255,7 @@ fn bad_usage_is_told_apart_from_failure() {
 
 #[test]
 fn a_busy_port_is_named_with_its_key() {
-    let occupied = TcpListener::bind("127.0.0.1:0").unwrap();
+    let occupied = TcpListener::bind(any_port()).unwrap();
     let busy = occupied.local_addr().unwrap().to_string();
     let store = TempDir::with_prefix("pierglass-test-").unwrap();
     let store = store.path().to_str().unwrap();

@@ -1,5 +1,6 @@
 //! A fault that does not happen must never let a test pass: each one is proved here against a client that hides nothing.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
@@ -7,9 +8,11 @@ use http::{Method, StatusCode};
 use crate::support::client::{self, Downloading, Ending, Raw, raw};
 use crate::support::content::Content;
 use crate::support::image::{OCI_INDEX, OCI_MANIFEST};
+use crate::support::loopback;
 use crate::support::mirror::sum_of;
 use crate::support::{
-    Client, FakeRegistry, Fault, Image, Index, On, Redirect, digest_of, generated_digest,
+    Client, FakeRegistry, Fault, Image, Index, Mirror, MirrorConfig, On, Redirect, digest_of,
+    generated_digest, until,
 };
 
 const SIZE: u64 = 300_000;
@@ -641,6 +644,28 @@ async fn down_is_refused_and_up_is_the_same_port() {
         .await
         .unwrap()
         .assert_is(&digest);
+}
+
+/// A request counted as the mirror's came from a client of an earlier listener on the same port.
+#[tokio::test]
+async fn what_is_asked_at_a_listener_that_is_gone_reaches_no_other() {
+    let host = |authority: &str| authority.split_once(':').unwrap().0.to_owned();
+    let (gone, registry) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let addresses = [
+        host(&gone.authority()),
+        host(&registry.authority()),
+        host(mirror.authority()),
+        host(&loopback::free_port().to_string()),
+    ];
+    let different: HashSet<_> = addresses.iter().collect();
+    assert_eq!(different.len(), addresses.len(), "{addresses:?}");
+    let url = format!("{}/v2/", gone.url());
+    drop(gone);
+    until("it is refused", async || {
+        client::get(&url, &[]).await.is_err()
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::client::{self, download};
 use crate::support::disk::blobs;
+use crate::support::loopback::any_port;
 use crate::support::tls::{Certificate, Front};
 use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On};
 
@@ -30,7 +31,7 @@ impl Drop for Proxy {
 
 impl Proxy {
     async fn start() -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(any_port()).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
         let notes = seen.clone();
@@ -194,8 +195,10 @@ async fn no_proxy_and_none_go_straight_to_the_upstream() {
             .environment("HTTP_PROXY", &proxy.url)
             .environment("HTTPS_PROXY", &proxy.url)
     };
+    let authority = registry.authority();
+    let (host, _) = authority.split_once(':').unwrap();
     for config in [
-        config().environment("NO_PROXY", "example.com,127.0.0.1"),
+        config().environment("NO_PROXY", &format!("example.com,{host}")),
         config().environment("NO_PROXY", "127.0.0.0/8"),
         config().environment("no_proxy", "*"),
         config().toml("proxy = \"none\""),
@@ -210,7 +213,7 @@ async fn no_proxy_and_none_go_straight_to_the_upstream() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_that_says_nothing_costs_no_more_than_header_timeout() {
-    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = TcpListener::bind(any_port()).await.unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     let config = MirrorConfig::for_url("https://registry.invalid")
         .toml(&format!("proxy = \"{url}\"\nheader_timeout = \"1s\""));

@@ -118,7 +118,14 @@ async fn a_mirror_that_holds_the_store_is_found_by_its_configuration() {
     damage(&mirror, &image);
     mirror.write_down_addresses();
     let told = mirror.command_without_admin(&["verify"]);
-    assert_found(&told, 1, &["the mirror at http://127.0.0.1:", "2 damaged"]);
+    assert_found(
+        &told,
+        1,
+        &[
+            &format!("the mirror at {}", mirror.admin_url()),
+            "2 damaged",
+        ],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

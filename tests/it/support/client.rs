@@ -286,7 +286,7 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// `authority` is `127.0.0.1:PORT`; a URL of that form does as well.
+    /// `authority` is `ADDRESS:PORT`; a URL of that form does as well.
     pub async fn connect(authority: &str) -> Raw {
         let authority = authority.trim_start_matches("http://");
         Raw {

@@ -15,6 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::client;
+use super::loopback::any_port;
 use super::registry::FakeRegistry;
 
 const START: Duration = Duration::from_secs(20);
@@ -200,8 +201,8 @@ impl Mirror {
     #[track_caller]
     pub fn start(config: MirrorConfig) -> Mirror {
         let directory = TempDir::with_prefix("pierglass-test-").unwrap();
-        let any = "127.0.0.1:0";
-        let (child, output, listen, admin) = launch(&config, directory.path(), any, any)
+        let any = any_port().to_string();
+        let (child, output, listen, admin) = launch(&config, directory.path(), &any, &any)
             .unwrap_or_else(|failure| panic!("{failure}"));
         Mirror {
             config,
@@ -217,7 +218,8 @@ impl Mirror {
     #[track_caller]
     pub fn fail_to_start(config: &MirrorConfig) -> (ExitStatus, String) {
         let directory = TempDir::with_prefix("pierglass-test-").unwrap();
-        let mut child = spawn(config, directory.path(), "127.0.0.1:0", "127.0.0.1:0");
+        let any = any_port().to_string();
+        let mut child = spawn(config, directory.path(), &any, &any);
         let output = Arc::new(Output::default());
         output.follow(child.stdout.take().unwrap());
         output.follow(child.stderr.take().unwrap());
@@ -227,7 +229,7 @@ impl Mirror {
         (status, output.text())
     }
 
-    /// `http://127.0.0.1:PORT` of the registry API.
+    /// `http://ADDRESS:PORT` of the registry API.
     pub fn url(&self) -> String {
         format!("http://{}", self.listen)
     }
@@ -236,7 +238,7 @@ impl Mirror {
         &self.listen
     }
 
-    /// `http://127.0.0.1:PORT` of metrics, health and the admin API.
+    /// `http://ADDRESS:PORT` of metrics, health and the admin API.
     pub fn admin_url(&self) -> String {
         format!("http://{}", self.admin)
     }
@@ -293,7 +295,7 @@ impl Mirror {
     pub fn restart(&mut self) {
         let _ = self.child.kill();
         self.child.wait().unwrap();
-        let any = "127.0.0.1:0".to_owned();
+        let any = any_port().to_string();
         let (listen, admin) = if self.config.keep_ports {
             (self.listen.clone(), self.admin.clone())
         } else {

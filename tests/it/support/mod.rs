@@ -28,6 +28,8 @@ pub mod large;
 pub mod ledger;
 /// The throttle that all blob connections share.
 pub mod link;
+/// An address for each listener.
+pub mod loopback;
 /// The program under test.
 pub mod mirror;
 /// `multipart/byteranges`, taken apart.

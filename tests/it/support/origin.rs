@@ -1,7 +1,7 @@
 //! A listener on loopback that can go away and come back on its port.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -27,10 +27,10 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Takes a port; nothing is answered until [`Origin::up`].
-    pub fn reserve(runtime: Handle) -> io::Result<Origin> {
+    /// Takes a port of this address; nothing is answered until [`Origin::up`].
+    pub fn reserve(address: Ipv4Addr, runtime: Handle) -> io::Result<Origin> {
         let _entered = runtime.enter();
-        let reserved = bind(([127, 0, 0, 1], 0).into())?;
+        let reserved = bind((address, 0).into())?;
         let address = reserved.local_addr()?;
         let (accepting, open) = (Mutex::default(), Arc::default());
         drop(_entered);

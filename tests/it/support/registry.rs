@@ -12,6 +12,7 @@ use super::fault::{Fault, FaultId, Faults, On};
 use super::image::{Image, Index, OCI_INDEX, OCI_MANIFEST};
 use super::ledger::{Counts, Ledger, Seen};
 use super::link::Link;
+use super::loopback;
 use super::origin::Origin;
 use super::routes::{Lists, Quota, Shared};
 
@@ -100,7 +101,8 @@ impl Builder {
             .enable_all()
             .build()
             .unwrap();
-        let reserve = || Origin::reserve(runtime.handle().clone()).unwrap();
+        let address = loopback::address();
+        let reserve = || Origin::reserve(address, runtime.handle().clone()).unwrap();
         let origins = [reserve(), reserve(), reserve()];
         let shared = Shared {
             repositories: Mutex::new(HashMap::new()),
@@ -176,7 +178,7 @@ impl FakeRegistry {
         self.origins[0].url()
     }
 
-    /// `127.0.0.1:PORT`.
+    /// `ADDRESS:PORT`.
     pub fn authority(&self) -> String {
         self.origins[0].address.to_string()
     }

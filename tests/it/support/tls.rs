@@ -1,6 +1,6 @@
 //! Certificates, a TLS front for the fake registry, and a client that speaks HTTP/1.1 or HTTP/2, over TLS or not.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,21 +18,26 @@ use tokio::task::JoinHandle;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::client::Response;
+use super::loopback;
 
-/// A certificate for 127.0.0.1 that is its own authority, and its key, as files.
+/// A certificate that is its own authority, and its key, as files: for 127.0.0.1, which clients here expect of a mirror
+/// wherever it listens, and for the address of a [`Front`].
 #[derive(Debug)]
 pub struct Certificate {
+    front: Ipv4Addr,
     directory: TempDir,
 }
 
 impl Certificate {
     pub fn new() -> Certificate {
         let directory = TempDir::with_prefix("pierglass-tls-").unwrap();
-        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let front = loopback::address();
+        let names = vec!["127.0.0.1".to_owned(), front.to_string()];
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
         std::fs::write(directory.path().join("tls.crt"), made.cert.pem()).unwrap();
         let key = made.signing_key.serialize_pem();
         std::fs::write(directory.path().join("tls.key"), key).unwrap();
-        Certificate { directory }
+        Certificate { front, directory }
     }
 
     pub fn certificate(&self) -> PathBuf {
@@ -114,7 +119,7 @@ impl Drop for Front {
 
 impl Front {
     pub async fn start(certificate: &Certificate, behind: String) -> Front {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind((certificate.front, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let acceptor = certificate.acceptor();
         let task = tokio::spawn(async move {
