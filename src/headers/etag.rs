@@ -7,7 +7,10 @@ use http::HeaderValue;
 /// All lines count as one list. Tags are compared weakly, `*` alone matches anything, and a tag
 /// without quotes is taken as if it had them, because docker/distribution takes it and clients have
 /// come to rely on that.
-pub fn if_none_match<'a>(values: impl IntoIterator<Item = &'a HeaderValue>, etag: &str) -> bool {
+pub(crate) fn if_none_match<'a>(
+    values: impl IntoIterator<Item = &'a HeaderValue>,
+    etag: &str,
+) -> bool {
     let wanted = opaque(etag.as_bytes());
     values.into_iter().any(|value| {
         value.as_bytes().trim_ascii() == b"*" || Tags(value.as_bytes()).any(|tag| tag == wanted)

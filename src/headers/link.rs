@@ -6,7 +6,7 @@ use http::HeaderValue;
 ///
 /// Only the query is of interest: registries behind proxies write hosts and paths that lead nowhere, and a
 /// list goes on where it began.
-pub fn next_query<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Option<String> {
+pub(crate) fn next_query<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Option<String> {
     let texts = values.into_iter().filter_map(|value| value.to_str().ok());
     texts.flat_map(links).find_map(|(target, parameters)| {
         let query = target.split_once('?')?.1;
@@ -16,7 +16,7 @@ pub fn next_query<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Opti
 }
 
 /// The link to the next page of this same list, relative: no client then has to know how we are reached.
-pub fn next(path: &str, query: &str) -> Option<HeaderValue> {
+pub(crate) fn next(path: &str, query: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("<{path}?{query}>; rel=\"next\"")).ok()
 }
 

@@ -2,13 +2,13 @@
 //! after its RFC.
 //!
 //! Nothing here does I/O, and nothing here may know of registries, digests, the store, upstreams or
-//! policy: a header's meaning is the same whoever sends it.
+//! policy: a header's meaning is the same for every sender.
 
-pub mod cache_status;
+pub(crate) mod cache_status;
 pub mod challenge;
-pub mod etag;
-pub mod link;
-pub mod multipart;
+pub(crate) mod etag;
+pub(crate) mod link;
+pub(crate) mod multipart;
 pub mod range;
 
 use http::HeaderValue;

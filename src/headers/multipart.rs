@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 /// The frame around the parts.
-pub struct Multipart {
+pub(crate) struct Multipart {
     boundary: String,
     media_type: &'static str,
     total: u64,
@@ -18,7 +18,7 @@ pub struct Multipart {
 impl Multipart {
     /// A frame for parts of something `total` bytes long. `seed` makes the boundary: letters and digits
     /// that are unlikely in the parts, of which no more than 40 are used.
-    pub fn new(seed: &str, media_type: &'static str, total: u64) -> Self {
+    pub(crate) fn new(seed: &str, media_type: &'static str, total: u64) -> Self {
         let seed = seed.chars().filter(char::is_ascii_alphanumeric).take(40);
         let boundary = seed.chain("pierglass".chars()).collect();
         Self {
@@ -29,14 +29,14 @@ impl Multipart {
     }
 
     /// The Content-Type of the whole.
-    pub fn content_type(&self) -> HeaderValue {
+    pub(crate) fn content_type(&self) -> HeaderValue {
         let text = format!("multipart/byteranges; boundary={}", self.boundary);
         // Letters and digits: always a valid header.
         HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("multipart/byteranges"))
     }
 
     /// What comes before the bytes of `part`.
-    pub fn part(&self, part: &Range<u64>) -> String {
+    pub(crate) fn part(&self, part: &Range<u64>) -> String {
         let Self {
             boundary,
             media_type,
@@ -50,12 +50,12 @@ impl Multipart {
     }
 
     /// What comes after the last part.
-    pub fn end(&self) -> Bytes {
+    pub(crate) fn end(&self) -> Bytes {
         Bytes::from(format!("\r\n--{}--\r\n", self.boundary))
     }
 
     /// The length of the whole with these parts.
-    pub fn length(&self, parts: &[Range<u64>]) -> u64 {
+    pub(crate) fn length(&self, parts: &[Range<u64>]) -> u64 {
         let part = |part: &Range<u64>| {
             (self.part(part).len() as u64).saturating_add(part.end.saturating_sub(part.start))
         };

@@ -134,7 +134,7 @@ pub fn content_range(part: &Range<u64>, total: u64) -> HeaderValue {
 }
 
 /// `Content-Range` of a 416: nothing of `total` bytes.
-pub fn unsatisfied(total: u64) -> HeaderValue {
+pub(crate) fn unsatisfied(total: u64) -> HeaderValue {
     super::visible(&format!("bytes */{total}"))
 }
 
@@ -165,6 +165,6 @@ fn exact(text: &str) -> Option<u64> {
 ///
 /// Strong comparison (RFC 9110 8.8.3.2): a weak tag never matches, and neither does a date, because
 /// what is addressed by its content has no other.
-pub fn if_range_matches(value: &HeaderValue, etag: &str) -> bool {
+pub(crate) fn if_range_matches(value: &HeaderValue, etag: &str) -> bool {
     etag.starts_with('"') && value.as_bytes().trim_ascii() == etag.as_bytes()
 }

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 /// long one, which keeps the common one at 40 bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Digest {
-    /// SHA-256, what all the world uses.
+    /// SHA-256, the usual one.
     Sha256([u8; 32]),
     /// SHA-512, which the specification also registers.
     Sha512(Box<[u8; 64]>),
@@ -46,7 +46,7 @@ impl Digest {
     }
 
     /// The algorithm that made this digest.
-    pub fn algorithm(&self) -> Algorithm {
+    pub(crate) fn algorithm(&self) -> Algorithm {
         match self {
             Self::Sha256(_) => Algorithm::Sha256,
             Self::Sha512(_) => Algorithm::Sha512,
@@ -54,7 +54,7 @@ impl Digest {
     }
 
     /// The encoded part, lower-case, without the algorithm.
-    pub fn hex(&self) -> String {
+    pub(crate) fn hex(&self) -> String {
         let mut text = String::with_capacity(self.bytes().len() * 2);
         for byte in self.bytes() {
             text.push(hex_digit(byte >> 4));
@@ -64,7 +64,7 @@ impl Digest {
     }
 
     /// A fresh hasher of this digest's own algorithm: feed it the content, then compare.
-    pub fn hasher(&self) -> Hasher {
+    pub(crate) fn hasher(&self) -> Hasher {
         Hasher::new(self.algorithm())
     }
 
@@ -206,7 +206,7 @@ impl Hasher {
     }
 
     /// Takes in the next piece of the content.
-    pub fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         match &mut self.0 {
             State::Sha256(state) => state.update(bytes),
             State::Sha512(state) => state.update(bytes),
@@ -214,7 +214,7 @@ impl Hasher {
     }
 
     /// The digest of everything taken in.
-    pub fn finish(self) -> Digest {
+    pub(crate) fn finish(self) -> Digest {
         match self.0 {
             State::Sha256(state) => Digest::Sha256(state.finalize().into()),
             State::Sha512(state) => Digest::Sha512(Box::new(state.finalize().into())),

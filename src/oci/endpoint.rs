@@ -14,7 +14,8 @@ use std::fmt;
 use super::digest::{Digest, DigestError};
 use super::error::ErrorCode;
 use super::name::{NameError, Reference, Repository};
-pub use route::{Prefix, Route, query_value};
+pub(crate) use route::query_value;
+pub use route::{Prefix, Route};
 
 /// One URL of the API, without the registry it is asked of.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -63,8 +64,7 @@ pub enum Endpoint {
 
 /// The kind of an endpoint: few enough to be a metric's label.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-#[expect(missing_docs, reason = "each is the endpoint of the same name")]
-pub enum Kind {
+pub(crate) enum Kind {
     Base,
     Manifest,
     Blob,
@@ -77,7 +77,7 @@ pub enum Kind {
 
 impl Endpoint {
     /// The repository it is about, if it is about one.
-    pub fn repository(&self) -> Option<&Repository> {
+    pub(crate) fn repository(&self) -> Option<&Repository> {
         match self {
             Self::Manifest { repository, .. }
             | Self::Blob { repository, .. }
@@ -90,7 +90,7 @@ impl Endpoint {
 
     /// The same endpoint of another repository; unchanged if it is about none.
     #[must_use]
-    pub fn with_repository(mut self, new: Repository) -> Self {
+    pub(crate) fn with_repository(mut self, new: Repository) -> Self {
         match &mut self {
             Self::Manifest { repository, .. }
             | Self::Blob { repository, .. }
@@ -127,7 +127,7 @@ impl Endpoint {
     }
 
     /// What kind of endpoint it is.
-    pub fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Base => Kind::Base,
             Self::Manifest { .. } => Kind::Manifest,
@@ -143,10 +143,10 @@ impl Endpoint {
 
 impl Kind {
     /// How many there are.
-    pub const COUNT: usize = Self::Upload as usize + 1;
+    pub(crate) const COUNT: usize = Self::Upload as usize + 1;
 
     /// Its name in logs and metrics.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Base => "base",
             Self::Manifest => "manifest",
@@ -179,7 +179,7 @@ pub enum EndpointError {
 
 impl EndpointError {
     /// The code to answer with.
-    pub fn code(&self) -> ErrorCode {
+    pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::NotFound => ErrorCode::NameUnknown,
             Self::Name(_) | Self::Namespace(_) | Self::Encoding => ErrorCode::NameInvalid,

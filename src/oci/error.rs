@@ -3,24 +3,20 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-/// A code a client can act on: OCI distribution-spec, "Error Codes", and two that everybody else
+/// A code a client can act on: OCI distribution-spec, "Error Codes", and two that other registries
 /// sends besides.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum ErrorCode {
+pub(crate) enum ErrorCode {
     /// The repository has no such blob.
     BlobUnknown,
     /// The digest in the request cannot be read.
     DigestInvalid,
     /// The repository has no such manifest.
     ManifestUnknown,
-    /// The manifest cannot be read.
-    ManifestInvalid,
     /// The repository name (or the namespace before it) is not a valid one.
     NameInvalid,
     /// The repository, or its namespace, is not known.
     NameUnknown,
-    /// The client must say who it is.
-    Unauthorized,
     /// The client has said who it is, and may not.
     Denied,
     /// This mirror does not do that.
@@ -32,47 +28,38 @@ pub enum ErrorCode {
     /// Not in the specification, but what docker/distribution says when it has nothing better to
     /// say.
     Unknown,
-    /// The length is not what was promised.
-    SizeInvalid,
     /// Not in the specification, but what docker/distribution says to an `n` that is no number.
     PaginationNumberInvalid,
 }
 
 impl ErrorCode {
     /// The code as it is written in the body.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::BlobUnknown => "BLOB_UNKNOWN",
             Self::DigestInvalid => "DIGEST_INVALID",
             Self::ManifestUnknown => "MANIFEST_UNKNOWN",
-            Self::ManifestInvalid => "MANIFEST_INVALID",
             Self::NameInvalid => "NAME_INVALID",
             Self::NameUnknown => "NAME_UNKNOWN",
-            Self::Unauthorized => "UNAUTHORIZED",
             Self::Denied => "DENIED",
             Self::Unsupported => "UNSUPPORTED",
             // The specification spells it without underscores.
             Self::TooManyRequests => "TOOMANYREQUESTS",
             Self::Unavailable => "UNAVAILABLE",
             Self::Unknown => "UNKNOWN",
-            Self::SizeInvalid => "SIZE_INVALID",
             Self::PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID",
         }
     }
 }
 
-/// The body of an error answer, `{"errors":[{"code":...,"message":...,"detail":...}]}`, with one
-/// error and `detail` only if given.
+/// The body of an error answer, `{"errors":[{"code":...,"message":...}]}`, with one error.
 ///
 /// The message is read by people, often in the output of `docker pull`: it says what is wrong and
 /// never holds a secret.
-pub fn body(code: ErrorCode, message: &str, detail: Option<Value>) -> Bytes {
-    let detail = detail
-        .map(|detail| format!(",\"detail\":{detail}"))
-        .unwrap_or_default();
+pub(crate) fn body(code: ErrorCode, message: &str) -> Bytes {
     let (code, message) = (code.as_str(), Value::from(message));
     Bytes::from(format!(
-        "{{\"errors\":[{{\"code\":\"{code}\",\"message\":{message}{detail}}}]}}"
+        "{{\"errors\":[{{\"code\":\"{code}\",\"message\":{message}}}]}}"
     ))
 }
 
@@ -82,19 +69,10 @@ mod tests {
 
     #[test]
     fn a_body_is_what_the_specification_prints() {
-        let bare = body(ErrorCode::TooManyRequests, "slow \"down\"", None);
+        let bare = body(ErrorCode::TooManyRequests, "slow \"down\"");
         assert_eq!(
             bare,
             r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow \"down\""}]}"#
         );
-
-        let detailed = body(
-            ErrorCode::NameUnknown,
-            "no",
-            Some(serde_json::json!({ "ns": "quay.io" })),
-        );
-        let parsed: Value = serde_json::from_slice(&detailed).unwrap_or_default();
-        assert_eq!(parsed["errors"][0]["detail"]["ns"], "quay.io");
-        assert_eq!(parsed["errors"][0]["code"], "NAME_UNKNOWN");
     }
 }

@@ -14,7 +14,7 @@ const DEFAULT_TAG: &str = "latest";
 
 /// The name of an image, with or without its registry.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ImageName {
+pub(crate) struct ImageName {
     /// The registry, if it is written.
     pub namespace: Option<Namespace>,
     /// The repository as it is written: without the `library/` that Docker Hub adds.
@@ -25,7 +25,7 @@ pub struct ImageName {
 
 /// Why a text is no image's name.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum ImageNameError {
+pub(crate) enum ImageNameError {
     /// The registry or the repository is wrong.
     Name(NameError),
     /// The tag or the digest is wrong.

@@ -17,8 +17,6 @@ pub use media_type::*;
 /// A reference to content: OCI image-spec, descriptor.md.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Descriptor {
-    /// What kind of content, if it is said.
-    pub media_type: Option<String>,
     /// The content's digest.
     pub digest: Digest,
     /// The content's length in bytes, or 0 where the manifest does not say (Docker's schema 1 never
@@ -32,17 +30,11 @@ pub struct Descriptor {
 /// Docker ancestors.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Manifest {
-    /// `mediaType` as the body has it; the `Content-Type` it came with may say otherwise.
-    pub media_type: Option<String>,
     /// `config`, `layers`, schema 1's `fsLayers` and the withdrawn OCI artifact's `blobs`, in that
     /// order, repetitions included.
     pub blobs: Vec<Descriptor>,
     /// An index's `manifests`.
     pub manifests: Vec<Descriptor>,
-    /// What this one refers to (OCI distribution-spec, "Listing Referrers").
-    pub subject: Option<Descriptor>,
-    /// `artifactType`.
-    pub artifact_type: Option<String>,
 }
 
 /// Why bytes are not a manifest.
@@ -81,11 +73,8 @@ impl Manifest {
         blobs.extend(items(&object, "fsLayers").filter_map(schema1_layer));
         blobs.extend(items(&object, "blobs").filter_map(descriptor));
         Ok(Self {
-            media_type: text(object.get("mediaType")),
             blobs,
             manifests: items(&object, "manifests").filter_map(descriptor).collect(),
-            subject: object.get("subject").and_then(descriptor),
-            artifact_type: text(object.get("artifactType")),
         })
     }
 }
@@ -106,17 +95,12 @@ fn items<'a>(object: &'a Map<String, Value>, field: &str) -> impl Iterator<Item 
         .flatten()
 }
 
-fn text(value: Option<&Value>) -> Option<String> {
-    value?.as_str().map(str::to_owned)
-}
-
 fn digest(value: Option<&Value>) -> Option<Digest> {
     value?.as_str()?.parse().ok()
 }
 
 fn descriptor(value: &Value) -> Option<Descriptor> {
     Some(Descriptor {
-        media_type: text(value.get("mediaType")),
         digest: digest(value.get("digest"))?,
         size: value.get("size").and_then(Value::as_u64).unwrap_or(0),
         elsewhere: value.get("urls").is_some(),
@@ -126,7 +110,6 @@ fn descriptor(value: &Value) -> Option<Descriptor> {
 /// docker/distribution, manifest-v2-1.md: `{"blobSum": "sha256:..."}` and no size.
 fn schema1_layer(value: &Value) -> Option<Descriptor> {
     Some(Descriptor {
-        media_type: None,
         digest: digest(value.get("blobSum"))?,
         size: 0,
         elsewhere: false,
@@ -175,20 +158,11 @@ mod tests {
         let [config, layer, subject] = [b"c", b"l", b"s"].map(|bytes| Digest::of(bytes));
         let manifest = parse(&json!({
             "schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": "a/b", "annotations": { "x": "y" },
-            "config": { "mediaType": OCI_CONFIG, "digest": config, "size": 7 },
+            "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": 7 },
             "layers": [{ "digest": layer, "size": 9, "urls": [] }, { "digest": "blake3:00", "size": 1 }, "nonsense"],
             "subject": { "digest": subject, "size": 3 },
         }));
         assert_eq!(digests(&manifest.blobs), [&config, &layer]);
-        assert_eq!(
-            (
-                manifest.blobs[0].size,
-                manifest.blobs[0].media_type.as_deref()
-            ),
-            (7, Some(OCI_CONFIG))
-        );
-        assert_eq!(manifest.subject.unwrap().digest, subject);
-        assert_eq!(manifest.artifact_type.as_deref(), Some("a/b"));
         assert!(manifest.manifests.is_empty());
     }
 
@@ -211,10 +185,7 @@ mod tests {
     fn null_and_repeated_fields_are_tolerated_and_nonsense_is_not() {
         let body =
             br#"{"layers":null,"subject":null,"mediaType":"a/b","mediaType":"c/d","config":5} "#;
-        assert_eq!(
-            Manifest::parse(body).unwrap().media_type.as_deref(),
-            Some("c/d")
-        );
+        assert_eq!(Manifest::parse(body).unwrap(), Manifest::default());
 
         for nonsense in [
             "",

@@ -8,8 +8,8 @@
 
 pub mod digest;
 pub mod endpoint;
-pub mod error;
+pub(crate) mod error;
 pub mod image;
 pub mod manifest;
 pub mod name;
-pub mod referrers;
+pub(crate) mod referrers;

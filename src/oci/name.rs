@@ -30,12 +30,12 @@ text::shared_traits!(Repository);
 impl Repository {
     /// Whether the name has one component only, as Docker Hub's `nginx` has, which there stands for
     /// `library/nginx`.
-    pub fn single_component(&self) -> bool {
+    pub(crate) fn single_component(&self) -> bool {
         !self.0.contains('/')
     }
 
     /// The name with `prefix/` in front, provided that this is a valid name too.
-    pub fn with_prefix(&self, prefix: &str) -> Result<Self, NameError> {
+    pub(crate) fn with_prefix(&self, prefix: &str) -> Result<Self, NameError> {
         format!("{prefix}/{self}").parse()
     }
 }

@@ -14,13 +14,13 @@ const MAX_ENCODED: usize = 64;
 
 /// Descriptors of referrers. Their fields are upstream's and are passed on, known or not.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct Referrers {
+pub(crate) struct Referrers {
     descriptors: Vec<Value>,
 }
 
 impl Referrers {
     /// Reads an index; `None` if it is not one.
-    pub fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let mut index: Value = serde_json::from_slice(bytes).ok()?;
         match index.get_mut("manifests").map(Value::take) {
             Some(Value::Array(descriptors)) => Some(Self { descriptors }),
@@ -31,12 +31,12 @@ impl Referrers {
     }
 
     /// Adds those of another page.
-    pub fn append(&mut self, mut other: Self) {
+    pub(crate) fn append(&mut self, mut other: Self) {
         self.descriptors.append(&mut other.descriptors);
     }
 
     /// Keeps those of one of these artifact types.
-    pub fn retain(&mut self, artifact_types: &[String]) {
+    pub(crate) fn retain(&mut self, artifact_types: &[String]) {
         let wanted = |descriptor: &Value| {
             let own = descriptor.get("artifactType").and_then(Value::as_str);
             own.is_some_and(|own| artifact_types.iter().any(|wanted| wanted == own))
@@ -45,7 +45,7 @@ impl Referrers {
     }
 
     /// The index that clients are answered with: valid also when it is empty.
-    pub fn to_bytes(&self) -> Bytes {
+    pub(crate) fn to_bytes(&self) -> Bytes {
         let index = json!({
             "schemaVersion": 2,
             "mediaType": OCI_INDEX,
@@ -56,7 +56,7 @@ impl Referrers {
 }
 
 /// The tag under which referrers are listed in registries that have no API for it: `sha256-<hex>`.
-pub fn fallback_tag(digest: &Digest) -> Option<Tag> {
+pub(crate) fn fallback_tag(digest: &Digest) -> Option<Tag> {
     let (algorithm, hex) = (digest.algorithm().as_str(), digest.hex());
     let algorithm = algorithm.get(..MAX_ALGORITHM).unwrap_or(algorithm);
     let hex = hex.get(..MAX_ENCODED).unwrap_or(&hex);

@@ -79,7 +79,7 @@ impl Problem {
     }
 
     pub(super) fn into_response(self) -> Response<Body> {
-        let body = error::body(self.code, &self.message, None);
+        let body = error::body(self.code, &self.message);
         let mut response = new(self.status);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

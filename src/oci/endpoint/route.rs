@@ -71,7 +71,7 @@ impl Route {
 }
 
 /// The first value of `key` in a query string, decoded. Also for `n`, `last` and `artifactType`.
-pub fn query_value(query: &str, key: &str) -> Option<String> {
+pub(crate) fn query_value(query: &str, key: &str) -> Option<String> {
     form_urlencoded::parse(query.as_bytes())
         .find(|(name, _)| name == key)
         .map(|(_, value)| value.into_owned())

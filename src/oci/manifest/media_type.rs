@@ -3,26 +3,21 @@
 use serde_json::{Map, Value};
 
 /// An OCI image manifest.
-pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// An OCI image index.
-pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-/// An OCI image's configuration, which is a blob.
-pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-/// Docker's image manifest, version 2, schema 2.
-pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-/// Docker's manifest list.
-pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Docker's image manifest, version 2, schema 1, with its signatures.
-pub const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+pub(crate) const DOCKER_SCHEMA1_SIGNED: &str =
+    "application/vnd.docker.distribution.manifest.v1+prettyjws";
 /// The same without signatures.
-pub const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+pub(crate) const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
 
 /// What to `Accept` from upstream.
 ///
 /// Everything, so that one stored answer serves every client; in an order of preference, because
 /// docker/distribution converts to schema 1, and other registries answer 404, when the stored type
 /// is not in the list.
-pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
+pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
      application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, \
      application/vnd.docker.distribution.manifest.v2+json, \
@@ -53,7 +48,7 @@ pub fn media_type_of(content_type: Option<&str>, body: &[u8]) -> String {
 }
 
 /// A media type that says more than "a file", without its parameters.
-pub fn specific(value: &str) -> Option<&str> {
+pub(crate) fn specific(value: &str) -> Option<&str> {
     let generic = ["text/plain", "application/json", UNKNOWN];
     bare(value).filter(|name| !generic.iter().any(|kind| name.eq_ignore_ascii_case(kind)))
 }
@@ -106,8 +101,8 @@ mod tests {
             [
                 OCI_INDEX,
                 OCI_MANIFEST,
-                DOCKER_LIST,
-                DOCKER_MANIFEST,
+                "application/vnd.docker.distribution.manifest.list.v2+json",
+                "application/vnd.docker.distribution.manifest.v2+json",
                 &schema1,
                 "*/*;q=0.1"
             ]

@@ -24,7 +24,7 @@ impl Namespace {
     ///
     /// Docker's rule for the first component of an image's name: it has a dot or a colon, or is
     /// `localhost`. True does not mean valid.
-    pub fn is_host_like(component: &str) -> bool {
+    pub(crate) fn is_host_like(component: &str) -> bool {
         component.contains(['.', ':']) || component == "localhost"
     }
 }
