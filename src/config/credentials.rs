@@ -4,10 +4,10 @@
 
 use super::environment::Environment;
 use super::keys::{self, Key};
+use super::lookup::Reader;
 use super::mistake::{Fault, Reported};
-use super::reader::Reader;
 use super::value::{self, Value};
-use crate::upstream::credentials::{Credentials, Password};
+use crate::upstream::{Credentials, Password};
 
 /// The keys that make up an identity.
 struct Keys {

@@ -19,8 +19,8 @@ mod credentials;
 mod environment;
 mod file;
 mod keys;
+mod lookup;
 mod mistake;
-mod reader;
 pub(crate) mod units;
 mod upstreams;
 mod url;
@@ -30,8 +30,8 @@ mod written;
 pub(crate) use environment::{Environment, Overrides};
 pub(crate) use mistake::{Mistakes, Place};
 
+use lookup::Reader;
 use mistake::{Fault, Reported};
-use reader::Reader;
 use written::Written;
 
 /// The largest limit of a store. What is larger is a typing mistake, and sums of sizes must not overflow.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::*;
+use crate::upstream::Password;
 use crate::upstream::Proxy;
-use crate::upstream::credentials::Password;
 
 const SECRET: &str = "hunter2";
 

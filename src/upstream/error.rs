@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::limits::Limit;
-
 /// Why upstream did not give what was asked for. Cheap to clone: all who wait for one flight get it.
 ///
 /// The text names the cause and never holds a secret, a token or a signed URL.
@@ -47,6 +45,25 @@ pub(crate) enum Error {
     Wrong(Arc<str>),
     /// We cannot ask: credentials cannot be read, or may not be sent to where upstream wants them.
     Credentials(Arc<str>),
+}
+
+/// What is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// Pulls within hours: GETs of manifests.
+    Quota,
+    /// Requests of any kind within seconds.
+    Abuse,
+}
+
+impl Limit {
+    /// The word in metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Quota => "quota",
+            Self::Abuse => "abuse",
+        }
+    }
 }
 
 impl Error {
@@ -110,6 +127,37 @@ impl std::fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// Why there is no answer, with what only this folder wants to know about it.
+pub(super) struct Failed {
+    pub(super) error: Error,
+    /// It may be gone the next moment: a connection that broke, a 502, 503 or 504.
+    pub(super) passing: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            passing: false,
+        }
+    }
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
+
+impl Failed {
+    pub(super) fn passing(error: Error) -> Self {
+        Self {
+            error,
+            passing: true,
+        }
+    }
+}
 
 /// Why a client for an upstream cannot be built: a certificate file, always.
 #[derive(Debug)]

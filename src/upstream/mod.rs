@@ -4,39 +4,23 @@
 //! cache and no client: what it is asked for comes back as a stream, a value or an [`Error`] that says
 //! whose fault it is.
 //!
-//! Reading order: this file (the questions one can ask an upstream), `select` (which one is asked), `turns` (which of
-//! its endpoints), `listings` and `search` (further questions), `ask` and [`client`] (one question with its token and redirects),
-//! `identity` and [`auth`] (as whom, and tokens), [`credentials`] (where secrets come from), `redirect`, `refusal`, [`circuit`] and
-//! [`limits`] (when not to ask; pure), `gate` (a circuit at work), `quota`, `http1` (one request as it is), `origin`
-//! (where it may go), `connect` and `resolve` (sockets, TLS, proxies, names).
+//! Reading order: this file (the questions that an upstream can be asked), `select` (which upstream), `lists` and
+//! `search` (further questions), `settings`, and then down the arrows: [`asking`] (one question, however many tries it
+//! takes), [`login`] (as whom), [`wire`] (connections), [`restraint`] (when not to ask) and `error`.
 
-mod ask;
-pub(crate) mod auth;
-mod chance;
-pub(crate) mod circuit;
-pub(crate) mod client;
-mod connect;
-pub(crate) mod credentials;
+mod asking;
 mod error;
-mod failed;
-mod gate;
-mod http1;
-mod identity;
-pub(crate) mod limits;
-mod listings;
-mod origin;
-mod quota;
-mod redirect;
-mod refusal;
-mod resolve;
+mod lists;
+mod login;
+mod restraint;
 mod search;
 mod select;
-mod turns;
+mod settings;
+mod wire;
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
@@ -48,16 +32,17 @@ use crate::oci::endpoint::{Endpoint, EndpointError};
 use crate::oci::manifest;
 use crate::oci::name::{Namespace, QualifiedName, Reference, Repository};
 
-pub(crate) use http1::Body;
-pub(crate) use quota::{Budget, RateLimit};
-pub(crate) use select::{SelectError, Upstreams, canonical};
-
-use ask::{Ask, Reply};
-use client::Client;
-use credentials::Credentials;
 pub(crate) use error::{Error, StartError};
-use identity::Identity;
-use turns::{Turn, Turns};
+pub(crate) use login::password::{Credentials, Password};
+pub(crate) use restraint::quota::{Budget, RateLimit};
+pub(crate) use select::{SelectError, Upstreams, canonical};
+pub(crate) use settings::{Proxy, Settings, Timeouts};
+pub(crate) use wire::http::Body;
+
+use asking::client::Client;
+use asking::failover::{Turn, Turns};
+use asking::request::{Ask, Reply};
+use login::account::Identity;
 
 /// The largest manifest that is passed on. Clients take no more than 4 MiB (containerd, containers/image).
 const MAX_MANIFEST: usize = 8 * 1024 * 1024;
@@ -67,70 +52,6 @@ const NO_HEAD: &[u16] = &[405, 501];
 
 /// What servers say to a range that the blob does not have.
 const NO_SUCH_PART: &[u16] = &[416];
-
-/// The canonical name of Docker Hub.
-const DOCKER_HUB: &str = "docker.io";
-
-/// One upstream as configured.
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    /// The name clients choose it by.
-    pub namespace: Namespace,
-    /// Whether requests without a namespace go here.
-    pub default: bool,
-    /// Scheme and authority, and a path that is put before `/v2/` if the registry lives under one.
-    pub url: http::Uri,
-    /// Places to ask before `url`, in this order, anonymously. What they do not give is asked of the next.
-    pub endpoints: Vec<http::Uri>,
-    /// As whom to pull; anonymously without.
-    pub credentials: Option<Credentials>,
-    /// Who takes over when that one is limited or refused.
-    pub more_credentials: Vec<Credentials>,
-    /// Certificate authorities (PEM) trusted besides the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Hosts outside the upstream's own domain that may receive its credentials as a token realm.
-    pub realms: Vec<String>,
-    /// How to get there.
-    pub proxy: Proxy,
-    /// How long to wait for it.
-    pub timeouts: Timeouts,
-}
-
-impl Settings {
-    /// Whether this is Docker Hub, with its aliases and its `library/`.
-    pub(crate) fn is_docker_hub(&self) -> bool {
-        self.namespace.as_str() == DOCKER_HUB
-    }
-
-    /// Who we are there, for logs: the user name, or `anonymous`.
-    pub(crate) fn identity(&self) -> &str {
-        self.credentials
-            .as_ref()
-            .map_or("anonymous", |credentials| &credentials.username)
-    }
-}
-
-/// Limits on silence; none of them bounds a whole transfer.
-#[derive(Debug, Clone)]
-pub(crate) struct Timeouts {
-    /// Until a connection stands.
-    pub connect: Duration,
-    /// Until the response header is in: connecting, a token and redirects included.
-    pub headers: Duration,
-    /// Between two pieces of a body.
-    pub idle: Duration,
-}
-
-/// The HTTP proxy on the way to an upstream.
-#[derive(Debug, Clone)]
-pub(crate) enum Proxy {
-    /// What `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
-    Environment,
-    /// None.
-    Direct,
-    /// This one.
-    Url(http::Uri),
-}
 
 /// One registry to pull from.
 pub(crate) struct Upstream {

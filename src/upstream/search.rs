@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 
 use crate::oci::endpoint::Endpoint;
 
-use super::ask::{Ask, Reply};
+use super::asking::request::{Ask, Reply};
 use super::{Error, Upstream, whole};
 
 /// A hundred results, the most Docker asks for, are some 50 KiB.

@@ -7,7 +7,8 @@ use crate::metrics::Metrics;
 use crate::oci::endpoint::{Endpoint, EndpointError, Prefix, Route};
 use crate::oci::name::Namespace;
 
-use super::{DOCKER_HUB, Settings, StartError, Upstream};
+use super::settings::DOCKER_HUB;
+use super::{Settings, StartError, Upstream};
 
 /// All upstreams, and the choice among them.
 pub(crate) struct Upstreams {

@@ -61,7 +61,7 @@ const FORBIDDEN: &[(&str, &[&str], &[&str])] = &[
     // Upstreams know no disk, except for secrets and certificates.
     (
         "upstream",
-        &["upstream/credentials.rs", "upstream/connect.rs"],
+        &["upstream/login/password.rs", "upstream/wire/connect.rs"],
         &["std::fs", "tokio::fs", "File::open"],
     ),
     // Whether something is fresh is computed, with the time as an argument.

@@ -14,7 +14,7 @@ use crate::oci::manifest::OCI_INDEX;
 use crate::oci::name::{Repository, Tag};
 use crate::oci::referrers::Referrers;
 
-use super::ask::{Ask, Reply};
+use super::asking::request::{Ask, Reply};
 use super::{Error, MAX_MANIFEST, Upstream, content_type, whole};
 
 /// The largest list that is taken: some hundred thousand tags.

@@ -7,9 +7,9 @@ use moka::sync::Cache;
 
 use crate::oci::name::Repository;
 
-use super::auth::Auth;
-use super::limits::Hold;
-use super::quota::{Budget, RateLimit};
+use super::token::Auth;
+use crate::upstream::restraint::backoff::Hold;
+use crate::upstream::restraint::quota::{Budget, RateLimit};
 
 /// How long an identity that a repository was refused to is not asked about it first.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
@@ -17,9 +17,9 @@ const REFUSED_FOR: Duration = Duration::from_secs(60);
 const REFUSED: u64 = 10_000;
 
 /// Somebody we can be. Nothing in it is shared with another.
-pub(super) struct Identity {
-    pub(super) auth: Auth,
-    pub(super) name: String,
+pub(crate) struct Identity {
+    pub(crate) auth: Auth,
+    pub(crate) name: String,
     /// Guards a few small values; never held while waiting.
     quota: Mutex<Quota>,
     refused: Cache<Repository, ()>,
@@ -32,7 +32,7 @@ struct Quota {
 }
 
 impl Identity {
-    pub(super) fn new(auth: Auth, name: String) -> Self {
+    pub(crate) fn new(auth: Auth, name: String) -> Self {
         let refused = Cache::builder()
             .max_capacity(REFUSED)
             .time_to_live(REFUSED_FOR);
@@ -45,20 +45,20 @@ impl Identity {
     }
 
     /// Changes or reads the hold that the pull quota puts on it.
-    pub(super) fn with_hold<T>(&self, look: impl FnOnce(&mut Hold) -> T) -> T {
+    pub(crate) fn with_hold<T>(&self, look: impl FnOnce(&mut Hold) -> T) -> T {
         look(&mut self.quota().hold)
     }
 
-    pub(super) fn state_quota(&self, stated: RateLimit) {
+    pub(crate) fn state_quota(&self, stated: RateLimit) {
         self.quota().stated = Some((stated, Instant::now()));
     }
 
-    pub(super) fn stated_quota(&self) -> Option<RateLimit> {
+    pub(crate) fn stated_quota(&self) -> Option<RateLimit> {
         self.quota().stated.map(|(stated, _)| stated)
     }
 
     /// What it has left; `None` if that is not known, or nothing is limited.
-    pub(super) fn budget(&self) -> Option<Budget> {
+    pub(crate) fn budget(&self) -> Option<Budget> {
         let quota = self.quota();
         let (stated, at) = quota.stated?;
         let budget = stated.budget(at.elapsed())?;
@@ -69,11 +69,11 @@ impl Identity {
         })
     }
 
-    pub(super) fn note_refused(&self, repository: &Repository) {
+    pub(crate) fn note_refused(&self, repository: &Repository) {
         self.refused.insert(repository.clone(), ());
     }
 
-    pub(super) fn was_refused(&self, repository: Option<&Repository>) -> bool {
+    pub(crate) fn was_refused(&self, repository: Option<&Repository>) -> bool {
         repository.is_some_and(|repository| self.refused.contains_key(repository))
     }
 

@@ -4,11 +4,11 @@ use http::header::LOCATION;
 use http::{Response, Uri};
 use hyper::body::Incoming;
 
-use super::error::Error;
-use super::origin::is_local;
+use crate::upstream::error::Error;
+use crate::upstream::wire::origin::is_local;
 
 /// Where a redirect leads; `None` when the response is not one.
-pub(super) fn redirect(response: &Response<Incoming>, from: &Uri) -> Result<Option<Uri>, Error> {
+pub(crate) fn redirect(response: &Response<Incoming>, from: &Uri) -> Result<Option<Uri>, Error> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
     }

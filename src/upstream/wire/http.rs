@@ -17,13 +17,12 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use crate::metrics::Metrics;
 
 use super::connect::{self, Connector, Proxies};
-use super::error::{Error, StartError};
-use super::failed::Failed;
-use super::{Settings, Timeouts};
+use crate::upstream::error::{Error, Failed, StartError};
+use crate::upstream::settings::{Settings, Timeouts};
 
 /// The connections to one upstream and to where it sends us, without any authentication.
 #[derive(Clone)]
-pub(super) struct Http {
+pub(crate) struct Http {
     pool: legacy::Client<Connector, Empty<Bytes>>,
     proxies: Proxies,
     timeouts: Timeouts,
@@ -34,7 +33,7 @@ pub(super) struct Http {
 }
 
 impl Http {
-    pub(super) fn new(
+    pub(crate) fn new(
         settings: &Settings,
         home: bool,
         metrics: Arc<Metrics>,
@@ -66,7 +65,7 @@ impl Http {
     }
 
     /// Sends one request as it is, and waits for the header of its answer `until` then.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         mut request: Request<Empty<Bytes>>,
         kind: &str,
@@ -132,7 +131,7 @@ impl Http {
         }
     }
 
-    pub(super) fn body(&self, incoming: Incoming) -> Body {
+    pub(crate) fn body(&self, incoming: Incoming) -> Body {
         let bytes = self
             .metrics
             .upstream_bytes
@@ -146,7 +145,7 @@ impl Http {
         }
     }
 
-    pub(super) fn note_up(&self, up: bool) {
+    pub(crate) fn note_up(&self, up: bool) {
         if !up && !self.home {
             return;
         }
@@ -156,30 +155,30 @@ impl Http {
             .set(i64::from(up));
     }
 
-    pub(super) fn header_limit(&self) -> Duration {
+    pub(crate) fn header_limit(&self) -> Duration {
         self.timeouts.headers
     }
 
-    pub(super) fn metrics(&self) -> &Metrics {
+    pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    pub(super) fn namespace(&self) -> &str {
+    pub(crate) fn namespace(&self) -> &str {
         &self.namespace
     }
 }
 
 /// When a body of some origin last broke off.
 #[derive(Default)]
-pub(super) struct Breaks(Mutex<Option<Instant>>);
+pub(crate) struct Breaks(Mutex<Option<Instant>>);
 
 impl Breaks {
-    pub(super) fn note(&self) {
+    pub(crate) fn note(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// Whether that was no longer ago than `span`.
-    pub(super) fn within(&self, span: Duration) -> bool {
+    pub(crate) fn within(&self, span: Duration) -> bool {
         let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.is_some_and(|last| last.elapsed() < span)
     }
@@ -198,7 +197,7 @@ pub(crate) struct Body {
 
 impl Body {
     /// Says in `breaks` if it ends before `length` bytes have come.
-    pub(super) fn watched(self, breaks: &Arc<Breaks>, length: Option<u64>) -> Self {
+    pub(crate) fn watched(self, breaks: &Arc<Breaks>, length: Option<u64>) -> Self {
         Self {
             left: length,
             breaks: Some(Arc::clone(breaks)),
@@ -273,7 +272,7 @@ impl std::fmt::Debug for Body {
     }
 }
 
-pub(super) fn parse_uri(text: &str) -> Result<Uri, Error> {
+pub(crate) fn parse_uri(text: &str) -> Result<Uri, Error> {
     text.parse()
         .map_err(|error| Error::wrong(format!("not a URL: {error}")))
 }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
 
+use crate::upstream::error::Limit;
+
 /// How long not to ask after a limit that does not say so: at first, and at most.
 const QUOTA_PAUSES: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
 const ABUSE_PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
@@ -16,37 +18,18 @@ const ABUSE_PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::fr
 const LEAST: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_secs(24 * 3600);
 
-/// What is limited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Limit {
-    /// Pulls within hours: GETs of manifests.
-    Quota,
-    /// Requests of any kind within seconds.
-    Abuse,
-}
-
-impl Limit {
-    /// The word in metrics.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Quota => "quota",
-            Self::Abuse => "abuse",
-        }
-    }
-
-    /// Which one the body of a 429 speaks of.
-    pub(crate) fn of(body: &[u8]) -> Self {
-        let json = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
-        let errors = json.get("errors").and_then(|errors| errors.as_array());
-        let speaks_of_pulls = |error: &serde_json::Value| {
-            let words = error.get("message").and_then(|words| words.as_str());
-            words.is_some_and(|words| words.to_ascii_lowercase().contains("pull rate limit"))
-        };
-        if errors.is_some_and(|errors| errors.iter().any(speaks_of_pulls)) {
-            Self::Quota
-        } else {
-            Self::Abuse
-        }
+/// Which one the body of a 429 speaks of.
+pub(crate) fn limit_of(body: &[u8]) -> Limit {
+    let json = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
+    let errors = json.get("errors").and_then(|errors| errors.as_array());
+    let speaks_of_pulls = |error: &serde_json::Value| {
+        let words = error.get("message").and_then(|words| words.as_str());
+        words.is_some_and(|words| words.to_ascii_lowercase().contains("pull rate limit"))
+    };
+    if errors.is_some_and(|errors| errors.iter().any(speaks_of_pulls)) {
+        Limit::Quota
+    } else {
+        Limit::Abuse
     }
 }
 
@@ -124,7 +107,7 @@ mod tests {
         let quota = |words: &str| {
             let body =
                 serde_json::json!({"errors": [{"code": "TOOMANYREQUESTS", "message": words}]});
-            Limit::of(body.to_string().as_bytes())
+            limit_of(body.to_string().as_bytes())
         };
         for words in [
             "You have reached your unauthenticated pull rate limit. https://www.docker.com/increase-rate-limit",
@@ -141,7 +124,7 @@ mod tests {
             "{\"errors\":\"pull rate limit\"}",
             "",
         ] {
-            assert_eq!(Limit::of(body.as_bytes()), Limit::Abuse, "{body}");
+            assert_eq!(limit_of(body.as_bytes()), Limit::Abuse, "{body}");
         }
     }
 
@@ -211,8 +194,8 @@ mod tests {
 
         #[test]
         fn no_body_makes_it_panic(body: Vec<u8>, text in "\\PC{0,80}") {
-            Limit::of(&body);
-            Limit::of(text.as_bytes());
+            limit_of(&body);
+            limit_of(text.as_bytes());
         }
     }
 }

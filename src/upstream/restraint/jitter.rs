@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// A number from 0 to 1, another one each time.
-pub(super) fn chance() -> f64 {
+pub(crate) fn chance() -> f64 {
     // The standard library seeds its hash maps at random, so that there is no need for a crate.
     RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64
 }

@@ -6,10 +6,10 @@ use http::Uri;
 use http::uri::Scheme;
 
 /// Scheme, host and port (RFC 6454).
-pub(super) type Origin = (Option<Scheme>, Option<String>, Option<u16>);
+pub(crate) type Origin = (Option<Scheme>, Option<String>, Option<u16>);
 
 /// What decides whether credentials may follow.
-pub(super) fn origin(uri: &Uri) -> Origin {
+pub(crate) fn origin(uri: &Uri) -> Origin {
     let port = uri.port_u16().or_else(|| match uri.scheme_str() {
         Some("https") => Some(443),
         Some("http") => Some(80),
@@ -23,7 +23,7 @@ pub(super) fn origin(uri: &Uri) -> Origin {
 }
 
 /// Whether two host names belong to one registrable domain, by the public suffix list.
-pub(super) fn same_domain(a: &str, b: &str) -> bool {
+pub(crate) fn same_domain(a: &str, b: &str) -> bool {
     let (a, b) = (a.to_ascii_lowercase(), b.to_ascii_lowercase());
     let domain = |host: &str| psl::domain_str(host).map(str::to_owned);
     ip(&a).is_none() && ip(&b).is_none() && domain(&a).is_some() && domain(&a) == domain(&b)
@@ -57,13 +57,13 @@ fn short_v4(host: &str) -> Option<Ipv4Addr> {
 }
 
 /// Whether a host, as written, is this machine.
-pub(super) fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     let name = host.trim_end_matches('.');
     name.eq_ignore_ascii_case("localhost") || ip(host).is_some_and(|ip| ip.is_loopback())
 }
 
 /// Addresses that are not of the public internet, as far as a literal shows it.
-pub(super) fn is_private(host: &str) -> bool {
+pub(crate) fn is_private(host: &str) -> bool {
     let private = match ip(host) {
         None => false,
         Some(IpAddr::V4(ip)) => ip.is_private(),
@@ -75,7 +75,7 @@ pub(super) fn is_private(host: &str) -> bool {
 }
 
 /// This machine, and what is only on its own link: where clouds keep the credentials of a machine.
-pub(super) fn is_local(host: &str) -> bool {
+pub(crate) fn is_local(host: &str) -> bool {
     let v4 = |ip: Ipv4Addr| ip.is_loopback() || ip.is_link_local() || ip.is_unspecified();
     match ip(host) {
         None => is_loopback(host),

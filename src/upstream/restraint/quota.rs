@@ -54,7 +54,7 @@ const WINDOW: Duration = Duration::from_secs(6 * 3600);
 
 impl RateLimit {
     /// The budget that it tells of, heard that long ago.
-    pub(super) fn budget(&self, age: Duration) -> Option<Budget> {
+    pub(crate) fn budget(&self, age: Duration) -> Option<Budget> {
         let window = self.window.map_or(WINDOW, Duration::from_secs);
         let (limit, remaining) = (self.limit?, self.remaining?);
         (age < window && limit > 0).then_some(Budget { limit, remaining })

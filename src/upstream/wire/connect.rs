@@ -17,17 +17,17 @@ use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::resolve::Resolver;
-use super::{Proxy, Settings};
+use crate::upstream::settings::{Proxy, Settings};
 
 /// Connects over TCP, directly or through a proxy, and speaks TLS on top for `https`.
-pub(super) type Connector = HttpsConnector<ProxyConnector>;
+pub(crate) type Connector = HttpsConnector<ProxyConnector>;
 
 /// Which proxy is to be used for which host.
 #[derive(Clone)]
-pub(super) struct Proxies(Option<Arc<Matcher>>);
+pub(crate) struct Proxies(Option<Arc<Matcher>>);
 
 impl Proxies {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(crate) fn new(settings: &Settings) -> Self {
         Self(match &settings.proxy {
             Proxy::Direct => None,
             Proxy::Environment if all_direct() => None,
@@ -38,7 +38,7 @@ impl Proxies {
 
     /// The Proxy-Authorization of a request itself. For `https` it goes into the CONNECT instead, where
     /// upstream does not see it.
-    pub(super) fn authorization(&self, destination: &Uri) -> Option<HeaderValue> {
+    pub(crate) fn authorization(&self, destination: &Uri) -> Option<HeaderValue> {
         if destination.scheme_str() == Some("https") {
             return None;
         }
@@ -51,7 +51,7 @@ impl Proxies {
 }
 
 /// Builds the connector of one upstream; reads the system's and the configured certificate authorities.
-pub(super) fn connector(settings: &Settings, proxies: Proxies) -> Result<Connector, String> {
+pub(crate) fn connector(settings: &Settings, proxies: Proxies) -> Result<Connector, String> {
     let mut tcp = HttpConnector::new_with_resolver(Resolver::default());
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -105,13 +105,13 @@ fn tls(settings: &Settings) -> Result<rustls::ClientConfig, String> {
 
 /// TCP to the host itself, or to the proxy that is to be used for it.
 #[derive(Clone)]
-pub(super) struct ProxyConnector {
+pub(crate) struct ProxyConnector {
     tcp: HttpConnector<Resolver>,
     proxies: Proxies,
 }
 
 /// A TCP connection and whether an HTTP proxy is at its other end.
-pub(super) struct Stream {
+pub(crate) struct Stream {
     tcp: TokioIo<TcpStream>,
     proxied: bool,
 }

@@ -8,22 +8,22 @@ use super::client::Client;
 const AVOIDED: Duration = Duration::from_secs(15);
 
 /// Those to ask, each with its share of the time there is.
-pub(super) struct Turns<'a> {
+pub(crate) struct Turns<'a> {
     clients: Vec<&'a Client>,
     until: Instant,
 }
 
 /// One to ask.
-pub(super) struct Turn<'a> {
-    pub(super) client: &'a Client,
-    pub(super) until: Instant,
+pub(crate) struct Turn<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) until: Instant,
     /// Its word is final.
-    pub(super) last: bool,
+    pub(crate) last: bool,
 }
 
 impl<'a> Turns<'a> {
     /// `home` has the last word; `endpoints` that broke off lately are left out of questions for bodies.
-    pub(super) fn new(
+    pub(crate) fn new(
         endpoints: &'a [Client],
         home: &'a Client,
         time: Duration,

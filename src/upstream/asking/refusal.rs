@@ -6,14 +6,13 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::ask::Ask;
-use super::chance::chance;
 use super::client::Client;
-use super::error::Error;
-use super::failed::Failed;
-use super::identity::Identity;
-use super::limits::{Hold, Limit, retry_after};
-use super::quota::RateLimit;
+use super::request::Ask;
+use crate::upstream::error::{Error, Failed, Limit};
+use crate::upstream::login::account::Identity;
+use crate::upstream::restraint::backoff::{Hold, limit_of, retry_after};
+use crate::upstream::restraint::jitter::chance;
+use crate::upstream::restraint::quota::RateLimit;
 
 /// How much of a refusal's body is read for its message.
 const MAX_ERROR_BODY: usize = 16 * 1024;
@@ -22,7 +21,7 @@ const WORDS: Duration = Duration::from_secs(1);
 
 impl Client {
     /// The error that a refusal is; `home` is who was refused, if upstream itself refused.
-    pub(super) async fn refusal(
+    pub(crate) async fn refusal(
         &self,
         response: Response<Incoming>,
         home: Option<&Identity>,
@@ -42,7 +41,7 @@ impl Client {
                 // The answer to a HEAD has no words.
                 let limit = match stated {
                     Some(0) => Limit::Quota,
-                    _ => Limit::of(&text),
+                    _ => limit_of(&text),
                 };
                 let told = retry_after(&parts.headers, SystemTime::now());
                 let retry_after = match home {
@@ -69,7 +68,7 @@ impl Client {
     }
 
     /// A realm's 429 is no pull quota, and counts for everything: without a token nothing can be asked.
-    pub(super) fn note_limit(&self, error: Error) -> Error {
+    pub(crate) fn note_limit(&self, error: Error) -> Error {
         match (error, self.identities().first()) {
             (
                 Error::RateLimited {
@@ -115,7 +114,7 @@ impl Client {
     }
 
     /// An answer shows that a limit that is over is over, and that a quota that says so has something left.
-    pub(super) fn lift(&self, identity: &Identity, ask: &Ask, quota: Option<RateLimit>) {
+    pub(crate) fn lift(&self, identity: &Identity, ask: &Ask, quota: Option<RateLimit>) {
         let now = Instant::now();
         let mut abuse = self.abuse();
         if abuse.left(now).is_none() {
@@ -134,7 +133,7 @@ impl Client {
 }
 
 /// The error of one who does not ask because of what upstream said before.
-pub(super) fn held(limit: Limit, left: Duration) -> Error {
+pub(crate) fn held(limit: Limit, left: Duration) -> Error {
     let seconds = left.as_secs_f64();
     Error::RateLimited {
         limit,

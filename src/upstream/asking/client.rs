@@ -15,21 +15,20 @@ use crate::headers::challenge::{self, Challenge};
 use crate::metrics::Metrics;
 use crate::oci::endpoint::Endpoint;
 
-use super::Settings;
-use super::ask::{Ask, Reply};
-use super::auth::Auth;
-use super::chance::chance;
-use super::circuit::Trouble;
-use super::error::{Error, StartError};
-use super::failed::Failed;
-use super::gate::{Gate, Pass};
-use super::http1::{Breaks, Http};
-use super::identity::Identity;
-use super::limits::{Hold, Limit};
-use super::origin::{Origin, origin};
-use super::quota::RateLimit;
 use super::redirect::redirect;
 use super::refusal::held;
+use super::request::{Ask, Reply};
+use crate::upstream::error::{Error, Failed, Limit, StartError};
+use crate::upstream::login::account::Identity;
+use crate::upstream::login::token::Auth;
+use crate::upstream::restraint::backoff::Hold;
+use crate::upstream::restraint::breaker::{Gate, Pass};
+use crate::upstream::restraint::circuit::Trouble;
+use crate::upstream::restraint::jitter::chance;
+use crate::upstream::restraint::quota::RateLimit;
+use crate::upstream::settings::Settings;
+use crate::upstream::wire::http::{Breaks, Http};
+use crate::upstream::wire::origin::{Origin, origin};
 
 /// Registries redirect once, regional ones twice; more is a loop.
 const MAX_REDIRECTS: usize = 5;
@@ -48,8 +47,8 @@ const LEAST_TIME: Duration = Duration::from_millis(500);
 const AGENT: &str = concat!("pierglass/", env!("CARGO_PKG_VERSION"));
 
 /// Sends requests to one origin that we are configured to ask.
-pub(super) struct Client {
-    pub(super) http: Http,
+pub(crate) struct Client {
+    pub(crate) http: Http,
     base: String,
     origin: Origin,
     gate: Gate,
@@ -62,7 +61,7 @@ pub(super) struct Client {
 
 impl Client {
     /// A client for the registry itself, if `home`; else for an endpoint, which never sees credentials.
-    pub(super) fn new(
+    pub(crate) fn new(
         settings: &Settings,
         home: bool,
         metrics: &Arc<Metrics>,
@@ -92,7 +91,7 @@ impl Client {
 
     /// Asks, and waits for the header of the answer no longer than `until`: tokens, redirects, second tries and
     /// pauses all count, because clients wait through all of them.
-    pub(super) async fn send(&self, ask: &Ask, until: Instant) -> Result<Reply, Error> {
+    pub(crate) async fn send(&self, ask: &Ask, until: Instant) -> Result<Reply, Error> {
         let (mut repeats, mut waits) = (0, 0);
         loop {
             let failed = match self.once(ask, until).await {
@@ -128,7 +127,7 @@ impl Client {
     }
 
     /// Asks a host that takes no credentials of ours, and gets none.
-    pub(super) async fn send_openly(
+    pub(crate) async fn send_openly(
         &self,
         base: &str,
         ask: &Ask,
@@ -144,7 +143,7 @@ impl Client {
     }
 
     /// Asks as one of those we can be, whoever that is now.
-    pub(super) async fn send_as(
+    pub(crate) async fn send_as(
         &self,
         identity: usize,
         ask: &Ask,
@@ -412,25 +411,25 @@ impl Client {
         })
     }
 
-    pub(super) fn abuse(&self) -> std::sync::MutexGuard<'_, Hold> {
+    pub(crate) fn abuse(&self) -> std::sync::MutexGuard<'_, Hold> {
         self.abuse.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn identities(&self) -> &[Identity] {
+    pub(crate) fn identities(&self) -> &[Identity] {
         &self.identities
     }
 
     /// Whether a body broke off no longer ago than that.
-    pub(super) fn broke_within(&self, span: Duration) -> bool {
+    pub(crate) fn broke_within(&self, span: Duration) -> bool {
         self.breaks.within(span)
     }
 
     /// Treats it as if a body had broken off.
-    pub(super) fn distrust(&self) {
+    pub(crate) fn distrust(&self) {
         self.breaks.note();
     }
 
-    pub(super) fn base(&self) -> &str {
+    pub(crate) fn base(&self) -> &str {
         &self.base
     }
 

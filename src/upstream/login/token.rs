@@ -26,14 +26,14 @@ use crate::headers::challenge::Challenge;
 use crate::oci::name::Repository;
 use crate::secret::Secret;
 
-use super::Settings;
+use crate::upstream::settings::Settings;
 
-use super::credentials::Credentials;
-use super::error::Error;
-use super::gate::Gate;
-use super::http1::{Http, parse_uri};
-use super::limits::{Limit, retry_after};
-use super::origin::{is_loopback, is_private, origin, same_domain};
+use super::password::Credentials;
+use crate::upstream::error::{Error, Limit};
+use crate::upstream::restraint::backoff::retry_after;
+use crate::upstream::restraint::breaker::Gate;
+use crate::upstream::wire::http::{Http, parse_uri};
+use crate::upstream::wire::origin::{is_loopback, is_private, origin, same_domain};
 
 /// Docker Hub's tokens are about 3 KiB; anything much larger is not a token.
 const MAX_TOKEN_BODY: usize = 64 * 1024;
@@ -45,7 +45,7 @@ const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
 const JUST_ISSUED: Duration = Duration::from_secs(5);
 
 /// Proves to one upstream who asks.
-pub(super) struct Auth {
+pub(crate) struct Auth {
     home: Uri,
     credentials: Option<Credentials>,
     realms: Vec<String>,
@@ -89,7 +89,7 @@ impl Token {
 
 impl Auth {
     /// `gate` is the one in front of the realm.
-    pub(super) fn new(
+    pub(crate) fn new(
         settings: &Settings,
         credentials: Option<&Credentials>,
         http: Http,
@@ -114,7 +114,7 @@ impl Auth {
     }
 
     /// What to send along with a request about `repository`, as far as is known before upstream was asked.
-    pub(super) async fn authorization(
+    pub(crate) async fn authorization(
         &self,
         repository: Option<&Repository>,
     ) -> Result<Option<HeaderValue>, Error> {
@@ -147,7 +147,7 @@ impl Auth {
     }
 
     /// What to answer to a 401; `None` when nothing better than what was sent can be offered.
-    pub(super) async fn answer(
+    pub(crate) async fn answer(
         &self,
         challenges: &[Challenge],
         repository: Option<&Repository>,
@@ -187,7 +187,7 @@ impl Auth {
     }
 
     /// What to answer to a 401 of a host that upstream redirected to: a token for anybody, and no secret.
-    pub(super) async fn answer_elsewhere(
+    pub(crate) async fn answer_elsewhere(
         &self,
         challenges: &[Challenge],
         repository: Option<&Repository>,
@@ -214,7 +214,7 @@ impl Auth {
 
     /// Forgets the token that was sent if it is old enough for a refusal to mean that it has expired, and says
     /// whether it was. Some registries say so with 403 instead of 401.
-    pub(super) fn forget_expired(&self, sent: &HeaderValue) -> bool {
+    pub(crate) fn forget_expired(&self, sent: &HeaderValue) -> bool {
         let is_old = |token: &Token| token.header == *sent && token.issued.elapsed() > JUST_ISSUED;
         let old = self.tokens.iter().find(|(_, token)| is_old(token));
         if let Some((id, _)) = &old {

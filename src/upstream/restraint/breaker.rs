@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use crate::metrics::Metrics;
 
-use super::chance::chance;
 use super::circuit::{Change, Circuit, Entry, Trouble};
-use super::error::Error;
+use super::jitter::chance;
+use crate::upstream::error::Error;
 
 /// Lets questions through to one origin, unless it failed too often.
-pub(super) struct Gate {
+pub(crate) struct Gate {
     guarded: Mutex<Guarded>,
     namespace: Arc<str>,
     /// Host and port, or `token` for the realm.
@@ -28,14 +28,14 @@ struct Guarded {
 }
 
 /// Leave to ask once. What became of it must be said; dropped without a word, nothing became of it.
-pub(super) struct Pass<'a> {
+pub(crate) struct Pass<'a> {
     gate: &'a Gate,
     question: u64,
     entry: Option<Entry>,
 }
 
 impl Gate {
-    pub(super) fn new(namespace: &str, endpoint: &str, metrics: &Metrics) -> Self {
+    pub(crate) fn new(namespace: &str, endpoint: &str, metrics: &Metrics) -> Self {
         let labels = [namespace, endpoint];
         // Present from the start, so that the first opening is an increase.
         let state = metrics.circuit_state.with_label_values(&labels);
@@ -50,7 +50,7 @@ impl Gate {
     }
 
     /// Asks to be let through; `question` is the same number for the same question.
-    pub(super) fn enter(&self, question: u64) -> Result<Pass<'_>, Error> {
+    pub(crate) fn enter(&self, question: u64) -> Result<Pass<'_>, Error> {
         let now = Instant::now();
         let mut guarded = self.guarded();
         let entry = guarded.circuit.enter(now);
@@ -115,20 +115,20 @@ impl Gate {
 
 impl Pass<'_> {
     /// An answer came.
-    pub(super) fn succeeded(mut self) {
+    pub(crate) fn succeeded(mut self) {
         self.entry = None;
         self.gate.succeeded();
     }
 
     /// None came, or one that says that the origin is not well.
-    pub(super) fn failed(mut self, trouble: Trouble, cause: &Error) {
+    pub(crate) fn failed(mut self, trouble: Trouble, cause: &Error) {
         if let Some(entry) = self.entry.take() {
             self.gate.failed(self.question, entry, trouble, cause);
         }
     }
 
     /// Judges by the error that a question to the origin itself ended in.
-    pub(super) fn judge(self, error: &Error) {
+    pub(crate) fn judge(self, error: &Error) {
         match error {
             Error::Silent(_) => self.failed(Trouble::Silent, error),
             Error::Unavailable(_) => self.failed(Trouble::Unreachable, error),

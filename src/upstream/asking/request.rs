@@ -6,28 +6,28 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 
 use crate::oci::endpoint::Endpoint;
 
-use super::error::Error;
-use super::http1::{Body, parse_uri};
+use crate::upstream::error::Error;
+use crate::upstream::wire::http::{Body, parse_uri};
 
 /// What to ask.
 #[derive(Clone)]
-pub(super) struct Ask {
-    pub(super) method: Method,
-    pub(super) endpoint: Endpoint,
+pub(crate) struct Ask {
+    pub(crate) method: Method,
+    pub(crate) endpoint: Endpoint,
     /// Without the question mark.
-    pub(super) query: Option<String>,
-    pub(super) accept: Option<&'static str>,
-    pub(super) if_none_match: Option<String>,
-    pub(super) range: Option<String>,
+    pub(crate) query: Option<String>,
+    pub(crate) accept: Option<&'static str>,
+    pub(crate) if_none_match: Option<String>,
+    pub(crate) range: Option<String>,
     /// Statuses that are an answer to this and not a failure, besides success.
-    pub(super) answers: &'static [u16],
+    pub(crate) answers: &'static [u16],
     /// Whether to repeat it after a failure that may pass, and to wait for a short hold to end: not where something
     /// else stands ready to be served.
-    pub(super) patient: bool,
+    pub(crate) patient: bool,
 }
 
 impl Ask {
-    pub(super) fn new(method: Method, endpoint: Endpoint) -> Self {
+    pub(crate) fn new(method: Method, endpoint: Endpoint) -> Self {
         Self {
             method,
             endpoint,
@@ -40,7 +40,7 @@ impl Ask {
         }
     }
 
-    pub(super) fn uri(&self, base: &str) -> Result<Uri, Error> {
+    pub(crate) fn uri(&self, base: &str) -> Result<Uri, Error> {
         let path = self.endpoint.path();
         match &self.query {
             Some(query) => parse_uri(&format!("{base}{path}?{query}")),
@@ -49,12 +49,12 @@ impl Ask {
     }
 
     /// Whether Docker Hub counts it as a pull.
-    pub(super) fn spends(&self) -> bool {
+    pub(crate) fn spends(&self) -> bool {
         self.method == Method::GET && matches!(self.endpoint, Endpoint::Manifest { .. })
     }
 
     /// The same number for the same thing, whatever is asked about it.
-    pub(super) fn question(&self) -> u64 {
+    pub(crate) fn question(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.endpoint.path().hash(&mut hasher);
         hasher.finish()
@@ -62,8 +62,8 @@ impl Ask {
 }
 
 /// An answer: 2xx, 304 where that was invited, or what else the question takes for one.
-pub(super) struct Reply {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Body,
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Body,
 }

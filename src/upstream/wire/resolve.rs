@@ -19,7 +19,7 @@ const PLACES: usize = 8;
 
 /// Asks the system, as every other program does.
 #[derive(Clone)]
-pub(super) struct Resolver {
+pub(crate) struct Resolver {
     places: Arc<Semaphore>,
 }
 
