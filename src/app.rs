@@ -12,11 +12,12 @@ use crate::config::Config;
 use crate::config::units::{format_duration, format_size};
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
+use crate::server;
 use crate::server::admin::Admin;
-use crate::server::places::Places;
-use crate::server::service::Service;
-use crate::server::share::PerClient;
-use crate::server::{self, Limits, tls};
+use crate::server::connection::{Limits, tls};
+use crate::server::limits::places::Places;
+use crate::server::limits::share::PerClient;
+use crate::server::registry::service::Service;
 use crate::store::{self, Store};
 use crate::upstream::{self, Upstreams};
 

@@ -12,7 +12,8 @@
 use std::path::Path;
 
 use crate::mirror::freshness::Policy;
-use crate::server::share::PerClient;
+use crate::server::connection::tls;
+use crate::server::limits::share::PerClient;
 use crate::{logging, server, store, upstream};
 
 mod credentials;
@@ -206,7 +207,7 @@ fn server(reader: &mut Reader<'_>) -> Result<server::Settings, Reported> {
 }
 
 /// A certificate and its key, or neither.
-fn tls(reader: &mut Reader<'_>) -> Result<Option<server::Tls>, Reported> {
+fn tls(reader: &mut Reader<'_>) -> Result<Option<tls::Settings>, Reported> {
     let certificate = reader.optional(&keys::TLS_CERTIFICATE, value::file);
     let key = reader.optional(&keys::TLS_KEY, value::file);
     let client_ca = reader.optional(&keys::TLS_CLIENT_CA, value::file);
@@ -230,7 +231,7 @@ fn tls(reader: &mut Reader<'_>) -> Result<Option<server::Tls>, Reported> {
             let client_ca = client_ca?;
             Ok(certificate?
                 .zip(key?)
-                .map(|(certificate, key)| server::Tls {
+                .map(|(certificate, key)| tls::Settings {
                     certificate,
                     key,
                     client_ca,

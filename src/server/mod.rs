@@ -1,36 +1,21 @@
 //! The server: connections from clients, their limits, and their end.
 //!
 //! The only place that knows hyper's server side. It knows nothing of registries: what to answer is
-//! [`service`]'s to ask the mirror, and [`admin`]'s and `api`'s to tell operators.
+//! [`registry`]'s to ask the mirror, and [`admin`]'s to tell operators.
 //!
-//! Reading order: this file (accept, limits, drain), `connection` (HTTP/1.1 or 2), [`service`] (one request,
-//! line by line), [`respond`] (answers and errors as responses), `blob`, `listing` and `page` (those that are
-//! more than a header), [`body`] (from the store to the socket), `sendfile` (large ones past our memory), [`account`]
-//! and `tally` (what it cost), `guard` and `activity` (clients that stop reading), [`places`], `seats` and [`share`]
-//! (clients that take too much), [`tls`].
+//! Reading order: this file (accept, drain), [`connection`] (HTTP/1.1 or 2, TLS, clients that stop reading),
+//! [`registry`] (one request and its answer), [`admin`] (what operators ask), [`body`] (from the store to the
+//! socket), [`record`] (log and counters of a request), [`limits`] (what one client may take).
 
-pub(crate) mod account;
-mod activity;
 pub(crate) mod admin;
-mod api;
-mod blob;
 pub(crate) mod body;
-mod connection;
-mod guard;
-mod listing;
-mod page;
-pub(crate) mod places;
-pub(crate) mod respond;
-mod seats;
-pub(crate) mod sendfile;
-pub(crate) mod service;
-pub(crate) mod share;
-mod tally;
-pub(crate) mod tls;
+pub(crate) mod connection;
+pub(crate) mod limits;
+mod record;
+pub(crate) mod registry;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,9 +30,9 @@ use tokio_rustls::TlsAcceptor;
 use crate::metrics::Metrics;
 
 use body::Body;
-use connection::{Connection, refuse, unless};
-use places::Places;
-use share::{Asker, Busy, PerClient, Share};
+use connection::{Connection, Limits, refuse, tls, unless};
+use limits::places::Places;
+use limits::share::{Asker, Busy, PerClient, Share};
 
 /// Where to listen, and what clients may take.
 #[derive(Debug, Clone)]
@@ -67,33 +52,11 @@ pub(crate) struct Settings {
     /// How long pulls may take to finish once the server stops.
     pub drain_timeout: Duration,
     /// Speak https.
-    pub tls: Option<Tls>,
-}
-
-/// The files that make a server speak TLS, all PEM.
-#[derive(Debug, Clone)]
-pub(crate) struct Tls {
-    /// The certificate and its chain.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-    /// Clients must show a certificate of one of these authorities.
-    pub client_ca: Option<PathBuf>,
+    pub tls: Option<tls::Settings>,
 }
 
 /// The connections that are open, for [`drain`].
 pub(crate) type Connections = GracefulShutdown;
-
-/// How a connection is treated.
-#[derive(Clone)]
-pub(crate) struct Limits {
-    /// See [`Settings::header_timeout`].
-    pub header_timeout: Duration,
-    /// See [`Settings::idle_timeout`].
-    pub idle_timeout: Duration,
-    /// Places for connections.
-    pub places: Arc<Places>,
-}
 
 /// How long to leave the listener alone when the system is out of something.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 /// Large enough that a system call costs little beside its copy, small enough that many slow clients fit.
 const SMALL: usize = 64 * 1024;
 /// The same beside encryption and a write to the network: a tenth less CPU than with small ones.
-pub(in crate::server) const LARGE: usize = 256 * 1024;
+pub(crate) const LARGE: usize = 256 * 1024;
 /// Large buffers in use at a time; who comes then gets a small one. What slow clients hold has an end.
 const MOST_LARGE: usize = 64;
 /// Buffers of a kind that are kept for use again.

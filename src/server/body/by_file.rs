@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use rustix::fs::Advice;
 
+use super::sendfile::{FileSlice, Lane};
 use super::{Account, Arc, Available, Piece, Reader, State, Step, StoreBody, VecDeque};
-use crate::server::sendfile::{FileSlice, Lane};
 use crate::store::reader::read_blocking;
 
 /// What goes out as one slice.

@@ -15,7 +15,7 @@ const AT_REST: Duration = Duration::from_secs(5);
 
 /// The connections of one client.
 #[derive(Default)]
-pub(super) struct Seats {
+pub(crate) struct Seats {
     /// Guards the table, for an entry or a walk without waiting.
     taken: Mutex<HashMap<u64, Arc<Seat>>>,
     next: AtomicU64,
@@ -23,29 +23,29 @@ pub(super) struct Seats {
 
 /// One connection, as seen by those who look for room.
 #[derive(Default)]
-pub(super) struct Seat {
+pub(crate) struct Seat {
     activity: Arc<Activity>,
     leave: Notify,
     told: AtomicBool,
 }
 
 impl Seats {
-    pub(super) fn sit(&self) -> (u64, Arc<Seat>) {
+    pub(crate) fn sit(&self) -> (u64, Arc<Seat>) {
         let (id, seat) = (self.next.fetch_add(1, Ordering::Relaxed), Arc::default());
         self.taken().insert(id, Arc::clone(&seat));
         (id, seat)
     }
 
-    pub(super) fn rise(&self, id: u64) {
+    pub(crate) fn rise(&self, id: u64) {
         self.taken().remove(&id);
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.taken().len()
     }
 
     /// Tells the connection to leave that has been at rest for the longest time; false if none is at rest.
-    pub(super) fn make_room(&self) -> bool {
+    pub(crate) fn make_room(&self) -> bool {
         let taken = self.taken();
         let resting = taken.values().filter_map(|seat| {
             let quiet = seat.at_rest()?;
@@ -66,7 +66,7 @@ impl Seats {
 
 impl Seat {
     /// What happens on the connection.
-    pub(super) fn activity(&self) -> &Arc<Activity> {
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
         &self.activity
     }
 
@@ -75,7 +75,7 @@ impl Seat {
     }
 
     /// Completes when the connection was told to leave, and still has nothing to do.
-    pub(super) async fn not_needed(&self) {
+    pub(crate) async fn not_needed(&self) {
         loop {
             self.leave.notified().await;
             if self.at_rest().is_some() {

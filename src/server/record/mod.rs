@@ -1,5 +1,7 @@
 //! Accounts: what a request cost, for the access log and the metrics.
 
+mod counters;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,8 +14,11 @@ use crate::mirror::Outcome;
 use crate::oci::endpoint::Kind;
 use crate::oci::name::Namespace;
 
-use super::share::Ticket;
-use super::tally::{Tally, kind_label, upstream_label};
+use crate::server::limits::share::Ticket;
+
+use counters::{Tally, kind_label, upstream_label};
+
+pub(crate) use counters::Tallies;
 
 /// Why a body broke off. Logged with its request; the client only sees the connection end.
 pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
@@ -42,23 +47,23 @@ pub(crate) enum Way {
 }
 
 /// One line of the access log.
-pub(super) struct Entry {
-    pub(super) client: SocketAddr,
-    pub(super) agent: Option<HeaderValue>,
-    pub(super) method: Method,
-    pub(super) uri: Uri,
-    pub(super) upstream: Option<Namespace>,
-    pub(super) kind: Option<Kind>,
-    pub(super) outcome: Outcome,
-    pub(super) status: StatusCode,
-    pub(super) problem: Option<String>,
-    pub(super) started: Instant,
-    pub(super) header_ms: u64,
+pub(crate) struct Entry {
+    pub(crate) client: SocketAddr,
+    pub(crate) agent: Option<HeaderValue>,
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) upstream: Option<Namespace>,
+    pub(crate) kind: Option<Kind>,
+    pub(crate) outcome: Outcome,
+    pub(crate) status: StatusCode,
+    pub(crate) problem: Option<String>,
+    pub(crate) started: Instant,
+    pub(crate) header_ms: u64,
 }
 
 impl Account {
     /// Opens an account whose bytes are added to `tally`.
-    pub(super) fn new(
+    pub(crate) fn new(
         metrics: Arc<Metrics>,
         tally: Arc<Tally>,
         entry: Entry,
@@ -75,7 +80,7 @@ impl Account {
     }
 
     /// Counts bytes on their way to the client.
-    pub(super) fn sent(&self, bytes: u64, way: Way) {
+    pub(crate) fn sent(&self, bytes: u64, way: Way) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.tally.bytes.inc_by(bytes);
         match way {
@@ -85,7 +90,7 @@ impl Account {
     }
 
     /// Notes that the body broke off.
-    pub(super) fn broke(&self, error: &Broken) {
+    pub(crate) fn broke(&self, error: &Broken) {
         // The first thing that went wrong is the one to know.
         let _ = self.broke.set(format!("broke off: {error}"));
     }

@@ -16,11 +16,10 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::mirror::{Mirror, images};
 use crate::oci::endpoint::query_value;
 use crate::oci::image::ImageName;
+use crate::server::body::Body;
 use crate::store::pins::{Image, Pinned, Pins};
 use crate::store::verify::Event;
 use crate::upstream::SelectError;
-
-use super::body::Body;
 
 /// What all paths of the API begin with.
 pub(super) const ROOT: &str = "/api/";

@@ -1,5 +1,7 @@
 //! What operators and their tools ask: metrics and health. What the command line asks is in `api`.
 
+mod api;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,8 +13,9 @@ use hyper::body::Incoming;
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 
-use super::api::{self, Api};
-use super::body::Body;
+use crate::server::body::Body;
+
+use api::Api;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const INDEX: &str = "pierglass\n\n/metrics  for Prometheus\n/livez    is the process alive\n/readyz   should it get requests\n/api/v1/  for the command line\n";

@@ -37,13 +37,13 @@ impl Places {
         })
     }
 
-    pub(super) fn share_of(&self, peer: SocketAddr) -> Arc<Share> {
+    pub(crate) fn share_of(&self, peer: SocketAddr) -> Arc<Share> {
         self.shares.of(peer.ip())
     }
 
     /// Leave for a connection more than its client's share: one of that client's own that is at rest gives
     /// way, or its end is waited for.
-    pub(super) async fn wait_for_share(&self, share: &Arc<Share>) -> Result<Ticket, Busy> {
+    pub(crate) async fn wait_for_share(&self, share: &Arc<Share>) -> Result<Ticket, Busy> {
         let Ok(_waiting) = self.lobby.try_acquire() else {
             return Err(Busy { of: "connections" });
         };
@@ -54,7 +54,7 @@ impl Places {
     }
 
     /// A place among all, for who has leave. While there is none, connections at rest are closed.
-    pub(super) async fn take(&self, share: Arc<Share>, leave: Ticket) -> Place {
+    pub(crate) async fn take(&self, share: Arc<Share>, leave: Ticket) -> Place {
         let among_all = loop {
             if let Ok(place) = Arc::clone(&self.all).try_acquire_owned() {
                 break Some(place);
@@ -78,7 +78,7 @@ impl Places {
     }
 
     /// Closes one connection that is at rest, of the client that has the most.
-    pub(super) fn make_room(&self) {
+    pub(crate) fn make_room(&self) {
         if self
             .shares
             .greediest_first()
@@ -91,18 +91,18 @@ impl Places {
 }
 
 /// A connection's place; free again when dropped.
-pub(super) struct Place {
+pub(crate) struct Place {
     _among_all: Option<OwnedSemaphorePermit>,
     _leave: Ticket,
     share: Arc<Share>,
     id: u64,
     /// What others see of it.
-    pub(super) seat: Arc<Seat>,
+    pub(crate) seat: Arc<Seat>,
 }
 
 impl Place {
     /// Who asks on this connection.
-    pub(super) fn asker(&self, address: SocketAddr) -> Asker {
+    pub(crate) fn asker(&self, address: SocketAddr) -> Asker {
         Asker {
             address,
             share: Arc::clone(&self.share),

@@ -13,10 +13,11 @@ use crate::mirror::{Mirror, Outcome, Site, Want};
 use crate::oci::digest::Digest;
 use crate::oci::error::ErrorCode;
 use crate::oci::name::Repository;
+use crate::server::body::{Body, Buffers, Piece};
 use crate::store::reader::Reader;
 
-use super::body::{Body, Buffers, Piece};
-use super::respond::{self, Problem};
+use super::problem::Problem;
+use super::respond;
 
 /// A multi-range request may ask for this many times the blob in all: whoever asks for overlapping parts
 /// without end wants to do harm (RFC 9110 17.15).

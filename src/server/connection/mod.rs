@@ -1,5 +1,8 @@
 //! One connection: which HTTP it speaks, and the limits it is held to.
 
+mod guard;
+pub(crate) mod tls;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -19,15 +22,26 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::metrics::Metrics;
 
-use super::account::Broken;
-use super::activity::Open;
-use super::body::Body;
-use super::body::buffers::LARGE;
-use super::guard::Guard;
-use super::places::Place;
-use super::sendfile::{Lane, Sendfile};
-use super::share::Asker;
-use super::{Limits, tls};
+use crate::server::body::Body;
+use crate::server::body::buffers::LARGE;
+use crate::server::body::sendfile::{Lane, Sendfile};
+use crate::server::limits::activity::Open;
+use crate::server::limits::places::{Place, Places};
+use crate::server::limits::share::Asker;
+use crate::server::record::Broken;
+
+use guard::Guard;
+
+/// How a connection is treated.
+#[derive(Clone)]
+pub(crate) struct Limits {
+    /// Until a request's header is complete; also how long an idle connection is kept.
+    pub header_timeout: Duration,
+    /// How long a client may take no byte of what it asked for.
+    pub idle_timeout: Duration,
+    /// Places for connections.
+    pub places: Arc<Places>,
+}
 
 /// A request header may be this long: multi-range requests alone reach 20 KiB. It is also how much of a
 /// body waits in memory for a slow client.

@@ -1,30 +1,18 @@
-//! Answers and errors as responses: every header a client is owed, and the one place where an error
-//! becomes a status.
+//! Errors as responses: the one place where an error becomes a status.
 
 use std::time::Duration;
 
-use http::header::{
-    ACCEPT_RANGES, AGE, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName,
-    RETRY_AFTER,
-};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
 
-use crate::headers::cache_status::{CacheStatus, Fwd};
-use crate::mirror::manifest::ManifestAnswer;
-use crate::mirror::{self, Outcome};
-use crate::oci::digest::Digest;
+use crate::mirror;
 use crate::oci::endpoint::EndpointError;
 use crate::oci::error::{self, ErrorCode};
+use crate::server::body::Body;
+use crate::server::limits::share::Busy;
 use crate::upstream::{self, SelectError};
 
-use super::body::Body;
-use super::share::Busy;
-
-/// Says which source a namespace chose (distribution-spec, "Registry Proxying").
-pub(super) const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
-const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+use super::respond;
 
 /// What a client is asked to wait when upstream did not say how long.
 const RETRY_AFTER_QUOTA: Duration = Duration::from_secs(60);
@@ -80,14 +68,13 @@ impl Problem {
 
     pub(super) fn into_response(self) -> Response<Body> {
         let body = error::body(self.code, &self.message);
-        let mut response = new(self.status);
+        let mut response = respond::new(
+            self.status,
+            HeaderValue::from_static("pierglass; detail=error"),
+        );
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_LENGTH, body.len().into());
-        headers.insert(
-            CACHE_STATUS,
-            HeaderValue::from_static("pierglass; detail=error"),
-        );
         if let Some(after) = self.retry_after {
             // Rounded up: who asks a moment too early is refused again.
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
@@ -212,158 +199,5 @@ impl Problem {
                 Self::new(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, words)
             }
         }
-    }
-}
-
-/// A response with what every response of a registry carries.
-pub(super) fn new(status: StatusCode) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = status;
-    // Room for what follows: a map that grows hashes everything again.
-    response.headers_mut().reserve(12);
-    response
-        .headers_mut()
-        .insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-    response
-}
-
-/// `/v2/`: this is a registry, and anybody may come in.
-pub(super) fn base() -> Response<Body> {
-    let mut response = new(StatusCode::OK);
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(CONTENT_LENGTH, 2.into());
-    let status = cache_status(Outcome::Hit, false, None);
-    response
-        .headers_mut()
-        .insert(CACHE_STATUS, status.to_header());
-    *response.body_mut() = Body::whole(bytes::Bytes::from_static(b"{}"));
-    response
-}
-
-/// A manifest, or its header for a HEAD.
-pub(super) fn manifest(answer: ManifestAnswer) -> Response<Body> {
-    let mut response = new(StatusCode::OK);
-    let headers = response.headers_mut();
-    identity(headers, &answer.digest);
-    let media_type = HeaderValue::try_from(answer.media_type);
-    headers.insert(
-        CONTENT_TYPE,
-        media_type.unwrap_or(HeaderValue::from_static("application/octet-stream")),
-    );
-    headers.insert(CONTENT_LENGTH, answer.size.into());
-    let from_store = matches!(
-        answer.outcome,
-        Outcome::Hit | Outcome::Stale | Outcome::Revalidated
-    );
-    if from_store {
-        headers.insert(AGE, answer.age.as_secs().into());
-    }
-    let stored = answer.content.is_some();
-    headers.insert(
-        CACHE_STATUS,
-        cache_status(answer.outcome, stored, answer.fresh_for).to_header(),
-    );
-    if let Some(content) = answer.content {
-        *response.body_mut() = Body::whole(content);
-    }
-    response
-}
-
-/// A list of any kind; `age` where it is from the store.
-pub(super) fn list(
-    media_type: &'static str,
-    body: bytes::Bytes,
-    outcome: Outcome,
-    age: Option<Duration>,
-    fresh_for: Option<Duration>,
-) -> Response<Body> {
-    let mut response = new(StatusCode::OK);
-    let headers = response.headers_mut();
-    // Without parameters: clients compare the type of an index exactly (go-containerregistry, oras).
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-    headers.insert(CONTENT_LENGTH, body.len().into());
-    if let Some(age) = age {
-        headers.insert(AGE, age.as_secs().into());
-    }
-    let status = cache_status(outcome, true, fresh_for);
-    headers.insert(CACHE_STATUS, status.to_header());
-    *response.body_mut() = Body::whole(body);
-    response
-}
-
-/// What every answer about a blob carries; `body` is added by the caller.
-pub(super) fn blob(
-    status: StatusCode,
-    digest: &Digest,
-    outcome: Outcome,
-    stored: bool,
-) -> Response<Body> {
-    let mut response = new(status);
-    let headers = response.headers_mut();
-    identity(headers, digest);
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/octet-stream"),
-    );
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert(
-        CACHE_STATUS,
-        cache_status(outcome, stored, None).to_header(),
-    );
-    response
-}
-
-/// A range that lies outside of the blob (RFC 9110 15.5.17).
-pub(super) fn unsatisfiable(digest: &Digest, outcome: Outcome, total: u64) -> Response<Body> {
-    let mut response = blob(StatusCode::RANGE_NOT_SATISFIABLE, digest, outcome, false);
-    response
-        .headers_mut()
-        .insert(CONTENT_RANGE, crate::headers::range::unsatisfied(total));
-    response.headers_mut().insert(CONTENT_LENGTH, 0.into());
-    response
-}
-
-/// What the client has is still right (RFC 9110 15.4.5): the same header without a body.
-pub(super) fn not_modified(mut response: Response<Body>) -> Response<Body> {
-    *response.status_mut() = StatusCode::NOT_MODIFIED;
-    *response.body_mut() = Body::empty();
-    response.headers_mut().remove(CONTENT_LENGTH);
-    response
-}
-
-/// The entity tag of what has this digest.
-pub(super) fn etag(digest: &Digest) -> String {
-    let (algorithm, hex) = (digest.algorithm().as_str(), digest.hex());
-    ["\"", algorithm, ":", &hex, "\""].concat()
-}
-
-/// Both headers share one piece of memory.
-fn identity(headers: &mut HeaderMap, digest: &Digest) {
-    let quoted = bytes::Bytes::from(etag(digest));
-    let bare = quoted.slice(1..quoted.len().saturating_sub(1).max(1));
-    if let Ok(value) = HeaderValue::from_maybe_shared(bare) {
-        headers.insert(CONTENT_DIGEST, value);
-    }
-    if let Ok(value) = HeaderValue::from_maybe_shared(quoted) {
-        headers.insert(ETAG, value);
-    }
-}
-
-/// RFC 9211. `stored`: whether what upstream sent was kept.
-fn cache_status(outcome: Outcome, stored: bool, ttl: Option<Duration>) -> CacheStatus {
-    let miss = CacheStatus::forwarded(Fwd::UriMiss);
-    match outcome {
-        Outcome::Hit => match ttl.and_then(|ttl| i64::try_from(ttl.as_secs()).ok()) {
-            Some(ttl) => CacheStatus::hit().ttl(ttl),
-            None => CacheStatus::hit(),
-        },
-        Outcome::Stale => CacheStatus::hit().detail("stale"),
-        Outcome::Revalidated => CacheStatus::hit().detail("revalidated"),
-        Outcome::Joined => miss.collapsed(),
-        Outcome::Miss if stored => miss.stored(),
-        Outcome::Miss | Outcome::Error => miss,
-        Outcome::Bypass => CacheStatus::forwarded(Fwd::Bypass),
     }
 }

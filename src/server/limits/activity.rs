@@ -1,6 +1,6 @@
 //! Whether anything moves on a connection.
 //!
-//! Over HTTP/1.1 a client that stops reading lets writes wait, which [`super::guard`] sees. Over HTTP/2 it
+//! Over HTTP/1.1 a client that stops reading lets writes wait, which the connection sees. Over HTTP/2 it
 //! closes its window instead: hyper then asks a body for nothing more, writes nothing, and goes on answering
 //! pings for ever. What tells is whether any body is asked for bytes.
 //!
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// What happened on one connection.
-pub(super) struct Activity {
+pub(crate) struct Activity {
     started: Instant,
     /// Milliseconds after `started`.
     last: AtomicU64,
@@ -46,20 +46,20 @@ impl Activity {
     }
 
     /// Notes whether bytes wait for the client.
-    pub(super) fn blocked(&self, blocked: bool) {
+    pub(crate) fn blocked(&self, blocked: bool) {
         self.blocked.store(blocked, Ordering::Relaxed);
         self.touch();
     }
 
     /// How long no request has been under way; `None` while one is, or the end of its answer waits.
-    pub(super) fn idle_for(&self) -> Option<Duration> {
+    pub(crate) fn idle_for(&self) -> Option<Duration> {
         let busy = self.open.load(Ordering::Relaxed) > 0 || self.blocked.load(Ordering::Relaxed);
         (!busy).then(|| self.quiet_for())
     }
 
     /// Completes when nothing was asked for during `idle`, or when nothing that was asked for was taken
     /// during `stalled`.
-    pub(super) async fn ceases(&self, idle: Duration, stalled: Duration) {
+    pub(crate) async fn ceases(&self, idle: Duration, stalled: Duration) {
         loop {
             let limit = if self.open.load(Ordering::Relaxed) == 0 {
                 idle
@@ -76,17 +76,17 @@ impl Activity {
 }
 
 /// One request being answered; over when dropped.
-pub(super) struct Open(Arc<Activity>);
+pub(crate) struct Open(Arc<Activity>);
 
 impl Open {
-    pub(super) fn new(activity: &Arc<Activity>) -> Self {
+    pub(crate) fn new(activity: &Arc<Activity>) -> Self {
         activity.open.fetch_add(1, Ordering::Relaxed);
         activity.touch();
         Self(Arc::clone(activity))
     }
 
     /// Its body was asked for bytes.
-    pub(super) fn touch(&self) {
+    pub(crate) fn touch(&self) {
         self.0.touch();
     }
 }

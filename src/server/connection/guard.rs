@@ -14,11 +14,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::activity::Activity;
+use crate::server::limits::activity::Activity;
 
 /// A stream whose writes fail when the other end takes no byte for too long, and whose reads fail when its
 /// first bytes do not come.
-pub(super) struct Guard<S> {
+pub(crate) struct Guard<S> {
     stream: S,
     patience: Duration,
     /// Hears when a write waits.
@@ -40,7 +40,7 @@ struct Opening {
 }
 
 impl<S> Guard<S> {
-    pub(super) fn new(stream: S, patience: Duration, activity: Arc<Activity>) -> Self {
+    pub(crate) fn new(stream: S, patience: Duration, activity: Arc<Activity>) -> Self {
         Self {
             stream,
             patience,
@@ -54,7 +54,7 @@ impl<S> Guard<S> {
     }
 
     /// Has reads fail when the first `count` bytes have not come within `patience`.
-    pub(super) fn expecting(self, count: usize, patience: Duration) -> Self {
+    pub(crate) fn expecting(self, count: usize, patience: Duration) -> Self {
         let deadline = Box::pin(sleep(patience));
         let opening = Some(Opening {
             left: count,
@@ -65,7 +65,7 @@ impl<S> Guard<S> {
 
     /// Has a write that waits count as taken from while `backlog` shrinks: the kernel says that there is room
     /// only when there is much of it, which takes a slow client a while.
-    pub(super) fn judged_by(self, backlog: fn(&S) -> Option<u64>) -> Self {
+    pub(crate) fn judged_by(self, backlog: fn(&S) -> Option<u64>) -> Self {
         Self { backlog, ..self }
     }
 

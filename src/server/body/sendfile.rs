@@ -21,8 +21,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::{Buf, Bytes};
 
-use super::account::{Account, Way};
-pub(super) use socket::Sendfile;
+use crate::server::record::{Account, Way};
+pub(crate) use socket::Sendfile;
 
 /// What is read at once where bytes must be copied after all.
 const COPY: usize = 64 * 1024;
@@ -40,7 +40,7 @@ pub(crate) enum Data {
 
 /// The slices that are queued on one connection, by the address of their byte.
 #[derive(Clone, Default)]
-pub(super) struct Lane(Arc<Shared>);
+pub(crate) struct Lane(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -71,12 +71,12 @@ pub(crate) struct FileSlice {
 
 impl Lane {
     /// Whether slices can be sent on at all.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         !UNSUPPORTED.load(Ordering::Relaxed)
     }
 
     /// Makes a slice of `range`. What is sent of it is noted in `account`.
-    pub(super) fn slice(
+    pub(crate) fn slice(
         &self,
         file: Arc<File>,
         range: Range<u64>,

@@ -4,8 +4,10 @@
 //! make this thread wait for the disk goes to a blocking thread. A body that cannot be finished ends in an
 //! error, upon which hyper cuts the connection: a client must never take a torn body for a whole one.
 
-pub(super) mod buffers;
+pub(crate) mod buffers;
 mod by_file;
+pub(crate) mod sendfile;
+mod stream;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -25,15 +27,14 @@ use crate::mirror::source::Source;
 use crate::store::reader::{Available, Reader, read_blocking};
 use crate::upstream;
 
-use super::account::{Account, Broken, Way};
-use super::activity::Open;
-use super::sendfile::{Data, Lane};
+use crate::server::limits::activity::Open;
+use crate::server::record::{Account, Broken, Way};
+
 use buffers::Buffer;
 use by_file::ByFile;
+use sendfile::{Data, Lane};
 
 pub(crate) use buffers::Buffers;
-
-mod stream;
 
 /// A response's body, and the account that is closed when it is gone.
 pub(crate) struct Body {

@@ -55,7 +55,7 @@ impl From<IpAddr> for Client {
 }
 
 /// The shares of all clients that have something.
-pub(super) struct Shares {
+pub(crate) struct Shares {
     /// Guards the table alone, for a look or an entry. Nothing may be dropped under it: a share locks it too.
     table: Mutex<HashMap<Client, Weak<Share>>>,
     limits: PerClient,
@@ -63,7 +63,7 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    pub(super) fn new(limits: PerClient, limited: IntCounterVec) -> Arc<Self> {
+    pub(crate) fn new(limits: PerClient, limited: IntCounterVec) -> Arc<Self> {
         Arc::new(Self {
             table: Mutex::default(),
             limits,
@@ -72,7 +72,7 @@ impl Shares {
     }
 
     /// The share of the client at this address.
-    pub(super) fn of(self: &Arc<Self>, address: IpAddr) -> Arc<Share> {
+    pub(crate) fn of(self: &Arc<Self>, address: IpAddr) -> Arc<Share> {
         let client = Client::from(address);
         let mut table = self.table();
         if let Some(share) = table.get(&client).and_then(Weak::upgrade) {
@@ -84,7 +84,7 @@ impl Shares {
     }
 
     /// All of them, those with the most connections first.
-    pub(super) fn greediest_first(&self) -> Vec<Arc<Share>> {
+    pub(crate) fn greediest_first(&self) -> Vec<Arc<Share>> {
         let mut all: Vec<_> = self.table().values().filter_map(Weak::upgrade).collect();
         all.sort_by_cached_key(|share| std::cmp::Reverse(share.seats.count()));
         all
@@ -96,14 +96,14 @@ impl Shares {
 }
 
 /// One client's share.
-pub(super) struct Share {
+pub(crate) struct Share {
     client: Client,
     home: Arc<Shares>,
     connections: Lane,
     requests: Lane,
     fills: Lane,
     /// Its connections.
-    pub(super) seats: Seats,
+    pub(crate) seats: Seats,
 }
 
 impl Share {
@@ -120,13 +120,13 @@ impl Share {
     }
 
     /// Leave for one more connection, if it is free at once.
-    pub(super) fn try_connection(self: &Arc<Self>) -> Option<Ticket> {
+    pub(crate) fn try_connection(self: &Arc<Self>) -> Option<Ticket> {
         let turn = self.connections.try_turn()?;
         Some(self.ticket(turn))
     }
 
     /// Leave for one more connection.
-    pub(super) async fn connection(self: &Arc<Self>) -> Result<Ticket, Busy> {
+    pub(crate) async fn connection(self: &Arc<Self>) -> Result<Ticket, Busy> {
         self.take(&self.connections).await
     }
 
@@ -157,7 +157,7 @@ impl Drop for Share {
 }
 
 /// A turn that was taken; given back when dropped.
-pub(super) struct Ticket {
+pub(crate) struct Ticket {
     _turn: OwnedSemaphorePermit,
     _share: Arc<Share>,
 }
@@ -166,7 +166,7 @@ pub(super) struct Ticket {
 #[derive(Debug)]
 pub(crate) struct Busy {
     /// What it has too many of.
-    pub(super) of: &'static str,
+    pub(crate) of: &'static str,
 }
 
 /// Turns of one kind, in the order they are asked for.
@@ -237,17 +237,17 @@ impl Drop for Waiting<'_> {
 pub(crate) struct Asker {
     /// Where its connection comes from.
     pub address: SocketAddr,
-    pub(super) share: Arc<Share>,
+    pub(crate) share: Arc<Share>,
 }
 
 impl Asker {
     /// Leave for one more request.
-    pub(super) async fn request(&self) -> Result<Ticket, Busy> {
+    pub(crate) async fn request(&self) -> Result<Ticket, Busy> {
         self.share.take(&self.share.requests).await
     }
 
     /// Leave for one more transfer.
-    pub(super) async fn fill(&self) -> Result<Ticket, Busy> {
+    pub(crate) async fn fill(&self) -> Result<Ticket, Busy> {
         self.share.take(&self.share.fills).await
     }
 }

@@ -1,7 +1,6 @@
 //! What there is to pull, as responses: tags, referrers, the catalog, search.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::LINK;
@@ -16,10 +15,11 @@ use crate::oci::endpoint::query_value;
 use crate::oci::manifest::OCI_INDEX;
 use crate::oci::name::Repository;
 use crate::oci::referrers::Referrers;
+use crate::server::body::Body;
 
-use super::body::Body;
 use super::page::Page;
-use super::respond::{self, Problem};
+use super::problem::Problem;
+use super::respond;
 
 const JSON: &str = "application/json";
 /// Says that what was not asked for was left out (OCI distribution-spec, "Listing Referrers").
@@ -138,11 +138,7 @@ fn listing(
     body: Bytes,
 ) -> (Response<Body>, Outcome) {
     let outcome = answer.outcome;
-    let from_store = matches!(
-        outcome,
-        Outcome::Hit | Outcome::Stale | Outcome::Revalidated
-    );
-    let age: Option<Duration> = from_store.then_some(answer.age);
+    let age = respond::is_from_store(outcome).then_some(answer.age);
     let response = respond::list(media_type, body, outcome, age, answer.fresh_for);
     (response, outcome)
 }

@@ -1,6 +1,6 @@
 //! TLS for clients: rustls, HTTP/2 and HTTP/1.1 by ALPN.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
@@ -9,13 +9,22 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
-use super::Tls;
+/// The files that make a server speak TLS, all PEM.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The certificate and its chain.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Clients must show a certificate of one of these authorities.
+    pub client_ca: Option<PathBuf>,
+}
 
 /// HTTP/2's name in ALPN.
-pub(super) const H2: &[u8] = b"h2";
+pub(crate) const H2: &[u8] = b"h2";
 
 /// Reads the files and builds what accepts TLS connections. The error names the file.
-pub(crate) fn acceptor(settings: &Tls) -> Result<TlsAcceptor, String> {
+pub(crate) fn acceptor(settings: &Settings) -> Result<TlsAcceptor, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()

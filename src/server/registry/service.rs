@@ -3,23 +3,23 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{IF_NONE_MATCH, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::USER_AGENT;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use crate::headers::etag::if_none_match;
 use crate::metrics::Metrics;
 use crate::mirror::{Held, Mirror, Outcome, Site, Want};
 use crate::oci::endpoint::{Endpoint, Kind, Prefix, Route};
-use crate::oci::name::{Namespace, Reference, Repository};
+use crate::oci::name::Namespace;
+use crate::server::body::{Body, Buffers};
+use crate::server::limits::share::{Asker, Ticket};
+use crate::server::record::{Account, Entry, Tallies};
 
-use super::account::{Account, Entry};
 use super::blob::BlobRequest;
-use super::body::{Body, Buffers};
-use super::listing::ListRequest;
-use super::respond::{self, OCI_NAMESPACE, Problem};
-use super::share::{Asker, Ticket};
-use super::tally::Tallies;
+use super::lists::ListRequest;
+use super::manifest;
+use super::problem::Problem;
+use super::respond::{self, OCI_NAMESPACE};
 
 /// Answers requests to the registry API.
 pub(crate) struct Service {
@@ -119,8 +119,8 @@ impl Service {
                 repository,
                 reference,
             } => {
-                self.manifest(request.headers(), &site, &repository, &reference, want)
-                    .await?
+                let (mirror, headers) = (&self.mirror, request.headers());
+                manifest::answer(mirror, headers, &site, &repository, &reference, want).await?
             }
             Endpoint::Blob { repository, digest } => {
                 let blob = BlobRequest {
@@ -168,35 +168,6 @@ impl Service {
             }
             _ => Ok(turn),
         }
-    }
-
-    async fn manifest(
-        &self,
-        headers: &HeaderMap,
-        site: &Site,
-        repository: &Repository,
-        reference: &Reference,
-        want: Want,
-    ) -> Result<(Response<Body>, Outcome), Problem> {
-        let answer = self
-            .mirror
-            .manifest(site, repository, reference, want)
-            .await;
-        let answer =
-            answer.map_err(|error| Problem::of(&error, site.upstream.namespace().as_str()))?;
-        let outcome = answer.outcome;
-        let unchanged = headers.contains_key(IF_NONE_MATCH)
-            && if_none_match(
-                headers.get_all(IF_NONE_MATCH),
-                &respond::etag(&answer.digest),
-            );
-        let response = respond::manifest(answer);
-        let response = if unchanged {
-            respond::not_modified(response)
-        } else {
-            response
-        };
-        Ok((response, outcome))
     }
 
     fn open_account(

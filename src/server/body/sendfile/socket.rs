@@ -21,7 +21,7 @@ const TURN: usize = 4 * 1024 * 1024;
 const UNSENT: u32 = 4 * 1024 * 1024;
 
 /// A connection that sends the slices of its [`Lane`] with `sendfile`, and all else as it is.
-pub(in crate::server) struct Sendfile {
+pub(crate) struct Sendfile {
     stream: TcpStream,
     lane: Lane,
     /// Bytes sent since this connection last let others have their turn.
@@ -31,7 +31,7 @@ pub(in crate::server) struct Sendfile {
 }
 
 impl Sendfile {
-    pub(in crate::server) fn new(stream: TcpStream) -> (Self, Lane) {
+    pub(crate) fn new(stream: TcpStream) -> (Self, Lane) {
         let lane = Lane::default();
         let this = Self {
             stream,
@@ -43,7 +43,7 @@ impl Sendfile {
     }
 
     /// Bytes that were sent and that the client has not acknowledged.
-    pub(in crate::server) fn backlog(&self) -> Option<u64> {
+    pub(crate) fn backlog(&self) -> Option<u64> {
         backlog(&self.stream)
     }
 

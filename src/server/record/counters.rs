@@ -18,17 +18,17 @@ const NO_UPSTREAM: &str = "none";
 const NO_KIND: &str = "other";
 
 /// What is counted of all requests that have the same labels.
-pub(super) struct Tally {
+pub(crate) struct Tally {
     /// Answers.
-    pub(super) requests: IntCounter,
+    pub(crate) requests: IntCounter,
     /// Seconds until the header was ready.
-    pub(super) duration: Histogram,
+    pub(crate) duration: Histogram,
     /// Bytes of bodies.
-    pub(super) bytes: IntCounter,
+    pub(crate) bytes: IntCounter,
 }
 
 /// Tallies by label. Those of ordinary answers are kept.
-pub(super) struct Tallies {
+pub(crate) struct Tallies {
     metrics: Arc<Metrics>,
     ordinary: HashMap<Namespace, Table>,
 }
@@ -37,7 +37,7 @@ pub(super) struct Tallies {
 type Table = [[OnceLock<Arc<Tally>>; Outcome::COUNT]; Kind::COUNT];
 
 impl Tallies {
-    pub(super) fn new(metrics: &Arc<Metrics>, upstreams: impl Iterator<Item = Namespace>) -> Self {
+    pub(crate) fn new(metrics: &Arc<Metrics>, upstreams: impl Iterator<Item = Namespace>) -> Self {
         Self {
             metrics: Arc::clone(metrics),
             ordinary: upstreams.map(|name| (name, Table::default())).collect(),
@@ -45,7 +45,7 @@ impl Tallies {
     }
 
     /// The tally of requests of one kind to one upstream that ended alike.
-    pub(super) fn of(
+    pub(crate) fn of(
         &self,
         upstream: Option<&Namespace>,
         kind: Option<Kind>,
@@ -87,12 +87,12 @@ impl Tallies {
 }
 
 /// The word for an upstream, or for none.
-pub(super) fn upstream_label(upstream: Option<&Namespace>) -> &str {
+pub(crate) fn upstream_label(upstream: Option<&Namespace>) -> &str {
     upstream.map_or(NO_UPSTREAM, Namespace::as_str)
 }
 
 /// The word for an endpoint, or for none.
-pub(super) fn kind_label(kind: Option<Kind>) -> &'static str {
+pub(crate) fn kind_label(kind: Option<Kind>) -> &'static str {
     kind.map_or(NO_KIND, Kind::as_str)
 }
 

@@ -7,7 +7,7 @@ use crate::headers::link;
 use crate::oci::endpoint::query_value;
 use crate::oci::error::ErrorCode;
 
-use super::respond::Problem;
+use super::problem::Problem;
 
 /// The part of a list that a client asked for.
 pub(super) struct Page<'a> {
