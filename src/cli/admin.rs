@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::config::Config;
 use crate::store::OpenError;
-use crate::store::offline::Offline;
+use crate::store::images::offline::Offline;
 
 use super::Place;
 

@@ -12,8 +12,8 @@ use crate::config::units::format_size;
 use crate::metrics::Metrics;
 use crate::mirror::images;
 use crate::oci::image::ImageName;
-use crate::store::offline::Offline;
-use crate::store::pins::Image;
+use crate::store::images::offline::Offline;
+use crate::store::images::pins::Image;
 use crate::upstream::{SelectError, Upstreams};
 
 use super::admin::{Admin, Target, block_on, target};

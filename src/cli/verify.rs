@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::config::Config;
 use crate::config::units::format_size;
-use crate::store::verify::{Event, Summary};
+use crate::store::check::verify::{Event, Summary};
 
 use super::admin::{Admin, Target, block_on, target};
 use super::{FAILED, Verify, complain, print};

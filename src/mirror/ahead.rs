@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-pub(crate) use crate::store::reader::Pace;
+pub(crate) use crate::store::blobs::reader::Pace;
 
 /// What to do about bytes that the fill has not reached.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::flight::Role;
 use crate::oci::digest::Digest;
 use crate::oci::name::{QualifiedName, Repository};
-use crate::store::reader::Reader;
+use crate::store::blobs::reader::Reader;
 use crate::upstream::{self, FetchedBlob};
 
 use super::bypass::{Bypass, compare};

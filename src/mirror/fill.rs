@@ -9,9 +9,9 @@ use crate::flight::Slot;
 use crate::oci::digest::Digest;
 use crate::oci::name::{Namespace, QualifiedName};
 use crate::store::NoRoom;
-use crate::store::draft::Draft;
-use crate::store::ingest::{Growing, Ingest, IngestError};
-use crate::store::progress::Failure;
+use crate::store::blobs::ingest::{Growing, Ingest, IngestError};
+use crate::store::blobs::partial::Draft;
+use crate::store::blobs::progress::Failure;
 use crate::upstream::{self, Body, FetchedBlob};
 
 use super::source::{Perseverance, Source, skip};

@@ -3,7 +3,7 @@
 use crate::oci::endpoint::Endpoint;
 use crate::oci::image::ImageName;
 use crate::oci::name::QualifiedName;
-use crate::store::pins::Image;
+use crate::store::images::pins::Image;
 use crate::upstream::{SelectError, Upstreams};
 
 use super::Mirror;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::flight::{Landing, Role};
 use crate::oci::digest::Digest;
 use crate::oci::name::{QualifiedName, Repository};
-use crate::store::listings::{Listing, StoredListing};
+use crate::store::records::{Listing, StoredListing};
 use crate::upstream;
 
 use super::freshness::{Freshness, decide};

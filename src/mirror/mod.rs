@@ -36,7 +36,7 @@ use crate::oci::digest::Digest;
 use crate::oci::endpoint::{Endpoint, Route};
 use crate::oci::name::{Namespace, QualifiedName, Tag};
 use crate::store::Store;
-use crate::store::listings::Listing;
+use crate::store::records::Listing;
 use crate::store::records::StoredManifest;
 use crate::upstream::{self, ManifestHead, SelectError, Upstream, Upstreams};
 

@@ -10,7 +10,7 @@ use crate::oci::digest::Digest;
 use crate::oci::manifest::OCI_INDEX;
 use crate::oci::name::QualifiedName;
 use crate::oci::referrers::{Referrers, fallback_tag};
-use crate::store::listings::StoredListing;
+use crate::store::records::StoredListing;
 
 use super::manifest::ManifestAnswer;
 use super::{Answered, Error, Mirror, Outcome, Site, Want};

@@ -10,7 +10,7 @@ use crate::metrics::Metrics;
 use crate::oci::digest::{Digest, Hasher};
 use crate::oci::name::{Namespace, Repository};
 use crate::store::Store;
-use crate::store::reader::{Reader, hash_beginning};
+use crate::store::blobs::reader::{Reader, hash_beginning};
 use crate::upstream::{self, Body, FetchedBlob, Upstream};
 
 use super::bypass::Bypass;

@@ -4,32 +4,16 @@
 //! database: a file that opens under its final name is stored, whatever memory thinks. What is in memory
 //! (`index`) only serves to keep the used bytes under the limit and to choose what goes first.
 //!
-//! Reading order: `layout` (where things are), `index` (how much there is), [`ingest`] (how a blob
-//! gets in), [`draft`] (its file, and what is kept of one that does not arrive), [`progress`], [`reader`] (how it gets out), [`records`] (manifests and tags), [`listings`]
-//! (what upstream listed), `vouched` (which blobs belong to a repository), `catalog` (which repositories are here), `evict` and `scan`
-//! (housekeeping), [`health`] (a disk that fails), [`pins`] (what is never evicted), `check` (is it still what it was),
-//! `scrub` and [`verify`] (who asks that), [`offline`] (a store at rest).
+//! Reading order: `disk` (where things are, and a disk that fails), `room` (how much there is, what is evicted),
+//! [`blobs`] (how a blob gets in and out), [`records`] (manifests, tags, lists, which blobs belong to a repository),
+//! [`check`] (is it still what it was), [`images`] (what is never evicted; a store at rest).
 
-mod catalog;
-mod check;
-pub mod draft;
-mod entries;
-mod evict;
-pub mod health;
-mod index;
-pub mod ingest;
-mod layout;
-mod length;
-pub mod listings;
-pub mod offline;
-pub mod pins;
-pub mod progress;
-pub mod reader;
+pub mod blobs;
+pub mod check;
+pub mod disk;
+pub mod images;
 pub mod records;
-mod scan;
-mod scrub;
-pub mod verify;
-mod vouched;
+mod room;
 
 use std::fs::{self, File};
 use std::io;
@@ -42,16 +26,22 @@ use crate::metrics::Metrics;
 use crate::oci::digest::Digest;
 use crate::oci::name::Namespace;
 
-use draft::Draft;
-use evict::{Reservation, Trash};
-use health::Health;
-use index::Index;
-pub use index::{NoRoom, Usage};
-use ingest::{Growing, Ingest, IngestError};
-use layout::{Key, Layout};
-use listings::Listings;
-use reader::Reader;
+use blobs::ingest::{Growing, Ingest, IngestError};
+use blobs::partial::Draft;
+use blobs::progress;
+use blobs::reader::Reader;
+use check::{hash, scrub};
+use disk::health::Health;
+use disk::layout::{self, Key, Layout};
+use disk::length;
+use images::pins;
 use records::Records;
+use records::listings::Listings;
+use records::vouched;
+use room::evict::{Reservation, Trash};
+use room::index::{self, Index};
+pub use room::index::{NoRoom, Usage};
+use room::scan;
 
 /// Where the store is and how much it may hold.
 #[derive(Debug, Clone)]
@@ -326,7 +316,7 @@ impl Store {
         why: &io::Error,
     ) {
         let (store, key) = (Arc::clone(self), Key::Blob(digest.clone()));
-        let damage = check::Damage::Unreadable(io::Error::new(why.kind(), why.to_string()));
+        let damage = hash::Damage::Unreadable(io::Error::new(why.kind(), why.to_string()));
         records::run(move || store.drop_if_still(&key, &file, &damage, FoundBy::Read)).await;
     }
 
@@ -335,12 +325,12 @@ impl Store {
         &self,
         key: &Key,
         file: &File,
-        damage: &check::Damage,
+        damage: &hash::Damage,
         found_by: FoundBy,
     ) -> bool {
         let path = self.layout.path(key);
         let moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
-        let still = check::is_at(file, &path);
+        let still = hash::is_at(file, &path);
         if still {
             self.index.remove(key);
             self.forget_record(key);

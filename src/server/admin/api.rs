@@ -17,8 +17,8 @@ use crate::mirror::{Mirror, images};
 use crate::oci::endpoint::query_value;
 use crate::oci::image::ImageName;
 use crate::server::body::Body;
-use crate::store::pins::{Image, Pinned, Pins};
-use crate::store::verify::Event;
+use crate::store::images::pins::{Image, Pinned, Pins};
+use crate::store::check::verify::Event;
 use crate::upstream::SelectError;
 
 /// What all paths of the API begin with.

@@ -11,7 +11,7 @@ use rustix::fs::Advice;
 
 use super::sendfile::{FileSlice, Lane};
 use super::{Account, Arc, Available, Piece, Reader, State, Step, StoreBody, VecDeque};
-use crate::store::reader::read_blocking;
+use crate::store::blobs::reader::read_blocking;
 
 /// What goes out as one slice.
 const SLICE: u64 = 2 * 1024 * 1024;

@@ -24,7 +24,7 @@ use http_body::{Frame, SizeHint};
 use crate::mirror::ahead::{Ahead, decide, together};
 use crate::mirror::bypass::Bypass;
 use crate::mirror::source::Source;
-use crate::store::reader::{Available, Reader, read_blocking};
+use crate::store::blobs::reader::{Available, Reader, read_blocking};
 use crate::upstream;
 
 use crate::server::limits::activity::Open;

@@ -14,7 +14,7 @@ use crate::oci::digest::Digest;
 use crate::oci::error::ErrorCode;
 use crate::oci::name::Repository;
 use crate::server::body::{Body, Buffers, Piece};
-use crate::store::reader::Reader;
+use crate::store::blobs::reader::Reader;
 
 use super::problem::Problem;
 use super::respond;

@@ -5,6 +5,12 @@
 //! written after what it points to. A record that cannot be read is a record that is not there: the
 //! mirror asks upstream again.
 
+mod catalog;
+pub(in crate::store) mod listings;
+pub(in crate::store) mod vouched;
+
+pub use listings::{Listing, StoredListing};
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
@@ -20,16 +26,17 @@ use crate::oci::digest::Digest;
 use crate::oci::manifest;
 use crate::oci::name::{QualifiedName, Tag};
 
-use super::evict::Reservation;
-use super::layout::Key;
-use super::{FoundBy, Store, listings};
+use crate::store::FoundBy;
+use crate::store::Store;
+use crate::store::disk::layout::Key;
+use crate::store::room::evict::Reservation;
 
 /// Memory for manifests: bytes of manifests and of their bookkeeping.
 const MANIFEST_MEMORY: u64 = 16 * 1024 * 1024;
 /// Tags kept in memory.
 const TAGS_IN_MEMORY: u64 = 50_000;
 /// A tag confirmed again without having moved is written to disk at most this often.
-pub(super) const PERSIST_EVERY: Duration = Duration::from_secs(600);
+pub(in crate::store) const PERSIST_EVERY: Duration = Duration::from_secs(600);
 /// How long an answer waits for room for its record: none to speak of.
 const RECORD_PATIENCE: Duration = Duration::from_millis(200);
 /// How long a record waits for the start-up scan, behind its answer.
@@ -77,17 +84,17 @@ struct ManifestHeader {
 }
 
 /// The records in memory.
-pub(super) struct Records {
+pub(in crate::store) struct Records {
     manifests: Cache<(QualifiedName, Digest), Arc<Kept<StoredManifest>>>,
     tags: Cache<(QualifiedName, Tag), Arc<Kept<TagRecord>>>,
 }
 
 /// A record in memory and what the index must be told of its use.
-pub(super) struct Kept<T> {
-    pub(super) value: Arc<T>,
+pub(in crate::store) struct Kept<T> {
+    pub(in crate::store) value: Arc<T>,
     key: Key,
     promoted: AtomicU32,
-    pub(super) persisted_at: SystemTime,
+    pub(in crate::store) persisted_at: SystemTime,
 }
 
 impl Default for Records {
@@ -106,17 +113,17 @@ impl Default for Records {
 }
 
 impl Records {
-    pub(super) fn forget_manifest(&self, name: &QualifiedName, digest: &Digest) {
+    pub(in crate::store) fn forget_manifest(&self, name: &QualifiedName, digest: &Digest) {
         self.manifests.invalidate(&(name.clone(), digest.clone()));
     }
 
-    pub(super) fn forget_tag(&self, name: &QualifiedName, tag: &Tag) {
+    pub(in crate::store) fn forget_tag(&self, name: &QualifiedName, tag: &Tag) {
         self.tags.invalidate(&(name.clone(), tag.clone()));
     }
 }
 
 impl<T> Kept<T> {
-    pub(super) fn new(value: T, key: Key, persisted_at: SystemTime) -> Arc<Self> {
+    pub(in crate::store) fn new(value: T, key: Key, persisted_at: SystemTime) -> Arc<Self> {
         Arc::new(Self {
             value: Arc::new(value),
             key,
@@ -125,7 +132,7 @@ impl<T> Kept<T> {
         })
     }
 
-    pub(super) fn used(&self, store: &Store) -> Arc<T> {
+    pub(in crate::store) fn used(&self, store: &Store) -> Arc<T> {
         let now = unix_seconds();
         if now.saturating_sub(self.promoted.load(Ordering::Relaxed)) >= PROMOTE_EVERY {
             self.promoted.store(now, Ordering::Relaxed);
@@ -151,7 +158,7 @@ impl Store {
     }
 
     /// The same for blocking threads.
-    pub(super) fn manifest_now(
+    pub(in crate::store) fn manifest_now(
         &self,
         name: &QualifiedName,
         digest: &Digest,
@@ -208,7 +215,11 @@ impl Store {
     }
 
     /// The same for blocking threads.
-    pub(super) fn tag_now(&self, name: &QualifiedName, tag: &Tag) -> Option<Arc<TagRecord>> {
+    pub(in crate::store) fn tag_now(
+        &self,
+        name: &QualifiedName,
+        tag: &Tag,
+    ) -> Option<Arc<TagRecord>> {
         let id = (name.clone(), tag.clone());
         if let Some(kept) = self.records.tags.get(&id) {
             return Some(kept.used(self));
@@ -265,7 +276,7 @@ impl Store {
     }
 
     /// Reads a record's file; what `parse` refuses is damaged and dropped.
-    pub(super) fn read_record<T>(
+    pub(in crate::store) fn read_record<T>(
         &self,
         key: &Key,
         parse: impl FnOnce(Vec<u8>) -> Option<T>,
@@ -293,7 +304,7 @@ impl Store {
 
     /// Writes a record before the answer that brought it, unless the store is still being counted: then it
     /// is written once there is room to be had, and the answer does not wait.
-    pub(super) async fn write_record(self: &Arc<Self>, key: &Key, bytes: Vec<u8>) {
+    pub(in crate::store) async fn write_record(self: &Arc<Self>, key: &Key, bytes: Vec<u8>) {
         let (store, key) = (Arc::clone(self), key.clone());
         if self.is_scanned() {
             store.write_within(key, bytes, RECORD_PATIENCE).await;
@@ -351,7 +362,7 @@ impl Store {
 }
 
 /// Whether a record's file holds what it was written with, as far as the file itself can tell.
-pub(super) fn is_intact(key: &Key, file: Vec<u8>) -> bool {
+pub(in crate::store) fn is_intact(key: &Key, file: Vec<u8>) -> bool {
     match key {
         Key::Manifest(id) => read_manifest(file, &id.1).is_some(),
         Key::Tag(_) => serde_json::from_slice::<TagRecord>(&file).is_ok(),
@@ -376,7 +387,9 @@ fn read_manifest(mut bytes: Vec<u8>, digest: &Digest) -> Option<StoredManifest> 
 }
 
 /// Runs disk work in a blocking thread; `None` only when the runtime is shutting down.
-pub(super) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(in crate::store) async fn run<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }
 
@@ -388,12 +401,12 @@ fn unix_seconds() -> u32 {
 }
 
 /// Times as whole milliseconds of the Unix epoch: readable, exact enough, the same on every machine.
-pub(super) mod unix_millis {
+pub(in crate::store) mod unix_millis {
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(in super::super) fn serialize<S: Serializer>(
+    pub(in crate::store) fn serialize<S: Serializer>(
         time: &SystemTime,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -403,7 +416,7 @@ pub(super) mod unix_millis {
             .serialize(serializer)
     }
 
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in crate::store) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<SystemTime, D::Error> {
         let millis = u64::deserialize(deserializer)?;

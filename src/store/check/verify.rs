@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::check::{self, Checked, Damage};
-use super::layout::{Key, Layout};
-use super::{FoundBy, Store, scrub};
+use crate::store::FoundBy;
+use crate::store::Store;
+use crate::store::check::hash::{self as check, Checked, Damage};
+use crate::store::check::scrub;
+use crate::store::disk::layout::{Key, Layout};
 
 /// How far the check is, is told this often.
 const TELL_EVERY: Duration = Duration::from_millis(200);
@@ -91,7 +93,11 @@ impl Store {
 }
 
 /// Checks everything below the root.
-pub(super) fn run(layout: &Layout, drop: Drop<'_>, observer: Observer<'_>) -> ControlFlow<()> {
+pub(in crate::store) fn run(
+    layout: &Layout,
+    drop: Drop<'_>,
+    observer: Observer<'_>,
+) -> ControlFlow<()> {
     let (mut files, mut bytes) = (0, 0);
     each(layout, &mut |key| {
         files += 1;

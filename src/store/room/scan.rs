@@ -11,14 +11,14 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Instant, UNIX_EPOCH};
 
-use super::Store;
-use super::index::DIRECTORY;
-use super::layout::{Found, Key, Layout};
+use crate::store::Store;
+use crate::store::disk::layout::{Found, Key, Layout};
+use crate::store::room::index::DIRECTORY;
 
 const BATCH: usize = 1024;
 
 /// Starts the scan of `store` in a thread of its own; it ends early when the store is dropped.
-pub(super) fn start(store: &Arc<Store>) -> io::Result<()> {
+pub(in crate::store) fn start(store: &Arc<Store>) -> io::Result<()> {
     let leftovers = leftovers(store)?;
     let leftovers = if store.is_same_boot() {
         store.keep_unfinished(leftovers)
@@ -40,7 +40,7 @@ fn count(store: &Arc<Store>, leftovers: Vec<PathBuf>) -> io::Result<()> {
 
 impl Store {
     /// Counts again from the beginning: somebody else has changed what is there.
-    pub(super) fn count_anew(self: &Arc<Self>) -> io::Result<()> {
+    pub(in crate::store) fn count_anew(self: &Arc<Self>) -> io::Result<()> {
         self.index.clear();
         count(self, Vec::new())
     }
@@ -151,10 +151,10 @@ impl Walk {
                         u32::try_from(modified.unwrap_or_default().as_secs()).unwrap_or(u32::MAX);
                     self.found.push((key, metadata.len(), seconds));
                 }
-                Found::Vouched => self.overhead += super::index::cost(metadata.len()),
+                Found::Vouched => self.overhead += crate::store::room::index::cost(metadata.len()),
                 Found::Entry(_) | Found::Foreign => {
                     self.foreign += 1;
-                    self.overhead += super::index::cost(metadata.len());
+                    self.overhead += crate::store::room::index::cost(metadata.len());
                     tracing::warn!(path = %path.display(), "not a file of the store; left alone");
                 }
             }

@@ -26,10 +26,10 @@ use std::sync::Arc;
 use crate::oci::digest::{Algorithm, Digest};
 use crate::oci::name::{Namespace, QualifiedName, Repository, Tag};
 
-use super::listings::Listing;
+use crate::store::records::listings::Listing;
 
 /// The content of the version file.
-pub(super) const VERSION: &str = "pierglass store 1\n";
+pub(in crate::store) const VERSION: &str = "pierglass store 1\n";
 
 const MANIFESTS: &str = "_manifests";
 const TAGS: &str = "_tags";
@@ -40,7 +40,7 @@ const VOUCHED: &str = "_blobs";
 
 /// What is stored under one file name and evicted as one piece.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Key {
+pub(in crate::store) enum Key {
     /// A blob, shared by all repositories that have it.
     Blob(Digest),
     /// A manifest of one repository, with its bytes.
@@ -54,25 +54,25 @@ pub(super) enum Key {
 }
 
 impl Key {
-    pub(super) fn manifest(name: &QualifiedName, digest: &Digest) -> Self {
+    pub(in crate::store) fn manifest(name: &QualifiedName, digest: &Digest) -> Self {
         Self::Manifest(Arc::new((name.clone(), digest.clone())))
     }
 
-    pub(super) fn tag(name: &QualifiedName, tag: &Tag) -> Self {
+    pub(in crate::store) fn tag(name: &QualifiedName, tag: &Tag) -> Self {
         Self::Tag(Arc::new((name.clone(), tag.clone())))
     }
 
-    pub(super) fn listing(name: &QualifiedName, listing: &Listing) -> Self {
+    pub(in crate::store) fn listing(name: &QualifiedName, listing: &Listing) -> Self {
         Self::Listing(Arc::new((name.clone(), listing.clone())))
     }
 
-    pub(super) fn partial(namespace: &Namespace, digest: &Digest) -> Self {
+    pub(in crate::store) fn partial(namespace: &Namespace, digest: &Digest) -> Self {
         Self::Partial(Arc::new((namespace.clone(), digest.clone())))
     }
 }
 
 /// What a path below `records/` or `blobs/` turned out to be when the store was scanned.
-pub(super) enum Found {
+pub(in crate::store) enum Found {
     /// Something that can be evicted.
     Entry(Key),
     /// The list of digests a repository vouches for.
@@ -83,58 +83,58 @@ pub(super) enum Found {
 
 /// Spells and reads paths.
 #[derive(Clone)]
-pub(super) struct Layout {
+pub(in crate::store) struct Layout {
     root: PathBuf,
 }
 
 impl Layout {
-    pub(super) fn new(root: PathBuf) -> Self {
+    pub(in crate::store) fn new(root: PathBuf) -> Self {
         Self { root }
     }
 
-    pub(super) fn root(&self) -> &Path {
+    pub(in crate::store) fn root(&self) -> &Path {
         &self.root
     }
 
-    pub(super) fn lock(&self) -> PathBuf {
+    pub(in crate::store) fn lock(&self) -> PathBuf {
         self.root.join("lock")
     }
 
-    pub(super) fn pins(&self) -> PathBuf {
+    pub(in crate::store) fn pins(&self) -> PathBuf {
         self.root.join("pins")
     }
 
-    pub(super) fn version(&self) -> PathBuf {
+    pub(in crate::store) fn version(&self) -> PathBuf {
         self.root.join("version")
     }
 
     /// Which run of the machine the store was last used in.
-    pub(super) fn boot(&self) -> PathBuf {
+    pub(in crate::store) fn boot(&self) -> PathBuf {
         self.root.join("boot")
     }
 
-    pub(super) fn blobs(&self) -> PathBuf {
+    pub(in crate::store) fn blobs(&self) -> PathBuf {
         self.root.join("blobs")
     }
 
-    pub(super) fn records(&self) -> PathBuf {
+    pub(in crate::store) fn records(&self) -> PathBuf {
         self.root.join("records")
     }
 
-    pub(super) fn ingests(&self) -> PathBuf {
+    pub(in crate::store) fn ingests(&self) -> PathBuf {
         self.root.join("ingest")
     }
 
-    pub(super) fn all_trash(&self) -> PathBuf {
+    pub(in crate::store) fn all_trash(&self) -> PathBuf {
         self.root.join("trash")
     }
 
-    pub(super) fn partials(&self) -> PathBuf {
+    pub(in crate::store) fn partials(&self) -> PathBuf {
         self.root.join("partial")
     }
 
     /// The directories that exist from the start.
-    pub(super) fn top_directories(&self) -> [PathBuf; 6] {
+    pub(in crate::store) fn top_directories(&self) -> [PathBuf; 6] {
         [
             self.root.clone(),
             self.blobs(),
@@ -145,18 +145,18 @@ impl Layout {
         ]
     }
 
-    pub(super) fn ingest(&self, serial: u64) -> PathBuf {
+    pub(in crate::store) fn ingest(&self, serial: u64) -> PathBuf {
         self.ingests().join(serial.to_string())
     }
 
     /// Where a blob is written; its name says what it is, in case the process does not live to finish it.
-    pub(super) fn ingest_of(&self, serial: u64, id: &(Namespace, Digest)) -> PathBuf {
+    pub(in crate::store) fn ingest_of(&self, serial: u64, id: &(Namespace, Digest)) -> PathBuf {
         let file = format!("{serial}.{}.{}", id.0, digest_file(&id.1));
         self.ingests().join(file)
     }
 
     /// The serial number of a file in `ingest/` or `trash/`, and what blob it is the beginning of.
-    pub(super) fn read_leftover(path: &Path) -> (Option<u64>, Option<Key>) {
+    pub(in crate::store) fn read_leftover(path: &Path) -> (Option<u64>, Option<Key>) {
         let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
         let Some((serial, id)) = name.split_once('.') else {
             return (name.parse().ok(), None);
@@ -168,12 +168,12 @@ impl Layout {
         (serial.parse().ok(), key)
     }
 
-    pub(super) fn trash(&self, serial: u64) -> PathBuf {
+    pub(in crate::store) fn trash(&self, serial: u64) -> PathBuf {
         self.all_trash().join(serial.to_string())
     }
 
     /// The final path of an entry.
-    pub(super) fn path(&self, key: &Key) -> PathBuf {
+    pub(in crate::store) fn path(&self, key: &Key) -> PathBuf {
         match key {
             Key::Blob(digest) => {
                 let hex = digest.hex();
@@ -203,17 +203,17 @@ impl Layout {
         }
     }
 
-    pub(super) fn vouched(&self, name: &QualifiedName) -> PathBuf {
+    pub(in crate::store) fn vouched(&self, name: &QualifiedName) -> PathBuf {
         self.repository(name).join(VOUCHED)
     }
 
     /// Where a repository's manifests are, given where its records are.
-    pub(super) fn manifests_in(&self, records: &Path) -> PathBuf {
+    pub(in crate::store) fn manifests_in(&self, records: &Path) -> PathBuf {
         records.join(MANIFESTS)
     }
 
     /// Whether a directory below `records/` is a component of a repository's name and not of its records.
-    pub(super) fn is_of_a_name(&self, directory: &OsStr) -> bool {
+    pub(in crate::store) fn is_of_a_name(&self, directory: &OsStr) -> bool {
         !directory.as_encoded_bytes().starts_with(b"_")
     }
 
@@ -224,7 +224,7 @@ impl Layout {
     }
 
     /// Reads back a path below the root; the inverse of [`Layout::path`].
-    pub(super) fn read(&self, path: &Path) -> Found {
+    pub(in crate::store) fn read(&self, path: &Path) -> Found {
         let Some(parts) = path.strip_prefix(&self.root).ok().and_then(text_components) else {
             return Found::Foreign;
         };

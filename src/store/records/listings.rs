@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::oci::digest::Digest;
 use crate::oci::name::QualifiedName;
 
-use super::Store;
-use super::layout::Key;
-use super::records::{Kept, PERSIST_EVERY, run, unix_millis};
+use crate::store::Store;
+use crate::store::disk::layout::Key;
+use crate::store::records::{Kept, PERSIST_EVERY, run, unix_millis};
 
 /// Memory for listings, in bytes.
 const MEMORY: u64 = 16 * 1024 * 1024;
@@ -59,7 +59,7 @@ struct Header {
 type Id = (QualifiedName, Listing);
 
 /// The listings in memory.
-pub(super) struct Listings {
+pub(in crate::store) struct Listings {
     kept: Cache<Id, Arc<Kept<StoredListing>>>,
 }
 
@@ -75,7 +75,7 @@ impl Default for Listings {
 }
 
 impl Listings {
-    pub(super) fn forget(&self, id: &Id) {
+    pub(in crate::store) fn forget(&self, id: &Id) {
         self.kept.invalidate(id);
     }
 }
@@ -152,7 +152,7 @@ fn file_of(listing: &StoredListing) -> Vec<u8> {
 }
 
 /// Whether the bytes of a listing's file have the digest that it names.
-pub(super) fn is_intact(file: Vec<u8>) -> bool {
+pub(in crate::store) fn is_intact(file: Vec<u8>) -> bool {
     read(file).is_some()
 }
 

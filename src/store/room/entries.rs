@@ -7,11 +7,11 @@ use std::collections::{HashMap, HashSet};
 
 use lru::LruCache;
 
-use super::index::Entry;
-use super::layout::Key;
+use crate::store::disk::layout::Key;
+use crate::store::room::index::Entry;
 
 /// Entries, each in one of two places.
-pub(super) struct Entries {
+pub(in crate::store) struct Entries {
     recent: LruCache<Key, Entry>,
     kept: HashMap<Key, Entry>,
     /// What is pinned, whether it is stored or not.
@@ -29,16 +29,16 @@ impl Default for Entries {
 }
 
 impl Entries {
-    pub(super) fn is_pinned(&self, key: &Key) -> bool {
+    pub(in crate::store) fn is_pinned(&self, key: &Key) -> bool {
         self.pinned.contains(key)
     }
 
-    pub(super) fn contains(&self, key: &Key) -> bool {
+    pub(in crate::store) fn contains(&self, key: &Key) -> bool {
         self.recent.contains(key) || self.kept.contains_key(key)
     }
 
     /// An entry that is used now.
-    pub(super) fn get_mut(&mut self, key: &Key) -> Option<&mut Entry> {
+    pub(in crate::store) fn get_mut(&mut self, key: &Key) -> Option<&mut Entry> {
         match self.recent.get_mut(key) {
             Some(entry) => Some(entry),
             None => self.kept.get_mut(key),
@@ -46,7 +46,7 @@ impl Entries {
     }
 
     /// An entry that is only looked at.
-    pub(super) fn peek_mut(&mut self, key: &Key) -> Option<&mut Entry> {
+    pub(in crate::store) fn peek_mut(&mut self, key: &Key) -> Option<&mut Entry> {
         match self.recent.peek_mut(key) {
             Some(entry) => Some(entry),
             None => self.kept.get_mut(key),
@@ -54,25 +54,25 @@ impl Entries {
     }
 
     /// An entry that is not used.
-    pub(super) fn peek(&self, key: &Key) -> Option<&Entry> {
+    pub(in crate::store) fn peek(&self, key: &Key) -> Option<&Entry> {
         self.recent.peek(key).or_else(|| self.kept.get(key))
     }
 
     /// Forgets all entries, but not what is pinned.
-    pub(super) fn clear(&mut self) {
+    pub(in crate::store) fn clear(&mut self) {
         self.recent.clear();
         self.kept.clear();
     }
 
-    pub(super) fn promote(&mut self, key: &Key) {
+    pub(in crate::store) fn promote(&mut self, key: &Key) {
         self.recent.promote(key);
     }
 
-    pub(super) fn demote(&mut self, key: &Key) {
+    pub(in crate::store) fn demote(&mut self, key: &Key) {
         self.recent.demote(key);
     }
 
-    pub(super) fn put(&mut self, key: Key, entry: Entry) {
+    pub(in crate::store) fn put(&mut self, key: Key, entry: Entry) {
         if self.is_pinned(&key) {
             self.kept.insert(key, entry);
         } else {
@@ -80,17 +80,17 @@ impl Entries {
         }
     }
 
-    pub(super) fn pop(&mut self, key: &Key) -> Option<Entry> {
+    pub(in crate::store) fn pop(&mut self, key: &Key) -> Option<Entry> {
         self.recent.pop(key).or_else(|| self.kept.remove(key))
     }
 
     /// Takes out what was used longest ago and is not pinned.
-    pub(super) fn pop_lru(&mut self) -> Option<(Key, Entry)> {
+    pub(in crate::store) fn pop_lru(&mut self) -> Option<(Key, Entry)> {
         self.recent.pop_lru()
     }
 
     /// Pins `key`, stored or not; the length of its file if it is stored and was not pinned before.
-    pub(super) fn pin(&mut self, key: &Key) -> Option<u64> {
+    pub(in crate::store) fn pin(&mut self, key: &Key) -> Option<u64> {
         self.pinned.insert(key.clone());
         let entry = self.recent.pop(key)?;
         let length = entry.length;
@@ -99,7 +99,7 @@ impl Entries {
     }
 
     /// Lets go of `key`, which counts as used now; the length of its file if it was pinned and is stored.
-    pub(super) fn unpin(&mut self, key: &Key) -> Option<u64> {
+    pub(in crate::store) fn unpin(&mut self, key: &Key) -> Option<u64> {
         self.pinned.remove(key);
         let entry = self.kept.remove(key)?;
         let length = entry.length;

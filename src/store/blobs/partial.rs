@@ -19,11 +19,12 @@ use rustix::io::Errno;
 use crate::oci::digest::Digest;
 use crate::oci::name::Namespace;
 
-use super::evict::Reservation;
-use super::index::cost;
-use super::layout::Key;
-use super::records::run;
-use super::{PATIENCE, Store};
+use crate::store::PATIENCE;
+use crate::store::Store;
+use crate::store::disk::layout::Key;
+use crate::store::records::run;
+use crate::store::room::evict::Reservation;
+use crate::store::room::index::cost;
 
 /// A beginning that is shorter is fetched again sooner than it is found.
 const WORTH_KEEPING: u64 = 1024 * 1024;
@@ -36,7 +37,7 @@ const CUT: u64 = 4096;
 const ALLOCATE_FROM: u64 = 1024 * 1024;
 
 /// A blob is the same bytes everywhere, but what one upstream sent of it is not trusted on behalf of another.
-pub(super) type Id = Arc<(Namespace, Digest)>;
+pub(in crate::store) type Id = Arc<(Namespace, Digest)>;
 
 /// The file of a blob that is being written. Dropped, it becomes a partial, or it is removed.
 pub struct Draft {
@@ -52,7 +53,11 @@ pub struct Draft {
 
 impl Draft {
     /// Opens a new file for a blob of `size` bytes, or of a size not known yet.
-    pub(super) async fn create(store: &Arc<Store>, id: Id, size: u64) -> io::Result<DraftOrNoRoom> {
+    pub(in crate::store) async fn create(
+        store: &Arc<Store>,
+        id: Id,
+        size: u64,
+    ) -> io::Result<DraftOrNoRoom> {
         let key = Key::Blob(id.1.clone());
         let room = match store.reserve(size, &key, PATIENCE).await {
             Ok(room) => room,
@@ -81,11 +86,11 @@ impl Draft {
         }
     }
 
-    pub(super) fn store(&self) -> &Arc<Store> {
+    pub(in crate::store) fn store(&self) -> &Arc<Store> {
         &self.store
     }
 
-    pub(super) fn file(&self) -> &Arc<File> {
+    pub(in crate::store) fn file(&self) -> &Arc<File> {
         &self.file
     }
 
@@ -94,18 +99,21 @@ impl Draft {
         self.written
     }
 
-    pub(super) fn digest(&self) -> &Digest {
+    pub(in crate::store) fn digest(&self) -> &Digest {
         &self.id.1
     }
 
     /// Bytes of disk promised to it.
-    pub(super) fn room(&self) -> u64 {
+    pub(in crate::store) fn room(&self) -> u64 {
         self.room.as_ref().map_or(0, Reservation::bytes)
     }
 
     /// Sees to it that `size` bytes fit: promised by the store, and where the file system can do that, given by
     /// it. A full disk shows now and not in the middle of the blob.
-    pub(super) async fn make_room(&mut self, size: u64) -> io::Result<Result<(), super::NoRoom>> {
+    pub(in crate::store) async fn make_room(
+        &mut self,
+        size: u64,
+    ) -> io::Result<Result<(), crate::store::NoRoom>> {
         let Some(room) = &mut self.room else {
             return Ok(Ok(()));
         };
@@ -134,7 +142,7 @@ impl Draft {
     }
 
     /// Notes that the file has `bytes` more of the blob.
-    pub(super) fn wrote(&mut self, bytes: u64) {
+    pub(in crate::store) fn wrote(&mut self, bytes: u64) {
         self.written += bytes;
         if let Some(room) = &mut self.room {
             room.wrote(self.written.saturating_sub(room.on_disk()));
@@ -142,7 +150,7 @@ impl Draft {
     }
 
     /// What is in the file is wrong, or will not become a blob: it is not kept.
-    pub(super) fn is_worthless(&mut self) {
+    pub(in crate::store) fn is_worthless(&mut self) {
         self.worthless = true;
     }
 
@@ -174,15 +182,15 @@ impl Draft {
     }
 
     /// The file and its room, for a commit.
-    pub(super) fn finish(mut self) -> Option<(PathBuf, Reservation)> {
+    pub(in crate::store) fn finish(mut self) -> Option<(PathBuf, Reservation)> {
         self.path.take().zip(self.room.take())
     }
 }
 
-pub(super) type DraftOrNoRoom = Result<Draft, super::NoRoom>;
+pub(in crate::store) type DraftOrNoRoom = Result<Draft, crate::store::NoRoom>;
 
 /// A draft on its way to being a partial, or nothing.
-pub(super) struct Away {
+pub(in crate::store) struct Away {
     path: PathBuf,
     room: Reservation,
     worthless: bool,
@@ -270,9 +278,9 @@ impl Store {
     }
 
     /// Makes partials of what a process that was killed has left in `ingest/`; says what is no partial.
-    pub(super) fn keep_unfinished(&self, leftovers: Vec<PathBuf>) -> Vec<PathBuf> {
+    pub(in crate::store) fn keep_unfinished(&self, leftovers: Vec<PathBuf>) -> Vec<PathBuf> {
         let rest = leftovers.into_iter().filter(|path| {
-            let (_, key) = super::layout::Layout::read_leftover(path);
+            let (_, key) = crate::store::disk::layout::Layout::read_leftover(path);
             let Some(key) = key.filter(|_| path.starts_with(self.layout.ingests())) else {
                 return true;
             };
@@ -283,13 +291,13 @@ impl Store {
 
     /// Whether the machine has not been started anew since the store was last used. If it has, what was not made
     /// durable may be there with its length and without its bytes, and parts of it would be served unseen.
-    pub(super) fn is_same_boot(&self) -> bool {
+    pub(in crate::store) fn is_same_boot(&self) -> bool {
         let known = fs::read_to_string(self.layout.boot()).ok();
         known.is_some() && known == boot()
     }
 
     /// Writes down which run of the machine this is.
-    pub(super) fn note_boot(&self) {
+    pub(in crate::store) fn note_boot(&self) {
         let Some(boot) = boot() else { return };
         let written = fs::write(self.layout.boot(), boot);
         if let Err(error) = written {
@@ -297,7 +305,7 @@ impl Store {
         }
     }
 
-    pub(super) fn drop_partials(&self) {
+    pub(in crate::store) fn drop_partials(&self) {
         let dropped = fs::remove_dir_all(self.layout.partials())
             .and_then(|()| fs::create_dir(self.layout.partials()));
         if let Err(error) = dropped {

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::oci::digest::Hasher;
 
-use super::progress::{Failure, Progress};
+use crate::store::blobs::progress::{Failure, Progress};
 
 /// How much of a file is read at a time to be hashed.
 const HASH_STEP: usize = 256 * 1024;
@@ -41,9 +41,9 @@ enum Source {
 
 /// When a blob began to grow, and how much of it was there already.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Begun {
-    pub(super) at: Instant,
-    pub(super) with: u64,
+pub(in crate::store) struct Begun {
+    pub(in crate::store) at: Instant,
+    pub(in crate::store) with: u64,
 }
 
 /// How a growing blob is doing.
@@ -71,14 +71,14 @@ pub enum Available {
 }
 
 impl Reader {
-    pub(super) fn stored(file: Arc<File>, length: u64) -> Self {
+    pub(in crate::store) fn stored(file: Arc<File>, length: u64) -> Self {
         Self {
             file,
             source: Source::Stored { length },
         }
     }
 
-    pub(super) fn growing(
+    pub(in crate::store) fn growing(
         file: Arc<File>,
         size: Option<u64>,
         begun: Begun,

@@ -19,10 +19,10 @@ use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
 use crate::oci::name::{QualifiedName, Reference};
 
-use super::Store;
-use super::index::cost;
-use super::layout::{Key, Layout};
-use super::records::run;
+use crate::store::Store;
+use crate::store::disk::layout::{Key, Layout};
+use crate::store::records::run;
+use crate::store::room::index::cost;
 
 /// Indexes of indexes: more than anybody nests.
 const DEPTH: u32 = 4;
@@ -81,7 +81,7 @@ impl Pins {
 }
 
 /// The pins of a store in use.
-pub(super) struct Held {
+pub(in crate::store) struct Held {
     /// Held for whatever changes pins, their file and the index together; in blocking threads alone.
     images: Mutex<Images>,
     /// The repositories that have a pin: all that most requests need to know.
@@ -116,9 +116,9 @@ struct Part {
 }
 
 /// One line of the file.
-pub(super) struct Line {
-    pub(super) image: Image,
-    pub(super) last: Option<Digest>,
+pub(in crate::store) struct Line {
+    pub(in crate::store) image: Image,
+    pub(in crate::store) last: Option<Digest>,
 }
 
 impl fmt::Display for Line {
@@ -145,7 +145,7 @@ fn parse(line: &str) -> Option<Line> {
 }
 
 /// Reads the file of pins. A line that cannot be read costs that pin alone, and is told.
-pub(super) fn read(layout: &Layout) -> io::Result<Vec<Line>> {
+pub(in crate::store) fn read(layout: &Layout) -> io::Result<Vec<Line>> {
     let bytes = match fs::read(layout.pins()) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -165,7 +165,11 @@ pub(super) fn read(layout: &Layout) -> io::Result<Vec<Line>> {
 }
 
 /// Writes the file of pins, durably, by way of `temporary`; returns its length.
-pub(super) fn write(layout: &Layout, temporary: &Path, lines: &[String]) -> io::Result<u64> {
+pub(in crate::store) fn write(
+    layout: &Layout,
+    temporary: &Path,
+    lines: &[String],
+) -> io::Result<u64> {
     let text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
     let written = File::create(temporary)
         .and_then(|mut file| {
@@ -182,7 +186,7 @@ pub(super) fn write(layout: &Layout, temporary: &Path, lines: &[String]) -> io::
 
 impl Held {
     /// Reads the pins; nothing is traced yet.
-    pub(super) fn load(layout: &Layout) -> io::Result<Self> {
+    pub(in crate::store) fn load(layout: &Layout) -> io::Result<Self> {
         let trace = |line: Line| {
             let last = line.last;
             let trace = Trace {
@@ -362,7 +366,7 @@ impl Store {
     }
 
     /// Traces the pinned images of a repository anew, one of whose records was written.
-    pub(super) async fn follow_pins(self: &Arc<Self>, name: &QualifiedName) {
+    pub(in crate::store) async fn follow_pins(self: &Arc<Self>, name: &QualifiedName) {
         if !self.pins.concerns(name) {
             return;
         }
@@ -371,7 +375,7 @@ impl Store {
     }
 
     /// Traces every pinned image, before the first eviction.
-    pub(super) fn follow_all_pins(&self) {
+    pub(in crate::store) fn follow_all_pins(&self) {
         self.count_file();
         self.follow_where(|_| true);
         let pins = self.pins_now();

@@ -7,9 +7,11 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use super::layout::{self, Layout};
-use super::pins::{self, Image, Line};
-use super::{OpenError, check, verify};
+use crate::store::OpenError;
+use crate::store::check::hash as check;
+use crate::store::check::verify;
+use crate::store::disk::layout::{self, Layout};
+use crate::store::images::pins::{self, Image, Line};
 
 /// A store at rest.
 pub struct Offline {
@@ -39,7 +41,7 @@ impl Offline {
         }
         // Reading is enough to hold a lock, and all that another user may do.
         let lock = File::open(layout.lock()).map_err(|error| io(&layout.lock(), error))?;
-        super::hold(lock, &layout).map(|lock| Self {
+        crate::store::hold(lock, &layout).map(|lock| Self {
             layout,
             _lock: lock,
         })

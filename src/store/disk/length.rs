@@ -10,13 +10,13 @@ use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
 const NAME: &str = "user.pierglass.length";
 
 /// Notes the length of a blob that was verified.
-pub(super) fn note(file: &File, length: u64) {
+pub(in crate::store) fn note(file: &File, length: u64) {
     // Best effort: see above.
     let _ = fsetxattr(file, NAME, &length.to_le_bytes(), XattrFlags::empty());
 }
 
 /// The length that was noted; `None` when there is none to be had.
-pub(super) fn committed(file: &File) -> Option<u64> {
+pub(in crate::store) fn committed(file: &File) -> Option<u64> {
     let mut bytes = [0; 8];
     let count = fgetxattr(file, NAME, &mut bytes).ok()?;
     (count == bytes.len()).then(|| u64::from_le_bytes(bytes))

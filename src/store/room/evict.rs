@@ -11,15 +11,16 @@ use std::sync::{Arc, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use super::index::{DIRECTORY, NoRoom, cost};
-use super::layout::Key;
-use super::{PATIENCE, Store};
+use crate::store::PATIENCE;
+use crate::store::Store;
+use crate::store::disk::layout::Key;
+use crate::store::room::index::{DIRECTORY, NoRoom, cost};
 
 /// How long to wait before a file is unlinked that could not be.
 const UNLINK_AGAIN: Duration = Duration::from_secs(2);
 
 /// The thread that unlinks, and the way to hand it work.
-pub(super) struct Trash {
+pub(in crate::store) struct Trash {
     sender: mpsc::Sender<Job>,
 }
 
@@ -37,7 +38,7 @@ struct Unlink {
 }
 
 impl Trash {
-    pub(super) fn start() -> Self {
+    pub(in crate::store) fn start() -> Self {
         let (sender, receiver) = mpsc::channel::<Job>();
         // Without the thread unlinking happens where it is asked for (see `Store::unlink`).
         if let Err(error) = thread::Builder::new()
@@ -87,7 +88,7 @@ fn unlink(file: Unlink) -> Option<Unlink> {
 }
 
 /// Bytes promised to an ingest, given back when dropped.
-pub(super) struct Reservation {
+pub(in crate::store) struct Reservation {
     store: Arc<Store>,
     bytes: u64,
     written: u64,
@@ -95,7 +96,7 @@ pub(super) struct Reservation {
 
 impl Reservation {
     /// For bytes that are on disk already, whether they fit or not.
-    pub(super) fn of_file(store: &Arc<Store>, bytes: u64) -> Self {
+    pub(in crate::store) fn of_file(store: &Arc<Store>, bytes: u64) -> Self {
         store.index.reserve_anyway(bytes);
         Self {
             store: Arc::clone(store),
@@ -105,32 +106,32 @@ impl Reservation {
     }
 
     /// Promises more to the same ingest, which turned out to be longer than was known.
-    pub(super) async fn grow(&mut self, bytes: u64) -> Result<(), NoRoom> {
+    pub(in crate::store) async fn grow(&mut self, bytes: u64) -> Result<(), NoRoom> {
         self.store.claim(bytes, PATIENCE).await?;
         self.bytes += bytes;
         Ok(())
     }
 
     /// Notes that `bytes` of it were written.
-    pub(super) fn wrote(&mut self, bytes: u64) {
+    pub(in crate::store) fn wrote(&mut self, bytes: u64) {
         self.written += bytes;
         self.store.index.wrote(bytes);
     }
 
     /// Exchanges it for the file it was made for, which has its final name now.
-    pub(super) fn settle(mut self, key: Key, length: u64) {
+    pub(in crate::store) fn settle(mut self, key: Key, length: u64) {
         self.store
             .index
             .commit(key, length, self.bytes, self.written);
         (self.bytes, self.written) = (0, 0);
     }
 
-    pub(super) fn bytes(&self) -> u64 {
+    pub(in crate::store) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// How much of it is on disk.
-    pub(super) fn on_disk(&self) -> u64 {
+    pub(in crate::store) fn on_disk(&self) -> u64 {
         self.written
     }
 }
@@ -145,7 +146,7 @@ impl Store {
     /// Promises room for a file of `length` bytes and the directories on its way, evicting as needed.
     ///
     /// Waits for the start-up scan and for the trash to be emptied, for each no longer than `patience`.
-    pub(super) async fn reserve(
+    pub(in crate::store) async fn reserve(
         self: &Arc<Self>,
         length: u64,
         key: &Key,
@@ -161,7 +162,7 @@ impl Store {
     }
 
     /// What a file of `length` bytes costs at most, the directories on its way included.
-    pub(super) fn price(&self, length: u64, key: &Key) -> u64 {
+    pub(in crate::store) fn price(&self, length: u64, key: &Key) -> u64 {
         let directories = self
             .layout
             .path(key)
@@ -233,7 +234,7 @@ impl Store {
     }
 
     /// Brings a store that was filled under a larger limit within the present one.
-    pub(super) fn shrink(self: &Arc<Self>) {
+    pub(in crate::store) fn shrink(self: &Arc<Self>) {
         let excess = self
             .usage()
             .lasting()
@@ -265,7 +266,7 @@ impl Store {
     }
 
     /// Forgets what memory has of a record whose file is gone.
-    pub(super) fn forget_record(&self, key: &Key) {
+    pub(in crate::store) fn forget_record(&self, key: &Key) {
         match key {
             Key::Manifest(id) => self.records.forget_manifest(&id.0, &id.1),
             Key::Tag(id) => self.records.forget_tag(&id.0, &id.1),
@@ -294,7 +295,7 @@ impl Store {
     }
 
     /// Like [`Self::trash_counted`] for a file that is not counted as trash.
-    pub(super) fn trash_file(&self, path: &Path) {
+    pub(in crate::store) fn trash_file(&self, path: &Path) {
         let trash = self.layout.trash(self.next_serial());
         match fs::rename(path, &trash) {
             Ok(()) => self.unlink(trash, || {}),
@@ -304,13 +305,13 @@ impl Store {
         }
     }
 
-    pub(super) fn unlink(&self, path: PathBuf, done: impl FnOnce() + Send + 'static) {
+    pub(in crate::store) fn unlink(&self, path: PathBuf, done: impl FnOnce() + Send + 'static) {
         let done = Box::new(done);
         self.hand_over(Job::Unlink(Unlink { path, done }));
     }
 
     /// Has `job` done in the thread that empties the trash.
-    pub(super) fn later(&self, job: impl FnOnce() + Send + 'static) {
+    pub(in crate::store) fn later(&self, job: impl FnOnce() + Send + 'static) {
         self.hand_over(Job::Other(Box::new(job)));
     }
 
@@ -363,7 +364,7 @@ impl Drop for Claimed<'_> {
 }
 
 /// Bytes an unprivileged process may still write; `None` when the file system does not say.
-pub(super) fn available_bytes(path: &Path) -> Option<u64> {
+pub(in crate::store) fn available_bytes(path: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(path).ok()?;
     stat.f_bavail.checked_mul(stat.f_frsize)
 }

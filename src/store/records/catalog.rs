@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use crate::oci::name::QualifiedName;
 
-use super::Store;
-use super::layout::{Found, Key};
-use super::records::run;
+use crate::store::Store;
+use crate::store::disk::layout::{Found, Key};
+use crate::store::records::run;
 
 impl Store {
     /// The repositories of which a manifest is stored, in no order.

@@ -18,9 +18,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{XattrFlags, fsetxattr, getxattr};
 
-use super::check::{self, Checked};
-use super::layout::Key;
-use super::{FoundBy, Store};
+use crate::store::FoundBy;
+use crate::store::Store;
+use crate::store::check::hash::{self as check, Checked};
+use crate::store::disk::layout::Key;
 
 const NAME: &str = "user.pierglass.checked";
 
@@ -32,10 +33,10 @@ const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 const YIELD: u32 = 4;
 
 /// How the thread learns that the store is gone: nothing is ever sent.
-pub(super) type Alive = Sender<Infallible>;
+pub(in crate::store) type Alive = Sender<Infallible>;
 
 /// Notes that the content of `file` was found right just now. Leaves the modification time alone.
-pub(super) fn note_checked(file: &File) {
+pub(in crate::store) fn note_checked(file: &File) {
     let seconds = unix_seconds(SystemTime::now());
     // Best effort: without it the blob is only checked earlier than it need be.
     let _ = fsetxattr(file, NAME, &seconds.to_le_bytes(), XattrFlags::empty());
@@ -57,12 +58,12 @@ fn unix_seconds(time: SystemTime) -> u64 {
 }
 
 /// What the store holds so that the thread ends with it.
-pub(super) fn alive() -> (Alive, Receiver<Infallible>) {
+pub(in crate::store) fn alive() -> (Alive, Receiver<Infallible>) {
     mpsc::channel()
 }
 
 /// Starts the thread, unless the scrub is turned off.
-pub(super) fn start(store: &Arc<Store>, stop: Receiver<Infallible>) -> io::Result<()> {
+pub(in crate::store) fn start(store: &Arc<Store>, stop: Receiver<Infallible>) -> io::Result<()> {
     let settings = &store.settings;
     if settings.scrub_rate == 0 {
         return Ok(());

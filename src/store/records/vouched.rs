@@ -14,9 +14,9 @@ use moka::sync::Cache;
 use crate::oci::digest::Digest;
 use crate::oci::name::QualifiedName;
 
-use super::Store;
-use super::index::cost;
-use super::records::run;
+use crate::store::Store;
+use crate::store::records::run;
+use crate::store::room::index::cost;
 
 /// Memory for lists, in bytes.
 const MEMORY: u64 = 16 * 1024 * 1024;
@@ -24,7 +24,7 @@ const MEMORY: u64 = 16 * 1024 * 1024;
 const SHORT: usize = 1024;
 
 /// The lists in memory.
-pub(super) struct Lists {
+pub(in crate::store) struct Lists {
     lists: Cache<QualifiedName, Arc<List>>,
     /// Held for whatever reads or writes a list's file together with what memory has of it, so that the two
     /// never diverge. Taken in blocking threads alone.

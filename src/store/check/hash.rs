@@ -15,16 +15,16 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::oci::digest::Digest;
 
-use super::layout::{Found, Key, Layout};
-use super::reader::read_blocking;
-use super::records;
+use crate::store::blobs::reader::read_blocking;
+use crate::store::disk::layout::{Found, Key, Layout};
+use crate::store::records;
 
 /// How much is read at a time.
-pub(super) const PIECE: usize = 256 * 1024;
+pub(in crate::store) const PIECE: usize = 256 * 1024;
 
 /// What is wrong with a file.
 #[derive(Debug)]
-pub(super) enum Damage {
+pub(in crate::store) enum Damage {
     /// It has another digest.
     Digest(Digest),
     /// The disk does not give its bytes back.
@@ -44,16 +44,16 @@ impl std::fmt::Display for Damage {
 }
 
 /// The file of an entry, read to its end.
-pub(super) struct Checked {
-    pub(super) file: File,
-    pub(super) damage: Option<Damage>,
+pub(in crate::store) struct Checked {
+    pub(in crate::store) file: File,
+    pub(in crate::store) damage: Option<Damage>,
 }
 
 /// Hashes the file of an entry, telling `pace` of each piece.
 ///
 /// `Ok(None)`: the file is gone, or `pace` broke off. An error says that the file could not be looked at,
 /// which is no word about its content.
-pub(super) fn entry(
+pub(in crate::store) fn entry(
     layout: &Layout,
     key: &Key,
     pace: impl FnMut(u64) -> ControlFlow<()>,
@@ -78,7 +78,7 @@ pub(super) fn entry(
 }
 
 /// Whether `file` is what stands at `path` now: it could have been replaced since it was opened.
-pub(super) fn is_at(file: &File, path: &Path) -> bool {
+pub(in crate::store) fn is_at(file: &File, path: &Path) -> bool {
     let same = |a: &fs::Metadata, b: &fs::Metadata| a.dev() == b.dev() && a.ino() == b.ino();
     match (file.metadata(), path.metadata()) {
         (Ok(file), Ok(path)) => same(&file, &path),
@@ -146,7 +146,7 @@ fn read_gently(file: &File, buffer: &mut [u8], position: u64) -> io::Result<usiz
 }
 
 /// Walks through the files of a directory below the root that are entries, until `visit` breaks off.
-pub(super) fn walk(
+pub(in crate::store) fn walk(
     layout: &Layout,
     directory: &Path,
     visit: &mut impl FnMut(Key, PathBuf) -> ControlFlow<()>,
@@ -172,9 +172,9 @@ mod tests {
 
     use bytes::Bytes;
 
-    use super::super::{FoundBy, Settings, Store};
     use super::*;
     use crate::metrics::Metrics;
+    use crate::store::{FoundBy, Settings, Store};
 
     fn store(root: &Path) -> Arc<Store> {
         let settings = Settings {

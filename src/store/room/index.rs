@@ -8,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
-use super::entries::Entries;
-use super::layout::Key;
+use crate::store::disk::layout::Key;
+use crate::store::room::entries::Entries;
 
 /// The unit in which file systems hand out space.
 const BLOCK: u64 = 4096;
@@ -73,7 +73,7 @@ impl Usage {
 }
 
 /// What looking an entry up says about its file.
-pub(super) enum Touched {
+pub(in crate::store) enum Touched {
     /// As it should be, as far as memory knows. `freshen` asks the caller to write the time of this use to
     /// disk, `unproven` to look whether the file still has the length it was committed with.
     Known { freshen: bool, unproven: bool },
@@ -82,7 +82,7 @@ pub(super) enum Touched {
 }
 
 /// Entries by recency, and the sums over them.
-pub(super) struct Index {
+pub(in crate::store) struct Index {
     /// Guards the map and the sums, which change together. Never held across a system call.
     inner: Mutex<Inner>,
     max_size: u64,
@@ -99,9 +99,9 @@ struct Inner {
 }
 
 /// 16 bytes, because there may be a million of them.
-pub(super) struct Entry {
+pub(in crate::store) struct Entry {
     /// Length of the file.
-    pub(super) length: u64,
+    pub(in crate::store) length: u64,
     /// When its recency was last written to disk, in seconds of the Unix epoch.
     freshened: u32,
     /// Whether `length` is what was committed, and not just what was found at the start.
@@ -109,21 +109,21 @@ pub(super) struct Entry {
 }
 
 /// An entry that was taken out, to be evicted.
-pub(super) struct Victim {
-    pub(super) key: Key,
+pub(in crate::store) struct Victim {
+    pub(in crate::store) key: Key,
     entry: Entry,
 }
 
 impl Victim {
     /// What it takes on disk.
-    pub(super) fn cost(&self) -> u64 {
+    pub(in crate::store) fn cost(&self) -> u64 {
         cost(self.entry.length)
     }
 }
 
 impl Index {
     /// `directories` is how many directories exist already.
-    pub(super) fn new(max_size: u64, directories: u64) -> Self {
+    pub(in crate::store) fn new(max_size: u64, directories: u64) -> Self {
         let base = directories * BLOCK + 2 * BLOCK;
         let usage = Usage {
             overhead: base,
@@ -142,21 +142,21 @@ impl Index {
         }
     }
 
-    pub(super) fn usage(&self) -> Usage {
+    pub(in crate::store) fn usage(&self) -> Usage {
         self.inner().usage
     }
 
-    pub(super) fn is_scanned(&self) -> bool {
+    pub(in crate::store) fn is_scanned(&self) -> bool {
         self.inner().scanned
     }
 
     /// How long the file of an entry is.
-    pub(super) fn length(&self, key: &Key) -> Option<u64> {
+    pub(in crate::store) fn length(&self, key: &Key) -> Option<u64> {
         self.inner().entries.peek(key).map(|entry| entry.length)
     }
 
     /// Forgets all entries, to be counted anew. Reservations and trash stay: those who hold them give them back.
-    pub(super) fn clear(&self) {
+    pub(in crate::store) fn clear(&self) {
         let mut inner = self.inner();
         inner.entries.clear();
         inner.scanned = false;
@@ -166,12 +166,12 @@ impl Index {
         inner.usage.overhead = self.base;
     }
 
-    pub(super) fn contains(&self, key: &Key) -> bool {
+    pub(in crate::store) fn contains(&self, key: &Key) -> bool {
         self.inner().entries.contains(key)
     }
 
     /// Marks an entry as used now. Its file was found `length` bytes long.
-    pub(super) fn touch(&self, key: &Key, length: u64) -> Touched {
+    pub(in crate::store) fn touch(&self, key: &Key, length: u64) -> Touched {
         let now = unix_seconds();
         let mut inner = self.inner();
         let Some(entry) = inner.entries.get_mut(key) else {
@@ -202,20 +202,20 @@ impl Index {
     }
 
     /// Notes that a file found at the start has the length it was committed with.
-    pub(super) fn prove(&self, key: &Key) {
+    pub(in crate::store) fn prove(&self, key: &Key) {
         if let Some(entry) = self.inner().entries.peek_mut(key) {
             entry.proven = true;
         }
     }
 
     /// Marks an entry as used now, if it is known, without a look at its file.
-    pub(super) fn promote(&self, key: &Key) {
+    pub(in crate::store) fn promote(&self, key: &Key) {
         self.inner().entries.promote(key);
     }
 
     /// Adds a file that was just given its final name, in exchange for what was reserved for it: in one
     /// step, or others would evict for room that is only counted twice.
-    pub(super) fn commit(&self, key: Key, length: u64, reserved: u64, written: u64) {
+    pub(in crate::store) fn commit(&self, key: Key, length: u64, reserved: u64, written: u64) {
         let mut inner = self.inner();
         inner.release(reserved, written);
         inner.insert(key, length, unix_seconds(), true);
@@ -224,7 +224,10 @@ impl Index {
     }
 
     /// Adds what a scan found, oldest last: entries already known are newer and stay as they are.
-    pub(super) fn insert_scanned(&self, found: impl IntoIterator<Item = (Key, u64, u32)>) {
+    pub(in crate::store) fn insert_scanned(
+        &self,
+        found: impl IntoIterator<Item = (Key, u64, u32)>,
+    ) {
         let mut inner = self.inner();
         for (key, length, modified) in found {
             if !inner.entries.contains(&key) {
@@ -234,13 +237,13 @@ impl Index {
         }
     }
 
-    pub(super) fn finish_scan(&self) {
+    pub(in crate::store) fn finish_scan(&self) {
         self.inner().scanned = true;
         self.freed.notify_waiters();
     }
 
     /// Forgets an entry whose file is gone.
-    pub(super) fn remove(&self, key: &Key) {
+    pub(in crate::store) fn remove(&self, key: &Key) {
         let removed = self.inner().remove(key).is_some();
         if removed {
             self.freed.notify_waiters();
@@ -248,13 +251,13 @@ impl Index {
     }
 
     /// Counts bytes that are neither evictable nor reserved: a new directory, a list that grew.
-    pub(super) fn add_overhead(&self, bytes: u64) {
+    pub(in crate::store) fn add_overhead(&self, bytes: u64) {
         let mut inner = self.inner();
         inner.usage.overhead = inner.usage.overhead.saturating_add(bytes);
     }
 
     /// Promises `bytes` if they fit, counting the trash as gone already; says how much is missing otherwise.
-    pub(super) fn try_reserve(&self, bytes: u64) -> Result<(), u64> {
+    pub(in crate::store) fn try_reserve(&self, bytes: u64) -> Result<(), u64> {
         let mut inner = self.inner();
         let after = inner.usage.lasting().saturating_add(bytes);
         if after > self.max_size {
@@ -265,37 +268,37 @@ impl Index {
     }
 
     /// Promises `bytes` that are on disk already, whether they fit or not.
-    pub(super) fn reserve_anyway(&self, bytes: u64) {
+    pub(in crate::store) fn reserve_anyway(&self, bytes: u64) {
         let mut inner = self.inner();
         inner.usage.reserved = inner.usage.reserved.saturating_add(bytes);
     }
 
     /// Takes back a promise, of which `written` bytes were used.
-    pub(super) fn release(&self, bytes: u64, written: u64) {
+    pub(in crate::store) fn release(&self, bytes: u64, written: u64) {
         self.inner().release(bytes, written);
         self.freed.notify_waiters();
     }
 
     /// Notes that `bytes` of what is reserved were written.
-    pub(super) fn wrote(&self, bytes: u64) {
+    pub(in crate::store) fn wrote(&self, bytes: u64) {
         let mut inner = self.inner();
         inner.usage.written = inner.usage.written.saturating_add(bytes);
     }
 
     /// Whether everything on disk, trash included, is within the limit now.
-    pub(super) fn is_within_limit(&self) -> bool {
+    pub(in crate::store) fn is_within_limit(&self) -> bool {
         self.inner().usage.total() <= self.max_size
     }
 
     /// Completes when something was freed after this was called (and once enabled, see [`Notify::notified`]).
-    pub(super) fn freed(&self) -> tokio::sync::futures::Notified<'_> {
+    pub(in crate::store) fn freed(&self) -> tokio::sync::futures::Notified<'_> {
         self.freed.notified()
     }
 
     /// Takes entries out, used longest ago first, until they cover `bytes`; what they cost counts as trash.
     ///
     /// Nothing is taken when there is not enough. What is pinned is never taken.
-    pub(super) fn take_victims(&self, bytes: u64) -> Vec<Victim> {
+    pub(in crate::store) fn take_victims(&self, bytes: u64) -> Vec<Victim> {
         let mut inner = self.inner();
         if inner.usage.stored.saturating_sub(inner.usage.pinned) < bytes {
             return Vec::new();
@@ -316,7 +319,7 @@ impl Index {
     }
 
     /// Takes back an entry that could not be evicted: it is still there, and not the next to be tried.
-    pub(super) fn put_back(&self, victim: Victim) {
+    pub(in crate::store) fn put_back(&self, victim: Victim) {
         let mut inner = self.inner();
         inner.usage.trash = inner.usage.trash.saturating_sub(victim.cost());
         let Entry {
@@ -328,7 +331,7 @@ impl Index {
     }
 
     /// Keeps entries from being evicted, now or once they are stored, and lets go of others.
-    pub(super) fn repin(&self, pinned: &[Key], unpinned: &[Key]) {
+    pub(in crate::store) fn repin(&self, pinned: &[Key], unpinned: &[Key]) {
         let mut inner = self.inner();
         for key in pinned {
             let length = inner.entries.pin(key);
@@ -344,7 +347,7 @@ impl Index {
     }
 
     /// The trash shrank by `bytes`.
-    pub(super) fn unlinked(&self, bytes: u64) {
+    pub(in crate::store) fn unlinked(&self, bytes: u64) {
         let mut inner = self.inner();
         inner.usage.trash = inner.usage.trash.saturating_sub(bytes);
         drop(inner);
@@ -396,7 +399,7 @@ impl Inner {
 }
 
 /// What a file of `length` bytes costs on disk, its name included, rounded up.
-pub(super) fn cost(length: u64) -> u64 {
+pub(in crate::store) fn cost(length: u64) -> u64 {
     length
         .checked_next_multiple_of(BLOCK)
         .unwrap_or(u64::MAX - NAME)
@@ -404,7 +407,7 @@ pub(super) fn cost(length: u64) -> u64 {
 }
 
 /// What an empty directory costs.
-pub(super) const DIRECTORY: u64 = BLOCK;
+pub(in crate::store) const DIRECTORY: u64 = BLOCK;
 
 fn unix_seconds() -> u32 {
     let now = SystemTime::now()

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Store;
-use super::evict::available_bytes;
+use crate::store::Store;
+use crate::store::room::evict::available_bytes;
 
 /// How long to wait before the disk is tried again; doubled up to the second of these.
 const TRY_AFTER: Duration = Duration::from_millis(500);
@@ -100,7 +100,7 @@ impl std::fmt::Display for Trouble {
 
 /// The state of the disk as far as it is known.
 #[derive(Default)]
-pub(super) struct Health {
+pub(in crate::store) struct Health {
     /// Guards two small values, never held across a system call.
     inner: Mutex<Inner>,
 }
@@ -140,13 +140,13 @@ impl Store {
     }
 
     /// Notes that the disk failed at `doing`. From now on it is left alone until it works again.
-    pub(super) fn disk_failed(self: &Arc<Self>, doing: &str, error: &io::Error) {
+    pub(in crate::store) fn disk_failed(self: &Arc<Self>, doing: &str, error: &io::Error) {
         let cause = Cause::of(error);
         self.note_trouble(cause, format!("cannot {doing}: {error}"));
     }
 
     /// Notes that others fill the disk, so that the store cannot leave free what it should.
-    pub(super) fn disk_is_full(self: &Arc<Self>, available: u64) {
+    pub(in crate::store) fn disk_is_full(self: &Arc<Self>, available: u64) {
         let min_free = self.settings.min_free;
         let detail = format!(
             "cannot write: {available} bytes are free on the disk, fewer than min_free ({min_free}), and nothing is left to evict"
@@ -155,7 +155,7 @@ impl Store {
     }
 
     /// Notes that something stored cannot be read. That costs what was to be read and nothing else.
-    pub(super) fn read_failed(&self, path: &Path, error: &io::Error) {
+    pub(in crate::store) fn read_failed(&self, path: &Path, error: &io::Error) {
         let cause = Cause::of(error);
         self.count_trouble(cause);
         let path = path.display();
@@ -212,7 +212,7 @@ impl Store {
     }
 
     /// Present from the start, so that the first count is an increase.
-    pub(super) fn announce_health(&self) {
+    pub(in crate::store) fn announce_health(&self) {
         self.show_trouble(None);
         for cause in Cause::ALL {
             self.metrics
@@ -256,7 +256,7 @@ impl Store {
     }
 
     /// Opens a new file, for reading too, making anew the directories that somebody removed under us.
-    pub(super) fn create_file(self: &Arc<Self>, path: &Path) -> io::Result<File> {
+    pub(in crate::store) fn create_file(self: &Arc<Self>, path: &Path) -> io::Result<File> {
         let create = || {
             File::options()
                 .create_new(true)

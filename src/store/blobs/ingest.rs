@@ -2,7 +2,7 @@
 //!
 //! The protocol is containerd's: write under a temporary name, check length and digest, fsync, rename,
 //! fsync the directory. Nothing has its final name before it was checked. Readers follow the growing
-//! file (see [`super::reader`]) and get its last chunk only once it was.
+//! file (see [`crate::store::blobs::reader`]) and get its last chunk only once it was.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -15,14 +15,14 @@ use tokio::sync::watch;
 
 use crate::oci::digest::Hasher;
 
-use super::Store;
-use super::draft::{Draft, Id};
-use super::index::{NoRoom, cost};
-use super::layout::Key;
-use super::length;
-use super::progress::{Failure, Progress};
-use super::reader::{Begun, Reader, hash_beginning};
-use super::records::run;
+use crate::store::Store;
+use crate::store::blobs::partial::{Draft, Id};
+use crate::store::blobs::progress::{Failure, Progress};
+use crate::store::blobs::reader::{Begun, Reader, hash_beginning};
+use crate::store::disk::layout::Key;
+use crate::store::disk::length;
+use crate::store::records::run;
+use crate::store::room::index::{NoRoom, cost};
 
 /// The bytes at the end of a blob that no reader gets before the digest was verified.
 ///
@@ -43,7 +43,7 @@ pub enum IngestError {
     /// The file cannot be written. It has been told already.
     Disk(io::Error),
     /// The disk failed a moment ago and is left alone. It has been told already.
-    Trouble(super::health::Trouble),
+    Trouble(crate::store::disk::health::Trouble),
 }
 
 impl std::fmt::Display for IngestError {
@@ -114,7 +114,7 @@ impl Growing {
 }
 
 impl Ingest {
-    pub(super) async fn begin(
+    pub(in crate::store) async fn begin(
         store: &Arc<Store>,
         id: Id,
         size: Option<u64>,
@@ -338,7 +338,7 @@ fn publish(draft: Draft) -> io::Result<()> {
     let (store, length) = (Arc::clone(draft.store()), draft.written());
     let (file, key) = (Arc::clone(draft.file()), Key::Blob(draft.digest().clone()));
     length::note(&file, length);
-    super::scrub::note_checked(&file);
+    crate::store::check::scrub::note_checked(&file);
     // Dropped before it is durable, it would be a partial of which nothing is missing.
     file.sync_all()?;
     let Some((path, room)) = draft.finish() else {

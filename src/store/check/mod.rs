@@ -1,0 +1,5 @@
+//! Whether what is stored is still what it was.
+
+pub(super) mod hash;
+pub(super) mod scrub;
+pub mod verify;
