@@ -73,7 +73,7 @@ impl Stored {
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         let store = Store::open(settings, metrics).unwrap();
-        while !store.is_scanned() {
+        while !store.room().is_scanned() {
             std::thread::sleep(Duration::from_millis(1));
         }
         let name = QualifiedName::new("docker.io".parse().unwrap(), "a/b".parse().unwrap());
@@ -88,7 +88,11 @@ impl Stored {
     fn ingest(&self, digest: &Digest, bytes: &Bytes) {
         self.runtime.block_on(async {
             let (namespace, size) = (&self.name.namespace, Some(bytes.len() as u64));
-            let begun = self.store.ingest(namespace, digest, size, None).await;
+            let begun = self
+                .store
+                .blobs()
+                .ingest(namespace, digest, size, None)
+                .await;
             let (mut ingest, _growing) = begun.unwrap();
             for place in (0..bytes.len()).step_by(MIB / 4) {
                 let chunk = bytes.slice(place..bytes.len().min(place + MIB / 4));
@@ -107,7 +111,7 @@ fn look_up_blob(bencher: Bencher) {
     let bytes = Bytes::from_static(b"a blob");
     let digest = Digest::of(&bytes);
     stored.ingest(&digest, &bytes);
-    bencher.bench_local(|| black_box(stored.store.blob(black_box(&digest))).is_some());
+    bencher.bench_local(|| black_box(stored.store.blobs().open(black_box(&digest))).is_some());
 }
 
 #[divan::bench]
@@ -132,13 +136,13 @@ fn look_up_tag_and_manifest(bencher: Bencher) {
     };
     let (store, name) = (&stored.store, &stored.name);
     stored.runtime.block_on(async {
-        store.put_manifest(name, manifest).await;
-        store.put_tag(name, &tag, record).await;
+        store.records().put_manifest(name, manifest).await;
+        store.records().put_tag(name, &tag, record).await;
     });
     bencher.bench_local(|| {
         stored.runtime.block_on(async {
-            let record = store.tag(name, &tag).await.unwrap();
-            black_box(store.manifest(name, &record.digest).await).is_some()
+            let record = store.records().tag(name, &tag).await.unwrap();
+            black_box(store.records().manifest(name, &record.digest).await).is_some()
         })
     });
 }

@@ -51,7 +51,7 @@ impl Mirror {
         want: Want,
     ) -> Result<BlobAnswer, Error> {
         let name = site.upstream.qualify(repository);
-        if let Some(reader) = self.store.blob(digest) {
+        if let Some(reader) = self.store.blobs().open(digest) {
             let outcome = self.check_belongs(site, &name, digest).await?;
             let source = self.source(site, repository, digest);
             return Ok(stored(reader, source, want, outcome));
@@ -64,7 +64,7 @@ impl Mirror {
                 return Ok(answer);
             }
             // The fill we found ended before we got hold of it: it is stored now, or a new one is due.
-            if let Some(reader) = self.store.blob(digest) {
+            if let Some(reader) = self.store.blobs().open(digest) {
                 let outcome = self.check_belongs(site, &name, digest).await?;
                 let source = self.source(site, repository, digest);
                 return Ok(stored(reader, source, want, outcome));
@@ -78,7 +78,7 @@ impl Mirror {
     /// Whether asking for this blob's bytes would start a transfer.
     pub(crate) fn would_fill(&self, site: &Site, digest: &Digest) -> bool {
         let key = (site.upstream.namespace().clone(), digest.clone());
-        !self.store.has_blob(digest) && self.fills.find(&key).is_none()
+        !self.store.blobs().has(digest) && self.fills.find(&key).is_none()
     }
 
     /// Asks upstream how long a blob is whose transfer does not say it.
@@ -202,7 +202,7 @@ impl Mirror {
         digest: &Digest,
     ) -> Result<BlobAnswer, Error> {
         if let Some(landing) = self.fills.find(&(name.namespace.clone(), digest.clone()))
-            && self.store.vouches(name, digest).await
+            && self.store.records().vouches(name, digest).await
             && let Ok(Fill {
                 filling: Ok(Filling::Growing(growing)),
                 ..
@@ -235,7 +235,7 @@ impl Mirror {
         name: &QualifiedName,
         digest: &Digest,
     ) -> Result<Outcome, Error> {
-        if self.store.vouches(name, digest).await {
+        if self.store.records().vouches(name, digest).await {
             return Ok(Outcome::Hit);
         }
         self.ask_about_blob(site, name, digest).await?;
@@ -262,7 +262,13 @@ impl Mirror {
             let (name, digest) = &id;
             let size = site.upstream.head_blob(&name.repository, digest).await;
             match &size {
-                Ok(_) => mirror.store.vouch(name, vec![digest.clone()]).await,
+                Ok(_) => {
+                    mirror
+                        .store
+                        .records()
+                        .vouch(name, vec![digest.clone()])
+                        .await;
+                }
                 Err(error) => {
                     mirror
                         .missing_blobs

@@ -47,7 +47,7 @@ impl Mirror {
         match &*kept {
             Some((at, names)) if at.elapsed() < KEPT_FOR => Arc::clone(names),
             _ => {
-                let names = Arc::new(self.store.repositories().await);
+                let names = Arc::new(self.store.records().repositories().await);
                 *kept = Some((Instant::now(), Arc::clone(&names)));
                 names
             }

@@ -10,7 +10,7 @@ use crate::oci::digest::Digest;
 use crate::oci::name::{Namespace, QualifiedName};
 use crate::store::NoRoom;
 use crate::store::blobs::ingest::{Growing, Ingest, IngestError};
-use crate::store::blobs::partial::Draft;
+use crate::store::blobs::partial::Partial;
 use crate::store::blobs::progress::Failure;
 use crate::upstream::{self, Body, FetchedBlob};
 
@@ -82,7 +82,7 @@ async fn run(
         .fills_in_flight
         .with_label_values(&[site.upstream.namespace().as_str()]);
     let _counted = Counted::new(in_flight);
-    if mirror.store.blob(&digest).is_some() {
+    if mirror.store.blobs().open(&digest).is_some() {
         // Another fill was committed between the asker's look into the store and this one's start.
         return;
     }
@@ -113,7 +113,11 @@ async fn run(
         }
     };
     // Upstream gives it under this name, so this repository has it.
-    mirror.store.vouch(&name, vec![digest.clone()]).await;
+    mirror
+        .store
+        .records()
+        .vouch(&name, vec![digest.clone()])
+        .await;
     slot.publish(Fill {
         name: name.clone(),
         filling: Ok(Filling::Growing(growing)),
@@ -155,9 +159,10 @@ async fn run(
 async fn fetch(
     mirror: &Mirror,
     source: &Source,
-) -> Result<(FetchedBlob, Option<Draft>), upstream::Error> {
+) -> Result<(FetchedBlob, Option<Partial>), upstream::Error> {
     let partial = mirror
         .store
+        .blobs()
         .partial(source.namespace(), source.digest())
         .await;
     let Some(partial) = partial else {
@@ -186,7 +191,7 @@ async fn ingest(
     mirror: &Mirror,
     source: &Source,
     fetched: &FetchedBlob,
-    partial: Option<Draft>,
+    partial: Option<Partial>,
 ) -> Result<(Ingest, Growing), IngestError> {
     let (namespace, digest) = (source.namespace(), source.digest());
     if let Some(no_room) = outgrown(mirror, digest, fetched.size) {
@@ -194,6 +199,7 @@ async fn ingest(
     }
     mirror
         .store
+        .blobs()
         .ingest(namespace, digest, fetched.size, partial)
         .await
 }

@@ -76,7 +76,7 @@ impl Mirror {
         name: &QualifiedName,
         which: &Listing,
     ) -> Result<ListingAnswer, Error> {
-        let Some(known) = self.store.listing(name, which).await else {
+        let Some(known) = self.store.records().listing(name, which).await else {
             if let Some(error) = self.missing_listings.get(name, which) {
                 return Err(listing_error(error));
             }
@@ -133,7 +133,7 @@ impl Mirror {
                 mirror.missing_listings.note(name, which, error, ttl);
             }
             if let Err(upstream::Error::NotFound) = listed {
-                mirror.store.drop_listing(name, which).await;
+                mirror.store.records().drop_listing(name, which).await;
             }
             slot.publish(listed);
         })
@@ -147,7 +147,7 @@ impl Mirror {
         known: Option<Arc<StoredListing>>,
     ) -> Answered<Listed> {
         let fetched_at = known.as_ref().map(|known| known.fetched_at);
-        if let Some(listing) = self.store.listing(name, which).await
+        if let Some(listing) = self.store.records().listing(name, which).await
             && Some(listing.fetched_at) > fetched_at
         {
             // Another flight landed between the asker's look into the store and this one's start.
@@ -160,7 +160,7 @@ impl Mirror {
         };
         let confirmed = known.is_some_and(|known| known.bytes == fetched.bytes);
         let outcome = stale.or(confirmed.then_some(Outcome::Revalidated));
-        let listing = self.store.put_listing(name, which, fetched).await;
+        let listing = self.store.records().put_listing(name, which, fetched).await;
         Ok(Listed { listing, outcome })
     }
 

@@ -58,7 +58,7 @@ impl Mirror {
         digest: &Digest,
         want: Want,
     ) -> Result<ManifestAnswer, Error> {
-        if let Some(manifest) = self.store.manifest(name, digest).await {
+        if let Some(manifest) = self.store.records().manifest(name, digest).await {
             let age = elapsed(manifest.fetched_at);
             return Ok(answer(&manifest, want, Outcome::Hit, age));
         }
@@ -135,7 +135,7 @@ impl Mirror {
         let (landing, role) = self.manifest_fetches.join(key, |slot| async move {
             let (name, digest) = &id;
             // Another flight may have landed between the asker's look into the store and this one's start.
-            if let Some(manifest) = mirror.store.manifest(name, digest).await {
+            if let Some(manifest) = mirror.store.records().manifest(name, digest).await {
                 return slot.publish(Ok(manifest));
             }
             let reference = Reference::Digest(digest.clone());
@@ -192,10 +192,11 @@ pub(super) async fn keep(
         bytes,
         fetched_at: SystemTime::now(),
     };
-    let manifest = store.put_manifest(name, manifest).await;
+    let manifest = store.records().put_manifest(name, manifest).await;
     // Registries accept manifests that name blobs with `urls` without having them: those prove nothing.
     let own = blobs.into_iter().filter(|blob| !blob.elsewhere);
     store
+        .records()
         .vouch(name, own.map(|blob| blob.digest).collect())
         .await;
     manifest

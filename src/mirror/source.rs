@@ -140,6 +140,7 @@ impl Source {
     /// Tells the store that what it has of the blob cannot be read to its end.
     pub(crate) async fn is_damaged(&self, reader: &Reader, why: &std::io::Error) {
         self.store
+            .blobs()
             .drop_unreadable(&self.digest, reader.file(), why)
             .await;
     }

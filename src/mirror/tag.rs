@@ -47,7 +47,7 @@ impl Mirror {
         tag: &Tag,
         want: Want,
     ) -> Result<ManifestAnswer, Error> {
-        let Some(record) = self.store.tag(name, tag).await else {
+        let Some(record) = self.store.records().tag(name, tag).await else {
             self.believed(name, tag)?;
             let (landing, role) = self.resolve(site, name, tag, want, None);
             let resolved = landed(landing).await.map_err(manifest_error)?;
@@ -131,7 +131,7 @@ impl Mirror {
                 }
                 mirror.remember_refusal(&site, name, tag, &resolved);
                 if let Err(upstream::Error::NotFound) = resolved {
-                    mirror.store.drop_tag(name, tag).await;
+                    mirror.store.records().drop_tag(name, tag).await;
                 }
                 slot.publish(resolved);
             })
@@ -146,7 +146,7 @@ impl Mirror {
         known: Option<Arc<TagRecord>>,
     ) -> Answered<Resolved> {
         let checked_at = known.as_ref().map(|known| known.checked_at);
-        if let Some(record) = self.store.tag(name, tag).await
+        if let Some(record) = self.store.records().tag(name, tag).await
             && Some(record.checked_at) > checked_at
         {
             // Another flight landed between the asker's look into the store and this one's start.
@@ -207,7 +207,7 @@ impl Mirror {
                 record_of(&manifest)
             }
         };
-        let record = self.store.put_tag(name, tag, record).await;
+        let record = self.store.records().put_tag(name, tag, record).await;
         Ok(Resolved {
             record,
             finding: Finding::New,
@@ -229,11 +229,17 @@ impl Mirror {
             return false;
         }
         // What is stored already costs nothing.
-        if self.store.manifest(name, moved_to).await.is_some() {
+        if self
+            .store
+            .records()
+            .manifest(name, moved_to)
+            .await
+            .is_some()
+        {
             return false;
         }
         match self.held(name, Some(known)).await {
-            Some(held) => self.store.manifest(name, &held).await.is_some(),
+            Some(held) => self.store.records().manifest(name, &held).await.is_some(),
             None => false,
         }
     }
@@ -278,7 +284,7 @@ impl Mirror {
             ..known.clone()
         };
         Resolved {
-            record: self.store.put_tag(name, tag, record).await,
+            record: self.store.records().put_tag(name, tag, record).await,
             finding: Finding::Confirmed,
         }
     }
@@ -303,7 +309,7 @@ impl Mirror {
                 ..header_answer(record, outcome, age)
             });
         }
-        if let Some(manifest) = self.store.manifest(name, &record.digest).await {
+        if let Some(manifest) = self.store.records().manifest(name, &record.digest).await {
             return Ok(ManifestAnswer {
                 fresh_for,
                 ..answer(&manifest, want, outcome, age)
@@ -324,7 +330,10 @@ impl Mirror {
                 let reference = Reference::Tag(tag.clone());
                 let manifest = self.get_by_tag(site, name, &reference).await;
                 let manifest = manifest.map_err(manifest_error)?;
-                self.store.put_tag(name, tag, record_of(&manifest)).await;
+                self.store
+                    .records()
+                    .put_tag(name, tag, record_of(&manifest))
+                    .await;
                 Ok(answer(&manifest, want, Outcome::Miss, Duration::ZERO))
             }
             Err(error) => match self.held_answer(name, record, want).await {
@@ -342,7 +351,7 @@ impl Mirror {
         want: Want,
     ) -> Option<ManifestAnswer> {
         let age = elapsed(record.checked_at);
-        if let Some(manifest) = self.store.manifest(name, &record.digest).await {
+        if let Some(manifest) = self.store.records().manifest(name, &record.digest).await {
             return Some(answer(&manifest, want, Outcome::Stale, age));
         }
         // A HEAD is followed by a GET of the digest it named: better an older one that is here.
@@ -359,7 +368,7 @@ impl Mirror {
         known: Option<&TagRecord>,
     ) -> Option<Digest> {
         let known = known?;
-        match self.store.manifest(name, &known.digest).await {
+        match self.store.records().manifest(name, &known.digest).await {
             Some(_) => Some(known.digest.clone()),
             None => known.held.clone(),
         }
@@ -372,7 +381,11 @@ impl Mirror {
         record: &TagRecord,
         want: Want,
     ) -> Option<ManifestAnswer> {
-        let manifest = self.store.manifest(name, record.held.as_ref()?).await?;
+        let manifest = self
+            .store
+            .records()
+            .manifest(name, record.held.as_ref()?)
+            .await?;
         let age = elapsed(record.checked_at);
         Some(answer(&manifest, want, Outcome::Stale, age))
     }

@@ -27,7 +27,7 @@ use crate::oci::digest::Digest;
 use crate::oci::name::Namespace;
 
 use blobs::ingest::{Growing, Ingest, IngestError};
-use blobs::partial::Draft;
+use blobs::partial::Partial;
 use blobs::progress;
 use blobs::reader::Reader;
 use check::{hash, scrub};
@@ -146,6 +146,24 @@ impl std::error::Error for OpenError {
 /// The scan takes about a second for a million files, and hits do not wait for it at all.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The blobs of a store.
+pub struct Blobs<'a>(&'a Arc<Store>);
+
+impl Blobs<'_> {
+    /// Opens a stored blob for reading.
+    pub fn open(&self, digest: &Digest) -> Option<Reader> {
+        self.0.open_blob(digest)
+    }
+}
+
+impl std::ops::Deref for Blobs<'_> {
+    type Target = Arc<Store>;
+
+    fn deref(&self) -> &Arc<Store> {
+        self.0
+    }
+}
+
 /// The store. Cheap to share; all methods take `&self`.
 pub struct Store {
     layout: Layout,
@@ -219,11 +237,41 @@ impl Store {
         Ok(store)
     }
 
+    /// The blobs. (Until the parts are types of their own, each of these is the store itself.)
+    pub fn blobs(self: &Arc<Self>) -> Blobs<'_> {
+        Blobs(self)
+    }
+
+    /// The records.
+    pub fn records(self: &Arc<Self>) -> &Arc<Self> {
+        self
+    }
+
+    /// The images.
+    pub fn images(self: &Arc<Self>) -> &Arc<Self> {
+        self
+    }
+
+    /// The checks.
+    pub fn checks(self: &Arc<Self>) -> &Arc<Self> {
+        self
+    }
+
+    /// The disk.
+    pub fn disk(self: &Arc<Self>) -> &Arc<Self> {
+        self
+    }
+
+    /// The room.
+    pub fn room(self: &Arc<Self>) -> &Arc<Self> {
+        self
+    }
+
     /// Opens a stored blob for reading; `None` when it is not stored.
     ///
     /// Two system calls, and a third the first time after a start. A file whose length is not the one it was committed with is damaged: it is
     /// dropped and reported as not stored, so that the caller fetches it again.
-    pub fn blob(&self, digest: &Digest) -> Option<Reader> {
+    pub fn open_blob(&self, digest: &Digest) -> Option<Reader> {
         let key = Key::Blob(digest.clone());
         let path = self.layout.path(&key);
         let file = match File::open(&path) {
@@ -262,7 +310,7 @@ impl Store {
     }
 
     /// Whether a blob is stored, without opening it.
-    pub fn has_blob(&self, digest: &Digest) -> bool {
+    pub fn has(&self, digest: &Digest) -> bool {
         let key = Key::Blob(digest.clone());
         self.index.contains(&key) || (!self.index.is_scanned() && self.layout.path(&key).exists())
     }
@@ -276,7 +324,7 @@ impl Store {
         namespace: &Namespace,
         digest: &Digest,
         size: Option<u64>,
-        partial: Option<Draft>,
+        partial: Option<Partial>,
     ) -> Result<(Ingest, Growing), IngestError> {
         let id = Arc::new((namespace.clone(), digest.clone()));
         Ingest::begin(self, id, size, partial).await

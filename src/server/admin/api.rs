@@ -92,7 +92,9 @@ impl Api {
         let refused = if reads { Ok(()) } else { is_meant(request) };
         match request.uri().path() {
             "/api/v1/pins" => match *request.method() {
-                Method::GET | Method::HEAD => Ok(done(&pins(&self.mirror.store().pins().await))),
+                Method::GET | Method::HEAD => {
+                    Ok(done(&pins(&self.mirror.store().images().pins().await)))
+                }
                 Method::POST => refused.map(|()| self.pin(query))?.await,
                 Method::DELETE => refused.map(|()| self.unpin(query))?.await,
                 _ => Err(Refusal::method("GET, HEAD, POST, DELETE")),
@@ -112,13 +114,14 @@ impl Api {
         let image = self.mirror.image(&named(query)?).map_err(unknown)?;
         let store = self.mirror.store();
         let changed = store
+            .images()
             .pin(image.clone())
             .await
             .map_err(|error| disk(&error))?;
         if changed {
             tracing::info!(%image, "pinned");
         }
-        let all = store.pins().await;
+        let all = store.images().pins().await;
         let pinned = all.images.iter().find(|pinned| pinned.image == image);
         Ok(done(&json!({
             "image": image.to_string(),
@@ -132,7 +135,7 @@ impl Api {
 
     async fn unpin(&self, query: &str) -> Result<Response<Body>, Refusal> {
         let image = self.let_go(&named(query)?)?;
-        let unpinned = self.mirror.store().unpin(image.clone()).await;
+        let unpinned = self.mirror.store().images().unpin(image.clone()).await;
         let changed = unpinned.map_err(|error| disk(&error))?;
         if changed {
             tracing::info!(%image, "unpinned");
@@ -168,7 +171,9 @@ impl Api {
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
             tracing::info!(repair, "verifying the store");
-            store.verify(repair, &mut |event| tell(&sender, &event));
+            store
+                .checks()
+                .verify(repair, &mut |event| tell(&sender, &event));
         });
         let mut response = Response::new(Body::stream(receiver));
         response.headers_mut().insert(CONTENT_TYPE, JSON_LINES);

@@ -71,7 +71,7 @@ impl Admin {
     /// A store that cannot be written is no reason to send requests elsewhere: what is stored is served and the
     /// rest passes through, which nobody else here does better. So it is said, and the answer stays yes.
     fn ready(&self) -> Response<Body> {
-        let words = match self.mirror.store().trouble() {
+        let words = match self.mirror.store().disk().trouble() {
             None => "ready\n".to_owned(),
             Some(trouble) => format!(
                 "ready\nstore: {}: {trouble}; blobs pass through\n",
@@ -82,7 +82,7 @@ impl Admin {
     }
 
     fn render_metrics(&self) -> Response<Body> {
-        self.mirror.store().export();
+        self.mirror.store().room().export();
         match self.metrics.render() {
             Ok((bytes, media_type)) => respond(StatusCode::OK, bytes.into(), media_type),
             Err(error) => {

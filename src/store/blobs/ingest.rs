@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::oci::digest::Hasher;
 
 use crate::store::Store;
-use crate::store::blobs::partial::{Draft, Id};
+use crate::store::blobs::partial::{Id, Partial};
 use crate::store::blobs::progress::{Failure, Progress};
 use crate::store::blobs::reader::{Begun, Reader, hash_beginning};
 use crate::store::disk::layout::Key;
@@ -60,7 +60,7 @@ impl std::error::Error for IngestError {}
 
 /// A blob being written. Dropping it aborts: its readers are told, and what is there of it is put away.
 pub struct Ingest {
-    draft: Draft,
+    draft: Partial,
     size: Option<u64>,
     /// Away in a blocking thread during an append; gone once the digest was taken.
     hashing: Option<Hashing>,
@@ -118,7 +118,7 @@ impl Ingest {
         store: &Arc<Store>,
         id: Id,
         size: Option<u64>,
-        partial: Option<Draft>,
+        partial: Option<Partial>,
     ) -> Result<(Self, Growing), IngestError> {
         if let Some(trouble) = store.trouble() {
             return Err(IngestError::Trouble(trouble));
@@ -298,11 +298,11 @@ async fn open(
     store: &Arc<Store>,
     id: Id,
     size: u64,
-    partial: Option<Draft>,
-) -> io::Result<Result<Draft, NoRoom>> {
+    partial: Option<Partial>,
+) -> io::Result<Result<Partial, NoRoom>> {
     let mut draft = match partial {
         Some(partial) => partial,
-        None => match Draft::create(store, id, size).await? {
+        None => match Partial::create(store, id, size).await? {
             Ok(draft) => draft,
             Err(no_room) => return Ok(Err(no_room)),
         },
@@ -334,7 +334,7 @@ fn write_at(file: &File, chunks: &[Bytes], mut at: u64) -> io::Result<()> {
 
 /// Gives a blob its final name. Bytes before name, name before the directory's entry: what a crash of the machine
 /// leaves under that name is whole.
-fn publish(draft: Draft) -> io::Result<()> {
+fn publish(draft: Partial) -> io::Result<()> {
     let (store, length) = (Arc::clone(draft.store()), draft.written());
     let (file, key) = (Arc::clone(draft.file()), Key::Blob(draft.digest().clone()));
     length::note(&file, length);

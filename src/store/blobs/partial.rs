@@ -40,7 +40,7 @@ const ALLOCATE_FROM: u64 = 1024 * 1024;
 pub(in crate::store) type Id = Arc<(Namespace, Digest)>;
 
 /// The file of a blob that is being written. Dropped, it becomes a partial, or it is removed.
-pub struct Draft {
+pub struct Partial {
     store: Arc<Store>,
     id: Id,
     file: Arc<File>,
@@ -51,13 +51,13 @@ pub struct Draft {
     worthless: bool,
 }
 
-impl Draft {
+impl Partial {
     /// Opens a new file for a blob of `size` bytes, or of a size not known yet.
     pub(in crate::store) async fn create(
         store: &Arc<Store>,
         id: Id,
         size: u64,
-    ) -> io::Result<DraftOrNoRoom> {
+    ) -> io::Result<PartialOrNoRoom> {
         let key = Key::Blob(id.1.clone());
         let room = match store.reserve(size, &key, PATIENCE).await {
             Ok(room) => room,
@@ -187,7 +187,7 @@ impl Draft {
     }
 }
 
-pub(in crate::store) type DraftOrNoRoom = Result<Draft, crate::store::NoRoom>;
+pub(in crate::store) type PartialOrNoRoom = Result<Partial, crate::store::NoRoom>;
 
 /// A draft on its way to being a partial, or nothing.
 pub(in crate::store) struct Away {
@@ -199,7 +199,7 @@ pub(in crate::store) struct Away {
     id: Id,
 }
 
-impl Drop for Draft {
+impl Drop for Partial {
     fn drop(&mut self) {
         // The bytes are on disk until they are unlinked, so they stay promised until then.
         if let Some(away) = self.taken_away() {
@@ -215,7 +215,7 @@ impl Store {
         self: &Arc<Self>,
         namespace: &Namespace,
         digest: &Digest,
-    ) -> Option<Draft> {
+    ) -> Option<Partial> {
         let (store, id) = (
             Arc::clone(self),
             Arc::new((namespace.clone(), digest.clone())),
@@ -223,7 +223,7 @@ impl Store {
         run(move || store.take_partial(&id)).await?
     }
 
-    fn take_partial(self: &Arc<Self>, id: &Id) -> Option<Draft> {
+    fn take_partial(self: &Arc<Self>, id: &Id) -> Option<Partial> {
         let key = Key::Partial(Arc::clone(id));
         let path = self.layout.ingest_of(self.next_serial(), id);
         let moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
@@ -244,7 +244,7 @@ impl Store {
         Some(draft)
     }
 
-    fn reopen(self: &Arc<Self>, id: Id, path: PathBuf, room: Reservation) -> io::Result<Draft> {
+    fn reopen(self: &Arc<Self>, id: Id, path: PathBuf, room: Reservation) -> io::Result<Partial> {
         let opened = File::options().read(true).write(true).open(&path);
         let file = match opened {
             Ok(file) => file,
@@ -254,7 +254,7 @@ impl Store {
                 return Err(error);
             }
         };
-        Ok(Draft::new(Arc::clone(self), id, file, path, room))
+        Ok(Partial::new(Arc::clone(self), id, file, path, room))
     }
 
     /// Makes a partial of a draft, or removes it.

@@ -152,10 +152,7 @@ impl Store {
         if digests.len() < SHORT || !self.index.is_scanned() {
             return digests;
         }
-        let useful = digests
-            .iter()
-            .filter(|digest| self.has_blob(digest))
-            .cloned();
+        let useful = digests.iter().filter(|digest| self.has(digest)).cloned();
         let useful: HashSet<Digest> = useful.collect();
         if useful.len() * 2 > digests.len() {
             return digests;
