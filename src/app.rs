@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::config::units::{format_duration, format_size};
 use crate::metrics::Metrics;
-use crate::mirror::Mirror;
+use crate::mirror::{Mirror, Site};
 use crate::server;
 use crate::server::admin::Admin;
 use crate::server::connection::{Limits, tls};
@@ -19,7 +19,7 @@ use crate::server::limits::places::Places;
 use crate::server::limits::share::PerClient;
 use crate::server::registry::service::Service;
 use crate::store::{self, Store};
-use crate::upstream::{self, Upstreams};
+use crate::upstream::{self, Upstream};
 
 /// Connections to the admin address at a time. They have their own places: a flood of pulls must not
 /// keep Prometheus out.
@@ -169,17 +169,14 @@ fn mirror(
     store: Arc<Store>,
     metrics: &Arc<Metrics>,
 ) -> Result<Arc<Mirror>, upstream::StartError> {
-    let settings = config
-        .upstreams
-        .iter()
-        .map(|upstream| upstream.settings.clone())
-        .collect();
-    let upstreams = Upstreams::new(settings, metrics)?;
-    let policy = |upstream: &crate::config::UpstreamConfig| {
-        (upstream.settings.namespace.clone(), upstream.policy.clone())
-    };
-    let policies = config.upstreams.iter().map(policy).collect();
-    Ok(Mirror::new(store, upstreams, policies, Arc::clone(metrics)))
+    let sites = config.sites(|configured| {
+        Ok(Site {
+            upstream: Arc::new(Upstream::new(configured.settings.clone(), metrics)?),
+            policy: configured.policy.clone(),
+            held: None,
+        })
+    })?;
+    Ok(Mirror::new(store, sites, Arc::clone(metrics)))
 }
 
 async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
@@ -245,7 +242,7 @@ fn announce(config: &Config, listen: SocketAddr, admin: SocketAddr, secure: bool
 fn announce_upstreams(config: &Config) {
     let describe = |upstream: &crate::config::UpstreamConfig| {
         let settings = &upstream.settings;
-        let default = if settings.default { ", default" } else { "" };
+        let default = if upstream.default { ", default" } else { "" };
         format!(
             "{} (as {}{default})",
             settings.namespace,

@@ -11,6 +11,7 @@
 //! - [`mirror`]: policy; decides from where to answer. The only place that knows both of these:
 //!   - [`store`]: verified blobs and records on disk. Knows no network.
 //!   - [`upstream`]: registries, tokens, redirects. Knows no disk.
+//! - [`sites`]: which namespace is which site; a table without a network. Knows [`oci`] alone.
 //! - Leaves that import nothing of ours: [`oci`] (the words of the distribution API), [`headers`] (of
 //!   HTTP), [`flight`] (many ask, one works), [`metrics`], [`logging`], [`secret`].
 //!
@@ -27,5 +28,6 @@ mod mirror;
 pub mod oci;
 mod secret;
 mod server;
+mod sites;
 pub mod store;
 mod upstream;

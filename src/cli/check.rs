@@ -8,12 +8,10 @@ use serde::Serialize;
 use crate::config::units::{format_duration, format_size};
 use crate::config::{Config, Mistakes};
 use crate::metrics::Metrics;
-use crate::upstream::{Error, Upstream, Upstreams};
+use crate::sites::hub;
+use crate::upstream::{Error, Upstream};
 
 use super::{Check, FAILED, USAGE, complain, print};
-
-/// What Docker Hub offers for this very purpose: a repository whose HEAD shows the quota and costs none.
-const QUOTA_PROBE: (&str, &str) = ("ratelimitpreview/test", "latest");
 
 /// Runs the command on what loading the configuration brought.
 pub(super) fn run(arguments: &Check, config: Result<Config, Mistakes>) -> ExitCode {
@@ -90,25 +88,22 @@ struct Report {
 
 async fn ask_all(config: &Config) -> Result<Vec<Report>, String> {
     let metrics = Arc::new(Metrics::new().map_err(|error| error.to_string())?);
-    let settings = config
-        .upstreams
-        .iter()
-        .map(|upstream| upstream.settings.clone())
-        .collect();
-    let upstreams = Upstreams::new(settings, &metrics).map_err(|error| error.to_string())?;
+    let sites = config
+        .sites(|configured| Upstream::new(configured.settings.clone(), &metrics))
+        .map_err(|error| error.to_string())?;
     // All at once: a silent one must not make the others wait.
-    let asked = upstreams.iter().map(|upstream| ask(Arc::clone(upstream)));
+    let asked = sites.iter().map(|(_, upstream)| ask(upstream));
     let reports = futures_util::future::join_all(asked).await;
     Ok(reports.into_iter().flatten().collect())
 }
 
 /// Everybody we can be at an upstream, then its endpoints.
-async fn ask(upstream: Arc<Upstream>) -> Vec<Report> {
+async fn ask(upstream: &Upstream) -> Vec<Report> {
     let identities = upstream
         .identities()
         .enumerate()
         .map(async |(index, name)| {
-            let error = probe(&upstream, index).await.err();
+            let error = probe(upstream, index).await.err();
             let quota = upstream.quota_of(index);
             Report {
                 upstream: upstream.namespace().to_string(),
@@ -145,10 +140,11 @@ async fn ask(upstream: Arc<Upstream>) -> Vec<Report> {
 /// A token first, then a HEAD that shows the quota, which only Docker Hub states.
 async fn probe(upstream: &Upstream, identity: usize) -> Result<(), Error> {
     upstream.ping_as(identity).await?;
-    if !upstream.settings().is_docker_hub() {
+    if !hub::is(upstream.namespace()) {
         return Ok(());
     }
-    let (Ok(repository), Ok(reference)) = (QUOTA_PROBE.0.parse(), QUOTA_PROBE.1.parse()) else {
+    let (Ok(repository), Ok(reference)) = (hub::QUOTA_PROBE.0.parse(), hub::QUOTA_PROBE.1.parse())
+    else {
         return Ok(());
     };
     match upstream.look_as(identity, &repository, &reference).await {
@@ -171,7 +167,7 @@ fn summary(config: &Config) -> String {
     ];
     for upstream in &config.upstreams {
         let settings = &upstream.settings;
-        let default = if settings.default { ", default" } else { "" };
+        let default = if upstream.default { ", default" } else { "" };
         lines.push(format!(
             "  upstream   {} as {}{default}",
             settings.namespace,

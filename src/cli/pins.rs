@@ -1,7 +1,7 @@
 //! `pierglass pin` and `unpin`: images that are never evicted.
 
+use std::convert::Infallible;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use http::Method;
 use serde::{Deserialize, Serialize};
@@ -9,12 +9,9 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::config::units::format_size;
-use crate::metrics::Metrics;
-use crate::mirror::images;
-use crate::oci::image::ImageName;
+use crate::oci::image::{Image, ImageName};
+use crate::sites::SelectError;
 use crate::store::images::offline::Offline;
-use crate::store::images::pins::Image;
-use crate::upstream::{SelectError, Upstreams};
 
 use super::admin::{Admin, Target, block_on, target};
 use super::{FAILED, Pin, USAGE, Unpin, complain, print};
@@ -178,7 +175,7 @@ fn unpin_running(admin: &Admin, image: &str) -> Result<Answer, String> {
 }
 
 fn pin_at_rest(store: &Offline, config: &Config, name: &ImageName) -> Result<Answer, Failure> {
-    let image = resolve(config, name)?.map_err(|error| Failure::Usage(unknown(error)))?;
+    let image = resolve(config, name).map_err(|error| unknown(&error))?;
     let changed = store
         .pin(image.clone())
         .map_err(|error| cannot("write", &error))?;
@@ -193,10 +190,8 @@ fn pin_at_rest(store: &Offline, config: &Config, name: &ImageName) -> Result<Ans
 }
 
 fn unpin_at_rest(store: &Offline, config: &Config, name: &ImageName) -> Result<Answer, Failure> {
-    let image = match resolve(config, name)? {
-        Ok(image) => image,
-        Err(error) => images::literal(name).ok_or_else(|| Failure::Usage(unknown(error)))?,
-    };
+    let image =
+        resolve(config, name).or_else(|error| name.literal().ok_or_else(|| unknown(&error)))?;
     let changed = store
         .unpin(&image)
         .map_err(|error| cannot("write", &error))?;
@@ -204,27 +199,13 @@ fn unpin_at_rest(store: &Offline, config: &Config, name: &ImageName) -> Result<A
 }
 
 /// What a name means to the mirror that has this configuration.
-fn resolve(config: &Config, name: &ImageName) -> Result<Result<Image, SelectError>, Failure> {
-    let metrics = Arc::new(Metrics::new().map_err(|error| error.to_string())?);
-    let settings = config
-        .upstreams
-        .iter()
-        .map(|upstream| upstream.settings.clone());
-    let upstreams = Upstreams::new(settings.collect(), &metrics);
-    let upstreams = upstreams.map_err(|error| Failure::Usage(error.to_string()))?;
-    Ok(images::resolve(&upstreams, name))
+fn resolve(config: &Config, name: &ImageName) -> Result<Image, SelectError> {
+    let Ok(sites) = config.sites(|_| Ok::<(), Infallible>(()));
+    sites.image(name)
 }
 
-fn unknown(error: SelectError) -> String {
-    match error {
-        SelectError::UnknownNamespace(namespace) => {
-            format!("the configuration has no upstream {namespace}")
-        }
-        SelectError::NoDefault => {
-            "the configuration has no default upstream; write the registry in front".to_owned()
-        }
-        SelectError::Endpoint(error) => error.to_string(),
-    }
+fn unknown(error: &SelectError) -> Failure {
+    Failure::Usage(error.to_string())
 }
 
 fn cannot(verb: &str, error: &std::io::Error) -> Failure {

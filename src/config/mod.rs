@@ -14,6 +14,7 @@ use std::path::Path;
 use crate::mirror::freshness::Policy;
 use crate::server::connection::tls;
 use crate::server::limits::share::PerClient;
+use crate::sites::Sites;
 use crate::{logging, server, store, upstream};
 
 mod credentials;
@@ -59,6 +60,8 @@ pub(crate) struct Config {
 pub(crate) struct UpstreamConfig {
     /// How to reach it.
     pub settings: upstream::Settings,
+    /// Whether requests without a namespace go here.
+    pub default: bool,
     /// How long its answers are believed.
     pub policy: Policy,
 }
@@ -111,6 +114,18 @@ impl Config {
             Ok(config) if mistakes.is_empty() => Ok(config),
             _ => Err(mistakes.sorted()),
         }
+    }
+
+    /// The table of sites, with what `build` makes of each registry behind its namespace.
+    pub(crate) fn sites<S, E>(
+        &self,
+        build: impl Fn(&UpstreamConfig) -> Result<S, E>,
+    ) -> Result<Sites<S>, E> {
+        let namespace = |upstream: &UpstreamConfig| upstream.settings.namespace.clone();
+        let site = |upstream| Ok((namespace(upstream), build(upstream)?));
+        let sites: Vec<_> = self.upstreams.iter().map(site).collect::<Result<_, E>>()?;
+        let default = self.upstreams.iter().find(|upstream| upstream.default);
+        Ok(Sites::new(sites, default.map(namespace)))
     }
 }
 

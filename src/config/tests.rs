@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::sites::hub;
 use crate::upstream::Password;
 use crate::upstream::Proxy;
 
@@ -97,7 +98,7 @@ fn nothing_written_is_a_docker_hub_mirror() {
     let defaults: Vec<_> = config
         .upstreams
         .iter()
-        .filter(|it| it.settings.default)
+        .filter(|it| it.default)
         .map(|it| it.settings.namespace.to_string())
         .collect();
     assert_eq!(defaults, ["docker.io"]);
@@ -379,7 +380,7 @@ fn the_default_is_the_one_marked_else_docker_hub_else_the_only_one() {
         let defaults: Vec<_> = config
             .upstreams
             .iter()
-            .filter(|it| it.settings.default)
+            .filter(|it| it.default)
             .map(|it| it.settings.namespace.to_string())
             .collect();
         defaults.join(",")
@@ -421,7 +422,7 @@ fn docker_hub_has_one_namespace_under_any_of_its_names() {
         "Docker.IO",
     ] {
         let config = parse(&format!("[upstream.{alias:?}]")).unwrap();
-        assert!(config.upstreams[0].settings.is_docker_hub(), "{alias}");
+        assert!(hub::is(&config.upstreams[0].settings.namespace), "{alias}");
         assert_eq!(
             config.upstreams[0].settings.url.host(),
             Some("registry-1.docker.io")

@@ -14,15 +14,12 @@ use super::written::Section;
 use super::{credentials, url};
 use crate::mirror::freshness::Policy;
 use crate::oci::name::Namespace;
-use crate::upstream::{Proxy, Settings, Timeouts, canonical};
-
-/// The namespace of Docker Hub. Its registry is another host, and has been several.
-const DOCKER_HUB: &str = "docker.io";
-const DOCKER_HUB_URL: &str = "https://registry-1.docker.io";
+use crate::sites::hub;
+use crate::upstream::{Proxy, Settings, Timeouts};
 
 /// What is mirrored when the configuration names no upstream.
 const WELL_KNOWN: [&str; 7] = [
-    DOCKER_HUB,
+    hub::NAMESPACE,
     "quay.io",
     "ghcr.io",
     "registry.k8s.io",
@@ -104,7 +101,7 @@ fn parse_namespace(name: &str) -> Result<Namespace, Fault> {
         "write a registry's host, such as \"quay.io\" or \"registry.example.com:5000\"";
     let namespace = name.parse::<Namespace>();
     namespace
-        .map(|namespace| canonical(&namespace))
+        .map(|namespace| hub::canonical(&namespace))
         .map_err(|_| Fault::new("is not a namespace", RIGHT))
 }
 
@@ -121,12 +118,9 @@ fn default(
         .collect();
     let marked = positions(&marks, |mark| matches!(mark, Mark::Yes));
     let unmarked = positions(&marks, |mark| matches!(mark, Mark::Unmarked));
-    let hub = || {
-        unmarked
-            .iter()
-            .copied()
-            .find(|index| is_docker_hub(namespaces, *index))
-    };
+    let is_hub =
+        |index: &usize| matches!(namespaces.get(*index), Some(Ok(namespace)) if hub::is(namespace));
+    let hub = || unmarked.iter().copied().find(is_hub);
 
     match (marked.as_slice(), unmarked.as_slice()) {
         ([only], _) => Ok(*only),
@@ -179,10 +173,6 @@ fn no_default(
     mistakes.note(place, "upstream".to_owned(), fault)
 }
 
-fn is_docker_hub(namespaces: &[Result<Namespace, Reported>], index: usize) -> bool {
-    matches!(namespaces.get(index), Some(Ok(namespace)) if namespace.as_str() == DOCKER_HUB)
-}
-
 fn positions(marks: &[Mark], wanted: impl Fn(&Mark) -> bool) -> Vec<usize> {
     (0..marks.len())
         .filter(|index| wanted(&marks[*index]))
@@ -209,7 +199,6 @@ fn upstream(
 
     let settings = Settings {
         namespace: namespace?,
-        default,
         url: url?,
         endpoints: endpoints?,
         credentials: credentials?,
@@ -221,6 +210,7 @@ fn upstream(
     };
     Ok(UpstreamConfig {
         settings,
+        default,
         policy: policy?,
     })
 }
@@ -232,11 +222,11 @@ fn url_of(
     if let Some(url) = reader.optional(&keys::UPSTREAM_URL, url::registry)? {
         return Ok(url);
     }
-    let namespace = namespace.map_err(|reported| *reported)?.as_str();
-    let url = if namespace == DOCKER_HUB {
-        DOCKER_HUB_URL
+    let namespace = namespace.map_err(|reported| *reported)?;
+    let url = if hub::is(namespace) {
+        hub::URL
     } else {
-        namespace
+        namespace.as_str()
     };
     url::registry(&Value::Untyped(url.to_owned()))
         .map_err(|fault| reader.wrong(&keys::UPSTREAM_URL, fault))

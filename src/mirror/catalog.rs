@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-use crate::oci::name::{Namespace, QualifiedName};
+use crate::oci::name::QualifiedName;
 
 use super::{Mirror, Site};
 
@@ -30,12 +30,8 @@ impl Mirror {
                 .map(|name| name.repository.to_string())
                 .collect(),
             None => {
-                let default = self.upstreams.default_namespace();
-                stored
-                    .iter()
-                    .filter(|name| self.policies.contains_key(&name.namespace))
-                    .map(|name| pullable(name, default))
-                    .collect()
+                let pullable = |name| self.sites().pullable(name);
+                stored.iter().filter_map(pullable).collect()
             }
         };
         names.sort_unstable();
@@ -52,35 +48,5 @@ impl Mirror {
                 names
             }
         }
-    }
-}
-
-/// What to pull from this mirror to get that repository.
-fn pullable(name: &QualifiedName, default: Option<&Namespace>) -> String {
-    let repository = name.repository.as_str();
-    let first = repository.split('/').next().unwrap_or_default();
-    // A first component with a dot would be taken for a registry.
-    if default == Some(&name.namespace) && !Namespace::is_host_like(first) {
-        repository.to_owned()
-    } else {
-        name.to_string()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_says_its_registry_where_it_has_to() {
-        let name = |namespace: &str, repository: &str| {
-            QualifiedName::new(namespace.parse().unwrap(), repository.parse().unwrap())
-        };
-        let hub: Namespace = "docker.io".parse().unwrap();
-        let printed = |name: QualifiedName| pullable(&name, Some(&hub));
-        assert_eq!(printed(name("docker.io", "library/a")), "library/a");
-        assert_eq!(printed(name("docker.io", "a.b/c")), "docker.io/a.b/c");
-        assert_eq!(printed(name("quay.io", "a/b")), "quay.io/a/b");
-        assert_eq!(pullable(&name("quay.io", "a/b"), None), "quay.io/a/b");
     }
 }

@@ -5,8 +5,7 @@
 //! server's work.
 //!
 //! Reading order: this file (the values), [`manifest`], `tag` and [`blob`] (the decisions), [`listing`] and
-//! `referrers`, [`search`] and `catalog` (what there is to pull), [`images`] (by the names people use),
-//! [`freshness`] (pure), `fill` (a blob on its way into the store), [`source`] (a blob at its upstream),
+//! `referrers`, [`search`] and `catalog` (what there is to pull), [`freshness`] (pure), `fill` (a blob on its way into the store), [`source`] (a blob at its upstream),
 //! [`ahead`] (reading what a fill has not reached), [`bypass`] (a blob that the store cannot take).
 
 pub(crate) mod ahead;
@@ -15,7 +14,6 @@ pub(crate) mod bypass;
 mod catalog;
 mod fill;
 pub(crate) mod freshness;
-pub(crate) mod images;
 pub(crate) mod listing;
 pub(crate) mod manifest;
 mod negative;
@@ -24,7 +22,6 @@ pub(crate) mod search;
 pub(crate) mod source;
 mod tag;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,12 +30,12 @@ use moka::sync::Cache;
 use crate::flight::Flights;
 use crate::metrics::Metrics;
 use crate::oci::digest::Digest;
-use crate::oci::endpoint::{Endpoint, Route};
 use crate::oci::name::{Namespace, QualifiedName, Tag};
+use crate::sites::Sites;
 use crate::store::Store;
 use crate::store::records::Listing;
 use crate::store::records::StoredManifest;
-use crate::upstream::{self, ManifestHead, SelectError, Upstream, Upstreams};
+use crate::upstream::{self, ManifestHead, Upstream};
 
 use fill::Fill;
 use freshness::Policy;
@@ -147,8 +144,7 @@ type ByDigest = (QualifiedName, Digest);
 /// The mirror. Shared by all requests.
 pub(crate) struct Mirror {
     store: Arc<Store>,
-    upstreams: Upstreams,
-    policies: HashMap<Namespace, Policy>,
+    sites: Sites<Site>,
     metrics: Arc<Metrics>,
     /// Apart, because one digest may be asked for as either.
     missing_blobs: Negatives,
@@ -175,17 +171,11 @@ pub(crate) struct Mirror {
 }
 
 impl Mirror {
-    /// A mirror of `upstreams` in front of `store`. Every upstream has a policy.
-    pub(crate) fn new(
-        store: Arc<Store>,
-        upstreams: Upstreams,
-        policies: HashMap<Namespace, Policy>,
-        metrics: Arc<Metrics>,
-    ) -> Arc<Self> {
+    /// A mirror of `sites` in front of `store`.
+    pub(crate) fn new(store: Arc<Store>, sites: Sites<Site>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             store,
-            upstreams,
-            policies,
+            sites,
             metrics,
             missing_blobs: Negatives::default(),
             missing_manifests: Negatives::default(),
@@ -206,25 +196,9 @@ impl Mirror {
         })
     }
 
-    /// Chooses the upstream of a request, and says how the endpoint is called there.
-    pub(crate) fn select(&self, route: Route) -> Result<(Site, Endpoint), SelectError> {
-        let (upstream, endpoint) = self.upstreams.select(route)?;
-        let policy = self.policies.get(upstream.namespace()).cloned();
-        let policy =
-            policy.ok_or_else(|| SelectError::UnknownNamespace(upstream.namespace().clone()))?;
-        let held = None;
-        let site = Site {
-            upstream,
-            policy,
-            held,
-        };
-        Ok((site, endpoint))
-    }
-
-    /// What can be chosen.
-    pub(crate) fn namespaces(&self) -> impl Iterator<Item = Namespace> {
-        let upstreams = self.upstreams.iter();
-        upstreams.map(|upstream| upstream.namespace().clone())
+    /// The table of sites. The one place that hands it out.
+    pub(crate) fn sites(&self) -> &Sites<Site> {
+        &self.sites
     }
 
     /// The store, for figures.

@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::endpoint::{Endpoint, Prefix, Route};
-use super::name::{NameError, Namespace, Reference, ReferenceError, Repository};
+use super::name::{NameError, Namespace, QualifiedName, Reference, ReferenceError, Repository};
 
 /// What is meant where neither a tag nor a digest is written.
 const DEFAULT_TAG: &str = "latest";
@@ -19,6 +19,15 @@ pub(crate) struct ImageName {
     pub namespace: Option<Namespace>,
     /// The repository as it is written: without the `library/` that Docker Hub adds.
     pub repository: Repository,
+    /// The tag or the digest.
+    pub reference: Reference,
+}
+
+/// An image of a registry: what a name means once its registry is known.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Image {
+    /// The registry and the repository.
+    pub name: QualifiedName,
     /// The tag or the digest.
     pub reference: Reference,
 }
@@ -61,6 +70,26 @@ impl FromStr for ImageName {
             repository: repository.parse().map_err(ImageNameError::Name)?,
             reference: digest.unwrap_or(tag),
         })
+    }
+}
+
+impl ImageName {
+    /// The image itself, if the name says its registry, which need not be configured any more.
+    pub(crate) fn literal(&self) -> Option<Image> {
+        let namespace = self.namespace.clone()?;
+        Some(Image {
+            name: QualifiedName::new(namespace, self.repository.clone()),
+            reference: self.reference.clone(),
+        })
+    }
+}
+
+impl fmt::Display for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.reference {
+            Reference::Tag(tag) => write!(f, "{}:{tag}", self.name),
+            Reference::Digest(digest) => write!(f, "{}@{digest}", self.name),
+        }
     }
 }
 

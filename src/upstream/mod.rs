@@ -4,7 +4,7 @@
 //! cache and no client: what it is asked for comes back as a stream, a value or an [`Error`] that says
 //! whose fault it is.
 //!
-//! Reading order: this file (the questions that an upstream can be asked), `select` (which upstream), `lists` and
+//! Reading order: this file (the questions that an upstream can be asked), `lists` and
 //! `search` (further questions), `settings`, and then down the arrows: [`asking`] (one question, however many tries it
 //! takes), [`login`] (as whom), [`wire`] (connections), [`restraint`] (when not to ask) and `error`.
 
@@ -14,7 +14,6 @@ mod lists;
 mod login;
 mod restraint;
 mod search;
-mod select;
 mod settings;
 mod wire;
 
@@ -28,14 +27,13 @@ use http::{HeaderMap, Method, StatusCode, header};
 use crate::headers::range::parse_content_range;
 use crate::metrics::Metrics;
 use crate::oci::digest::Digest;
-use crate::oci::endpoint::{Endpoint, EndpointError};
+use crate::oci::endpoint::Endpoint;
 use crate::oci::manifest;
 use crate::oci::name::{Namespace, QualifiedName, Reference, Repository};
 
 pub(crate) use error::{Error, StartError};
 pub(crate) use login::password::{Credentials, Password};
 pub(crate) use restraint::quota::{Budget, RateLimit};
-pub(crate) use select::{SelectError, Upstreams, canonical};
 pub(crate) use settings::{Proxy, Settings, Timeouts};
 pub(crate) use wire::http::Body;
 
@@ -103,7 +101,8 @@ pub(crate) struct FetchedBlob {
 }
 
 impl Upstream {
-    fn new(settings: Settings, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
+    /// A client for the registry and each of its endpoints; reads certificate files, opens no connection.
+    pub(crate) fn new(settings: Settings, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
         let endpoint = |url: &http::Uri| {
             let anonymous = Settings {
                 url: url.clone(),
@@ -163,18 +162,6 @@ impl Upstream {
     /// The full name of one of its repositories.
     pub(crate) fn qualify(&self, repository: &Repository) -> QualifiedName {
         QualifiedName::new(self.settings.namespace.clone(), repository.clone())
-    }
-
-    fn own_name_for(&self, endpoint: Endpoint) -> Result<Endpoint, EndpointError> {
-        match endpoint.repository() {
-            Some(repository) if self.settings.is_docker_hub() && repository.single_component() => {
-                let official = repository
-                    .with_prefix("library")
-                    .map_err(EndpointError::Name)?;
-                Ok(endpoint.with_repository(official))
-            }
-            _ => Ok(endpoint),
-        }
     }
 
     /// Asks which manifest a reference is, without fetching it: free of quota on Docker Hub.

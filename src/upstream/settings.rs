@@ -7,16 +7,11 @@ use crate::oci::name::Namespace;
 
 use super::login::password::Credentials;
 
-/// The canonical name of Docker Hub.
-pub(super) const DOCKER_HUB: &str = "docker.io";
-
 /// One upstream as configured.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// The name clients choose it by.
     pub namespace: Namespace,
-    /// Whether requests without a namespace go here.
-    pub default: bool,
     /// Scheme and authority, and a path that is put before `/v2/` if the registry lives under one.
     pub url: http::Uri,
     /// Places to ask before `url`, in this order, anonymously. What they do not give is asked of the next.
@@ -36,11 +31,6 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Whether this is Docker Hub, with its aliases and its `library/`.
-    pub(crate) fn is_docker_hub(&self) -> bool {
-        self.namespace.as_str() == DOCKER_HUB
-    }
-
     /// Who we are there, for logs: the user name, or `anonymous`.
     pub(crate) fn identity(&self) -> &str {
         self.credentials

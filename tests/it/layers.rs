@@ -9,14 +9,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "app", "config", "logging", "metrics", "mirror", "oci", "secret", "store", "upstream",
+            "app", "config", "logging", "metrics", "mirror", "oci", "secret", "sites", "store",
+            "upstream",
         ],
     ),
     // Wires everything together.
     (
         "app",
         &[
-            "config", "logging", "metrics", "mirror", "oci", "secret", "server", "store",
+            "config", "logging", "metrics", "mirror", "oci", "secret", "server", "sites", "store",
             "upstream",
         ],
     ),
@@ -24,23 +25,28 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "config",
         &[
-            "logging", "mirror", "oci", "secret", "server", "store", "upstream",
+            "logging", "mirror", "oci", "secret", "server", "sites", "store", "upstream",
         ],
     ),
     (
         "server",
-        &["headers", "metrics", "mirror", "oci", "store", "upstream"],
+        &[
+            "headers", "metrics", "mirror", "oci", "sites", "store", "upstream",
+        ],
     ),
     (
         "mirror",
-        &["flight", "headers", "metrics", "oci", "store", "upstream"],
+        &[
+            "flight", "headers", "metrics", "oci", "sites", "store", "upstream",
+        ],
     ),
     // These two never import each other.
     ("store", &["flight", "metrics", "oci"]),
     (
         "upstream",
-        &["flight", "headers", "metrics", "oci", "secret"],
+        &["flight", "headers", "metrics", "oci", "secret", "sites"],
     ),
+    ("sites", &["oci"]),
     // Leaves: nothing of ours.
     ("oci", &[]),
     ("headers", &[]),

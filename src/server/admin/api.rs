@@ -13,13 +13,13 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::mirror::{Mirror, images};
+use crate::mirror::Mirror;
 use crate::oci::endpoint::query_value;
-use crate::oci::image::ImageName;
+use crate::oci::image::{Image, ImageName};
 use crate::server::body::Body;
-use crate::store::images::pins::{Image, Pinned, Pins};
+use crate::sites::SelectError;
 use crate::store::check::verify::Event;
-use crate::upstream::SelectError;
+use crate::store::images::pins::{Pinned, Pins};
 
 /// What all paths of the API begin with.
 pub(super) const ROOT: &str = "/api/";
@@ -111,7 +111,8 @@ impl Api {
     }
 
     async fn pin(&self, query: &str) -> Result<Response<Body>, Refusal> {
-        let image = self.mirror.image(&named(query)?).map_err(unknown)?;
+        let image = self.mirror.sites().image(&named(query)?);
+        let image = image.map_err(|error| unknown(&error))?;
         let store = self.mirror.store();
         let changed = store
             .images()
@@ -146,10 +147,8 @@ impl Api {
     }
 
     fn let_go(&self, name: &ImageName) -> Result<Image, Refusal> {
-        match self.mirror.image(name) {
-            Ok(image) => Ok(image),
-            Err(error) => images::literal(name).ok_or_else(|| unknown(error)),
-        }
+        let image = self.mirror.sites().image(name);
+        image.or_else(|error| name.literal().ok_or_else(|| unknown(&error)))
     }
 
     /// Checks the store, telling what is found while it is found, a line each.
@@ -215,19 +214,12 @@ fn named(query: &str) -> Result<ImageName, Refusal> {
         .map_err(|error: crate::oci::image::ImageNameError| refuse(error.to_string()))
 }
 
-fn unknown(error: SelectError) -> Refusal {
-    let (status, words) = match error {
-        SelectError::UnknownNamespace(namespace) => (
-            StatusCode::NOT_FOUND,
-            format!("this mirror has no upstream {namespace}"),
-        ),
-        SelectError::NoDefault => (
-            StatusCode::BAD_REQUEST,
-            "this mirror has no default upstream; write the registry in front".to_owned(),
-        ),
-        SelectError::Endpoint(error) => (StatusCode::BAD_REQUEST, error.to_string()),
+fn unknown(error: &SelectError) -> Refusal {
+    let status = match error {
+        SelectError::UnknownNamespace(_) => StatusCode::NOT_FOUND,
+        SelectError::NoDefault | SelectError::Endpoint(_) => StatusCode::BAD_REQUEST,
     };
-    Refusal::new(status, words)
+    Refusal::new(status, error.to_string())
 }
 
 fn disk(error: &std::io::Error) -> Refusal {

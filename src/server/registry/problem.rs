@@ -10,7 +10,8 @@ use crate::oci::endpoint::EndpointError;
 use crate::oci::error::{self, ErrorCode};
 use crate::server::body::Body;
 use crate::server::limits::share::Busy;
-use crate::upstream::{self, SelectError};
+use crate::sites::SelectError;
+use crate::upstream;
 
 use super::respond;
 
@@ -117,17 +118,10 @@ impl From<Busy> for Problem {
 impl From<SelectError> for Problem {
     fn from(error: SelectError) -> Self {
         match error {
-            SelectError::UnknownNamespace(namespace) => Self::new(
+            SelectError::UnknownNamespace(_) | SelectError::NoDefault => Self::new(
                 StatusCode::NOT_FOUND,
                 ErrorCode::NameUnknown,
-                format!(
-                    "this mirror has no upstream {namespace}; it is configured as [upstream.\"{namespace}\"]"
-                ),
-            ),
-            SelectError::NoDefault => Self::new(
-                StatusCode::NOT_FOUND,
-                ErrorCode::NameUnknown,
-                "this mirror has no default upstream; name the registry with ?ns= or in front of the repository",
+                error.to_string(),
             ),
             SelectError::Endpoint(error) => error.into(),
         }

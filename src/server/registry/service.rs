@@ -41,7 +41,11 @@ struct Trail {
 impl Service {
     /// A service in front of `mirror`.
     pub(crate) fn new(mirror: Arc<Mirror>, metrics: Arc<Metrics>) -> Self {
-        let tallies = Tallies::new(&metrics, mirror.namespaces());
+        let namespaces = mirror
+            .sites()
+            .iter()
+            .map(|(namespace, _)| namespace.clone());
+        let tallies = Tallies::new(&metrics, namespaces);
         Self {
             mirror,
             metrics,
@@ -111,7 +115,8 @@ impl Service {
             return Ok(response);
         }
         let ns = route.ns.clone();
-        let (mut site, endpoint) = self.mirror.select(route)?;
+        let selected = self.mirror.sites().select(route)?;
+        let (mut site, endpoint) = (selected.site.clone(), selected.endpoint);
         trail.upstream = Some(site.upstream.namespace().clone());
         site.held = Some(self.held(asker, turn, &site, &endpoint, want).await?);
         let (mut response, outcome) = match endpoint {

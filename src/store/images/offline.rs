@@ -7,11 +7,12 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
+use crate::oci::image::Image;
 use crate::store::OpenError;
 use crate::store::check::hash as check;
 use crate::store::check::verify;
 use crate::store::disk::layout::{self, Layout};
-use crate::store::images::pins::{self, Image, Line};
+use crate::store::images::pins::{self, Line};
 
 /// A store at rest.
 pub struct Offline {

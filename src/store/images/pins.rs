@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::oci::digest::Digest;
+use crate::oci::image::Image;
 use crate::oci::manifest::Manifest;
 use crate::oci::name::{QualifiedName, Reference};
 
@@ -26,24 +27,6 @@ use crate::store::room::index::cost;
 
 /// Indexes of indexes: more than anybody nests.
 const DEPTH: u32 = 4;
-
-/// An image, as it is pinned.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Image {
-    /// The registry and the repository.
-    pub name: QualifiedName,
-    /// The tag or the digest.
-    pub reference: Reference,
-}
-
-impl fmt::Display for Image {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.reference {
-            Reference::Tag(tag) => write!(f, "{}:{tag}", self.name),
-            Reference::Digest(digest) => write!(f, "{}@{digest}", self.name),
-        }
-    }
-}
 
 /// A pinned image and what is stored of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
