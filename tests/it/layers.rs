@@ -222,12 +222,13 @@ fn the_table_has_no_cycle() {
 fn the_map_has_every_module_and_defines_nothing() {
     let map = std::fs::read_to_string(src().join("lib.rs")).unwrap();
     for (module, _) in ALLOWED {
-        assert!(map.contains(&format!("pub mod {module};")), "{module}");
+        assert!(map.contains(&format!("mod {module};")), "{module}");
         assert!(map.contains(&format!("[`{module}`]")), "{module}");
     }
     let code = map.lines().filter(|line| !line.starts_with("//"));
     for line in code.filter(|line| !line.is_empty()) {
-        assert!(line.starts_with("pub mod "), "{line}");
+        let module = line.strip_prefix("pub ").unwrap_or(line);
+        assert!(module.starts_with("mod "), "{line}");
     }
 }
 
