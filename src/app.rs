@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::access::permits::PerClient;
 use crate::config::Config;
 use crate::config::units::{format_duration, format_size};
 use crate::metrics::Metrics;
@@ -15,13 +16,12 @@ use crate::mirror::{Mirror, Site};
 use crate::server;
 use crate::server::admin::Admin;
 use crate::server::connection::{Limits, tls};
-use crate::server::limits::places::Places;
-use crate::server::limits::share::PerClient;
+use crate::server::limits::connections::ConnectionLimit;
 use crate::server::registry::service::Service;
 use crate::store::{self, Store};
 use crate::upstream::{self, Upstream};
 
-/// Connections to the admin address at a time. They have their own places: a flood of pulls must not
+/// Connections to the admin address at a time. They have a limit of their own: a flood of pulls must not
 /// keep Prometheus out.
 const ADMIN_CONNECTIONS: usize = 64;
 
@@ -189,11 +189,11 @@ async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Sta
         })
 }
 
-fn limits(settings: &server::Settings, places: Arc<Places>) -> Limits {
+fn limits(settings: &server::Settings, connections: Arc<ConnectionLimit>) -> Limits {
     Limits {
         header_timeout: settings.header_timeout,
         idle_timeout: settings.idle_timeout,
-        places,
+        connections,
     }
 }
 
@@ -209,8 +209,8 @@ fn limits_for_clients(settings: &server::Settings, files: u64, metrics: &Metrics
             "fewer connections than configured: the limit on open files is too low"
         );
     }
-    let places = Places::new(wanted.min(possible), settings.per_client, metrics);
-    limits(settings, places)
+    let connections = ConnectionLimit::new(wanted.min(possible), settings.per_client, metrics);
+    limits(settings, connections)
 }
 
 /// The rest is for blobs, upstreams and the store.
@@ -219,8 +219,8 @@ fn connections_within(files: u64) -> usize {
 }
 
 fn limits_for_admin(settings: &server::Settings, metrics: &Metrics) -> Limits {
-    let places = Places::new(ADMIN_CONNECTIONS, PerClient::default(), metrics);
-    limits(settings, places)
+    let connections = ConnectionLimit::new(ADMIN_CONNECTIONS, PerClient::default(), metrics);
+    limits(settings, connections)
 }
 
 async fn wait_for(mut stopped: watch::Receiver<bool>) {

@@ -11,9 +11,9 @@
 
 use std::path::Path;
 
+use crate::access::permits::PerClient;
 use crate::mirror::freshness::Policy;
 use crate::server::connection::tls;
-use crate::server::limits::share::PerClient;
 use crate::sites::Sites;
 use crate::{logging, server, store, upstream};
 

@@ -5,7 +5,7 @@
 //!
 //! Reading order: this file (accept, drain), [`connection`] (HTTP/1.1 or 2, TLS, clients that stop reading),
 //! [`registry`] (one request and its answer), [`admin`] (what operators ask), [`body`] (from the store to the
-//! socket), [`record`] (log and counters of a request), [`limits`] (what one client may take).
+//! socket), [`record`] (log and counters of a request), [`limits`] (how many connections).
 
 pub(crate) mod admin;
 pub(crate) mod body;
@@ -27,12 +27,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::access::caller::Caller;
+use crate::access::permits::{OverShare, PerClient, Share};
 use crate::metrics::Metrics;
 
 use body::Body;
 use connection::{Connection, Limits, refuse, tls, unless};
-use limits::places::Places;
-use limits::share::{Asker, Busy, PerClient, Share};
+use limits::connections::ConnectionLimit;
 
 /// Where to listen, and what clients may take.
 #[derive(Debug, Clone)]
@@ -73,7 +74,7 @@ pub(crate) async fn run<H, F>(
     answer: H,
 ) -> Connections
 where
-    H: Fn(Request<Incoming>, Asker) -> F + Clone + Send + 'static,
+    H: Fn(Request<Incoming>, Caller) -> F + Clone + Send + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let graceful = GracefulShutdown::new();
@@ -82,7 +83,7 @@ where
     let mut stop = pin!(stop);
     let mut accepting = Accepting {
         listener,
-        places: Arc::clone(&limits.places),
+        limit: Arc::clone(&limits.connections),
         short: false,
     };
     loop {
@@ -98,17 +99,17 @@ where
             answer: answer.clone(),
             stopped: stopped.clone(),
         };
-        let share = limits.places.share_of(peer);
+        let share = limits.connections.share_of(peer);
         match share.try_connection() {
-            // Here and not in its task: while there is no place, clients wait in the kernel's queue, and
-            // one of them in our memory.
-            Some(leave) => tokio::select! {
+            // Here and not in its task: at the limit, clients wait in the kernel's queue, and only one of them
+            // in this program's memory.
+            Some(of_share) => tokio::select! {
                 () = &mut stop => return graceful,
-                place = limits.places.take(share, leave) => {
-                    tokio::spawn(connection.run(stream, tls.clone(), place));
+                permit = limits.connections.take(share, of_share) => {
+                    tokio::spawn(connection.run(stream, tls.clone(), permit));
                 }
             },
-            // Its own doing, which is not to keep others waiting.
+            // Over its client's share, which must not keep other clients waiting.
             None => {
                 let waiting = wait_for_share(connection, stream, tls.clone(), share);
                 tokio::spawn(waiting);
@@ -117,24 +118,24 @@ where
     }
 }
 
-/// Serves a connection more than its client's share once another of that client's is over.
+/// Serves a connection over its client's share once another one of that client has ended.
 async fn wait_for_share<H, F>(
     connection: Connection<H>,
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
     share: Arc<Share>,
 ) where
-    H: Fn(Request<Incoming>, Asker) -> F + Clone + Send + 'static,
+    H: Fn(Request<Incoming>, Caller) -> F + Clone + Send + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    let places = Arc::clone(&connection.limits.places);
+    let limit = Arc::clone(&connection.limits.connections);
     let mut stopped = connection.stopped.clone();
-    let place = async {
-        let leave = places.wait_for_share(&share).await?;
-        Ok::<_, Busy>(places.take(Arc::clone(&share), leave).await)
+    let permit = async {
+        let of_share = limit.wait_for_share(&share).await?;
+        Ok::<_, OverShare>(limit.take(Arc::clone(&share), of_share).await)
     };
-    match unless(&mut stopped, place).await {
-        Some(Ok(place)) => connection.run(stream, tls, place).await,
+    match unless(&mut stopped, permit).await {
+        Some(Ok(permit)) => connection.run(stream, tls, permit).await,
         Some(Err(_)) => refuse(&stream, tls.is_some()),
         None => {}
     }
@@ -143,7 +144,7 @@ async fn wait_for_share<H, F>(
 /// A listener that outlives shortages.
 struct Accepting {
     listener: TcpListener,
-    places: Arc<Places>,
+    limit: Arc<ConnectionLimit>,
     /// It was said that there is a shortage.
     short: bool,
 }
@@ -168,7 +169,7 @@ impl Accepting {
                 tracing::warn!(%error, "cannot accept a connection; closing idle ones");
                 self.short = true;
             }
-            self.places.make_room();
+            self.limit.make_room();
             tokio::time::sleep(PAUSE).await;
         }
     }

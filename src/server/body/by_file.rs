@@ -10,7 +10,7 @@ use std::ops::Range;
 use rustix::fs::Advice;
 
 use super::sendfile::{FileSlice, Lane};
-use super::{Account, Arc, Available, Piece, Reader, State, Step, StoreBody, VecDeque};
+use super::{Arc, Available, Piece, Reader, RequestRecord, State, Step, StoreBody, VecDeque};
 use crate::store::blobs::reader::read_blocking;
 
 /// What goes out as one slice.
@@ -45,7 +45,7 @@ pub(super) fn is_large(reader: &Reader, pieces: &VecDeque<Piece>) -> bool {
 }
 
 impl StoreBody {
-    pub(super) fn by_file(&mut self, lane: &Lane, account: Option<&Arc<Account>>) -> ByFile {
+    pub(super) fn by_file(&mut self, lane: &Lane, account: Option<&Arc<RequestRecord>>) -> ByFile {
         if self.copy_only || !lane.is_open() {
             return ByFile::Not;
         }

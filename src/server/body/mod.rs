@@ -27,8 +27,8 @@ use crate::mirror::source::Source;
 use crate::store::blobs::reader::{Available, Reader, read_blocking};
 use crate::upstream;
 
-use crate::server::limits::activity::Open;
-use crate::server::record::{Account, Broken, Way};
+use crate::server::limits::activity::ActiveRequest;
+use crate::server::record::{Broken, RequestRecord, Way};
 
 use buffers::Buffer;
 use by_file::ByFile;
@@ -41,11 +41,11 @@ pub(crate) struct Body {
     state: State,
     /// Bytes still to come, if that is known.
     left: Option<u64>,
-    account: Option<Arc<Account>>,
+    account: Option<Arc<RequestRecord>>,
     /// Over which parts of files can go out without being read here.
     lane: Option<Lane>,
     /// Hears when bytes are asked for.
-    open: Option<Open>,
+    open: Option<ActiveRequest>,
 }
 
 enum State {
@@ -178,14 +178,14 @@ impl Body {
 
     /// Has `account` count the bytes and closes it with the body.
     #[must_use]
-    pub(crate) fn with_account(mut self, account: Account) -> Self {
+    pub(crate) fn with_account(mut self, account: RequestRecord) -> Self {
         self.account = Some(Arc::new(account));
         self
     }
 
     /// Tells `open` whenever bytes are asked for.
     #[must_use]
-    pub(super) fn watched(mut self, open: Open) -> Self {
+    pub(super) fn watched(mut self, open: ActiveRequest) -> Self {
         self.open = Some(open);
         self
     }

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::{Buf, Bytes};
 
-use crate::server::record::{Account, Way};
+use crate::server::record::{RequestRecord, Way};
 pub(crate) use socket::Sendfile;
 
 /// What is read at once where bytes must be copied after all.
@@ -66,7 +66,7 @@ pub(crate) struct FileSlice {
     lane: Lane,
     /// The bytes at `position`, if somebody wanted to see them.
     copied: OnceLock<Bytes>,
-    account: Option<Arc<Account>>,
+    account: Option<Arc<RequestRecord>>,
 }
 
 impl Lane {
@@ -80,7 +80,7 @@ impl Lane {
         &self,
         file: Arc<File>,
         range: Range<u64>,
-        account: Option<Arc<Account>>,
+        account: Option<Arc<RequestRecord>>,
     ) -> FileSlice {
         let part = Arc::new(Part {
             token: [0],

@@ -1,6 +1,6 @@
 //! One connection: which HTTP it speaks, and the limits it is held to.
 
-mod guard;
+mod timed_stream;
 pub(crate) mod tls;
 
 use std::convert::Infallible;
@@ -20,17 +20,17 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::access::caller::Caller;
 use crate::metrics::Metrics;
 
 use crate::server::body::Body;
 use crate::server::body::buffers::LARGE;
 use crate::server::body::sendfile::{Lane, Sendfile};
-use crate::server::limits::activity::Open;
-use crate::server::limits::places::{Place, Places};
-use crate::server::limits::share::Asker;
+use crate::server::limits::activity::ActiveRequest;
+use crate::server::limits::connections::{ConnectionLimit, ConnectionPermit};
 use crate::server::record::Broken;
 
-use guard::Guard;
+use timed_stream::TimedStream;
 
 /// How a connection is treated.
 #[derive(Clone)]
@@ -39,8 +39,7 @@ pub(crate) struct Limits {
     pub header_timeout: Duration,
     /// How long a client may take no byte of what it asked for.
     pub idle_timeout: Duration,
-    /// Places for connections.
-    pub places: Arc<Places>,
+    pub connections: Arc<ConnectionLimit>,
 }
 
 /// A request header may be this long: multi-range requests alone reach 20 KiB. It is also how much of a
@@ -72,11 +71,16 @@ pub(super) struct Connection<H> {
 
 impl<H, F> Connection<H>
 where
-    H: Fn(Request<Incoming>, Asker) -> F + Clone + Send + 'static,
+    H: Fn(Request<Incoming>, Caller) -> F + Clone + Send + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    /// Serves it to its end, or until its place is needed while it rests.
-    pub(super) async fn run(self, stream: TcpStream, tls: Option<TlsAcceptor>, place: Place) {
+    /// Serves it to its end, or until it is idle and room is needed.
+    pub(super) async fn run(
+        self,
+        stream: TcpStream,
+        tls: Option<TlsAcceptor>,
+        permit: ConnectionPermit,
+    ) {
         let open = self.metrics.connections.clone();
         open.inc();
         // Small answers must not wait for the client's acknowledgement of the last one.
@@ -88,15 +92,15 @@ where
         let _ = socket.set_tcp_notsent_lowat(UNSENT);
         let serving = async {
             match tls {
-                None => self.plain(stream, &place).await,
-                Some(tls) => self.secure(stream, tls, &place).await,
+                None => self.plain(stream, &permit).await,
+                Some(tls) => self.secure(stream, tls, &permit).await,
             }
         };
         let served = tokio::select! {
-            // First, so that a request that is there already counts.
+            // First, so that a request that has arrived already counts.
             biased;
             served = serving => served,
-            () = place.seat.not_needed() => Err("closed to make room".into()),
+            () = permit.connection().told_to_close() => Err("closed to make room".into()),
         };
         if let Err(error) = served {
             // A client that hangs up is everyday life: lazy pullers do it after each piece.
@@ -105,26 +109,26 @@ where
         open.dec();
     }
 
-    async fn plain(mut self, stream: TcpStream, place: &Place) -> Result<(), Broken> {
+    async fn plain(mut self, stream: TcpStream, permit: &ConnectionPermit) -> Result<(), Broken> {
         let first = tokio::time::timeout(self.limits.header_timeout, speaks_h2(&stream));
         let Some(h2) = unless(&mut self.stopped, first).await else {
             return Ok(());
         };
         if h2?? {
-            return self.serve(stream, true, place).await;
+            return self.serve(stream, true, permit).await;
         }
         let (stream, lane) = Sendfile::new(stream);
-        let activity = Arc::clone(place.seat.activity());
-        let guarded = Guard::new(stream, self.limits.idle_timeout, activity);
+        let activity = Arc::clone(permit.connection().activity());
+        let guarded = TimedStream::new(stream, self.limits.idle_timeout, activity);
         let guarded = guarded.judged_by(Sendfile::backlog);
-        Box::pin(self.http1(guarded, Some(lane), place)).await
+        Box::pin(self.http1(guarded, Some(lane), permit)).await
     }
 
     async fn secure(
         mut self,
         stream: TcpStream,
         tls: TlsAcceptor,
-        place: &Place,
+        permit: &ConnectionPermit,
     ) -> Result<(), Broken> {
         let handshake =
             tokio::time::timeout(self.limits.header_timeout, tls.accept_with(stream, deepen));
@@ -133,34 +137,43 @@ where
         };
         let stream = stream??;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(tls::H2);
-        self.serve(stream, h2, place).await
+        self.serve(stream, h2, permit).await
     }
 
     /// Each kind of connection in a box of its own: the task of one would else have room for the largest.
-    async fn serve<I>(self, stream: I, h2: bool, place: &Place) -> Result<(), Broken>
+    async fn serve<I>(self, stream: I, h2: bool, permit: &ConnectionPermit) -> Result<(), Broken>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let activity = Arc::clone(place.seat.activity());
-        let guarded = Guard::new(stream, self.limits.idle_timeout, activity);
+        let activity = Arc::clone(permit.connection().activity());
+        let guarded = TimedStream::new(stream, self.limits.idle_timeout, activity);
         if h2 {
             let guarded = guarded.expecting(H2_PREFACE, self.limits.header_timeout);
-            Box::pin(self.http2(guarded, place)).await
+            Box::pin(self.http2(guarded, permit)).await
         } else {
-            Box::pin(self.http1(guarded, None, place)).await
+            Box::pin(self.http1(guarded, None, permit)).await
         }
     }
 
-    async fn http1<I>(self, io: I, lane: Option<Lane>, place: &Place) -> Result<(), Broken>
+    async fn http1<I>(
+        self,
+        io: I,
+        lane: Option<Lane>,
+        permit: &ConnectionPermit,
+    ) -> Result<(), Broken>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let asker = place.asker(self.peer);
-        let (answer, activity) = (self.answer, Arc::clone(place.seat.activity()));
+        let caller = permit.caller(self.peer);
+        let (answer, activity) = (self.answer, Arc::clone(permit.connection().activity()));
         let service = service_fn(move |request| {
             // Boxed: hyper keeps room for it as long as the connection is open, and most are idle.
-            let response = answer(request, asker.clone());
-            Box::pin(followed(Open::new(&activity), response, lane.clone()))
+            let response = answer(request, caller.clone());
+            Box::pin(followed(
+                ActiveRequest::new(&activity),
+                response,
+                lane.clone(),
+            ))
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -170,15 +183,19 @@ where
         Ok(self.watcher.watch(connection).await?)
     }
 
-    async fn http2<I>(self, io: I, place: &Place) -> Result<(), Broken>
+    async fn http2<I>(self, io: I, permit: &ConnectionPermit) -> Result<(), Broken>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let limits = self.limits;
-        let (asker, activity) = (place.asker(self.peer), place.seat.activity());
+        let (caller, activity) = (permit.caller(self.peer), permit.connection().activity());
         let (answer, watched) = (self.answer, Arc::clone(activity));
         let service = service_fn(move |request| {
-            followed(Open::new(&watched), answer(request, asker.clone()), None)
+            followed(
+                ActiveRequest::new(&watched),
+                answer(request, caller.clone()),
+                None,
+            )
         });
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -187,7 +204,7 @@ where
             .max_concurrent_streams(128)
             .max_header_list_size(MAX_HEADER as u32)
             .max_send_buf_size(MAX_HEADER)
-            // Nobody has anything to send us: what a client sends all the same waits in memory, unread.
+            // No request has a body that is read: what a client sends all the same waits in memory.
             .initial_stream_window_size(H2_WINDOW)
             .initial_connection_window_size(H2_WINDOW)
             .serve_connection(TokioIo::new(io), service);
@@ -202,7 +219,7 @@ where
 
 /// A response that counts as under way from the request to its last byte, and may send files over `lane`.
 async fn followed(
-    open: Open,
+    open: ActiveRequest,
     response: impl Future<Output = Response<Body>>,
     lane: Option<Lane>,
 ) -> Result<Response<Body>, Infallible> {

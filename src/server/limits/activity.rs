@@ -4,7 +4,7 @@
 //! closes its window instead: hyper then asks a body for nothing more, writes nothing, and goes on answering
 //! pings for ever. What tells is whether any body is asked for bytes.
 //!
-//! A connection of any kind on which nothing moves can be closed when places run short ([`super::seats`]).
+//! A connection of any kind on which nothing moves can be closed when there are too many.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -76,9 +76,9 @@ impl Activity {
 }
 
 /// One request being answered; over when dropped.
-pub(crate) struct Open(Arc<Activity>);
+pub(crate) struct ActiveRequest(Arc<Activity>);
 
-impl Open {
+impl ActiveRequest {
     pub(crate) fn new(activity: &Arc<Activity>) -> Self {
         activity.open.fetch_add(1, Ordering::Relaxed);
         activity.touch();
@@ -91,7 +91,7 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.0.touch();
         self.0.open.fetch_sub(1, Ordering::Relaxed);
@@ -118,7 +118,7 @@ mod tests {
         let activity = Arc::new(Activity::default());
         let begin = async {
             sleep(Duration::from_secs(1)).await;
-            Open::new(&activity)
+            ActiveRequest::new(&activity)
         };
         let started = Instant::now();
         let ((), _open) = tokio::join!(activity.ceases(IDLE, STALLED), begin);
@@ -128,7 +128,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_that_moves_keeps_it() {
         let activity = Arc::new(Activity::default());
-        let open = Open::new(&activity);
+        let open = ActiveRequest::new(&activity);
         let moving = async {
             for _ in 0..20 {
                 sleep(STALLED / 2).await;

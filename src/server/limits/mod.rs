@@ -1,9 +1,8 @@
-//! What one client may take of what all clients use, and which idle connections give way to new ones.
+//! How many connections there may be, and which idle ones are closed for new ones.
 //!
-//! It knows neither HTTP nor what is asked for. Reading order: `share` (one client's part), `places` (all
-//! connections), `seats` (one client's connections), `activity` (whether anything moves on one).
+//! It knows neither HTTP nor what is asked for. Reading order: [`connections`] (the limit), `idle` (which one to close),
+//! [`activity`] (whether anything moves on a connection).
 
 pub(crate) mod activity;
-pub(crate) mod places;
-mod seats;
-pub(crate) mod share;
+pub(crate) mod connections;
+mod idle;

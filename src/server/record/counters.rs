@@ -18,7 +18,7 @@ const NO_UPSTREAM: &str = "none";
 const NO_KIND: &str = "other";
 
 /// What is counted of all requests that have the same labels.
-pub(crate) struct Tally {
+pub(crate) struct Counters {
     /// Answers.
     pub(crate) requests: IntCounter,
     /// Seconds until the header was ready.
@@ -27,31 +27,31 @@ pub(crate) struct Tally {
     pub(crate) bytes: IntCounter,
 }
 
-/// Tallies by label. Those of ordinary answers are kept.
-pub(crate) struct Tallies {
+/// Counters by label. Those of ordinary answers are kept.
+pub(crate) struct CounterTable {
     metrics: Arc<Metrics>,
-    ordinary: HashMap<Namespace, Table>,
+    ordinary: HashMap<Namespace, Ordinary>,
 }
 
 /// Of the answers 200 of one upstream.
-type Table = [[OnceLock<Arc<Tally>>; Outcome::COUNT]; Kind::COUNT];
+type Ordinary = [[OnceLock<Arc<Counters>>; Outcome::COUNT]; Kind::COUNT];
 
-impl Tallies {
+impl CounterTable {
     pub(crate) fn new(metrics: &Arc<Metrics>, upstreams: impl Iterator<Item = Namespace>) -> Self {
         Self {
             metrics: Arc::clone(metrics),
-            ordinary: upstreams.map(|name| (name, Table::default())).collect(),
+            ordinary: upstreams.map(|name| (name, Ordinary::default())).collect(),
         }
     }
 
-    /// The tally of requests of one kind to one upstream that ended alike.
+    /// The counters of requests of one kind to one upstream that ended alike.
     pub(crate) fn of(
         &self,
         upstream: Option<&Namespace>,
         kind: Option<Kind>,
         outcome: Outcome,
         status: StatusCode,
-    ) -> Arc<Tally> {
+    ) -> Arc<Counters> {
         let find = || Arc::new(self.find(upstream, kind, outcome, status));
         let place = upstream
             .filter(|_| status == StatusCode::OK)
@@ -67,11 +67,11 @@ impl Tallies {
         kind: Option<Kind>,
         outcome: Outcome,
         status: StatusCode,
-    ) -> Tally {
+    ) -> Counters {
         let (upstream, kind, outcome) =
             (upstream_label(upstream), kind_label(kind), outcome.as_str());
         let metrics = &self.metrics;
-        Tally {
+        Counters {
             requests: metrics.requests.with_label_values(&[
                 upstream,
                 kind,
@@ -104,7 +104,7 @@ mod tests {
     fn what_is_counted_is_what_the_labels_say() {
         let metrics = Arc::new(Metrics::new().unwrap());
         let known: Namespace = "quay.io".parse().unwrap();
-        let tallies = Tallies::new(&metrics, [known.clone()].into_iter());
+        let table = CounterTable::new(&metrics, [known.clone()].into_iter());
         let other: Namespace = "ghcr.io".parse().unwrap();
         let (manifest, hit) = (Some(Kind::Manifest), Outcome::Hit);
         for (upstream, kind, outcome, status) in [
@@ -120,10 +120,10 @@ mod tests {
             (Some(&other), manifest, hit, StatusCode::OK),
             (None, None, Outcome::Error, StatusCode::NOT_FOUND),
         ] {
-            let tally = tallies.of(upstream, kind, outcome, status);
-            tally.requests.inc();
-            tally.bytes.inc_by(10);
-            tally.duration.observe(0.1);
+            let counters = table.of(upstream, kind, outcome, status);
+            counters.requests.inc();
+            counters.bytes.inc_by(10);
+            counters.duration.observe(0.1);
         }
         let requests = |labels: [&str; 4]| metrics.requests.with_label_values(&labels).get();
         assert_eq!(requests(["quay.io", "manifest", "hit", "200"]), 2);

@@ -2,7 +2,7 @@
 
 mod counters;
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -14,11 +14,11 @@ use crate::mirror::Outcome;
 use crate::oci::endpoint::Kind;
 use crate::oci::name::Namespace;
 
-use crate::server::limits::share::Ticket;
+use crate::access::permits::Permit;
 
-use counters::{Tally, kind_label, upstream_label};
+use counters::{Counters, kind_label, upstream_label};
 
-pub(crate) use counters::Tallies;
+pub(crate) use counters::CounterTable;
 
 /// Why a body broke off. Logged with its request; the client only sees the connection end.
 pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
@@ -27,14 +27,14 @@ pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// Tied to the body's life and not to its end: hyper stops asking once all announced bytes are out, and a
 /// client may leave at any moment.
-pub(crate) struct Account {
+pub(crate) struct RequestRecord {
     metrics: Arc<Metrics>,
-    tally: Arc<Tally>,
+    counters: Arc<Counters>,
     entry: Entry,
     bytes: AtomicU64,
     broke: OnceLock<String>,
     /// The client's turn, which lasts as long as the response.
-    _turn: Option<Arc<Ticket>>,
+    _turn: Option<Arc<Permit>>,
 }
 
 /// How bytes went to a client.
@@ -48,7 +48,7 @@ pub(crate) enum Way {
 
 /// One line of the access log.
 pub(crate) struct Entry {
-    pub(crate) client: SocketAddr,
+    pub(crate) client: IpAddr,
     pub(crate) agent: Option<HeaderValue>,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
@@ -61,17 +61,17 @@ pub(crate) struct Entry {
     pub(crate) header_ms: u64,
 }
 
-impl Account {
-    /// Opens an account whose bytes are added to `tally`.
+impl RequestRecord {
+    /// Opens an account whose bytes are added to `counters`.
     pub(crate) fn new(
         metrics: Arc<Metrics>,
-        tally: Arc<Tally>,
+        counters: Arc<Counters>,
         entry: Entry,
-        turn: Option<Arc<Ticket>>,
+        turn: Option<Arc<Permit>>,
     ) -> Self {
         Self {
             metrics,
-            tally,
+            counters,
             entry,
             bytes: AtomicU64::new(0),
             broke: OnceLock::new(),
@@ -82,7 +82,7 @@ impl Account {
     /// Counts bytes on their way to the client.
     pub(crate) fn sent(&self, bytes: u64, way: Way) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.tally.bytes.inc_by(bytes);
+        self.counters.bytes.inc_by(bytes);
         match way {
             Way::Copied => self.metrics.bytes_copied.inc_by(bytes),
             Way::Sendfile => self.metrics.bytes_by_sendfile.inc_by(bytes),
@@ -96,12 +96,12 @@ impl Account {
     }
 }
 
-impl Drop for Account {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
         let entry = &self.entry;
         let problem = self.broke.get().or(entry.problem.as_ref());
         tracing::info!(
-            client = %entry.client.ip(),
+            client = %entry.client,
             method = %entry.method,
             path = entry.uri.path(),
             status = entry.status.as_u16(),

@@ -5,11 +5,11 @@ use std::time::Duration;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
+use crate::access::permits::OverShare;
 use crate::mirror;
 use crate::oci::endpoint::EndpointError;
 use crate::oci::error::{self, ErrorCode};
 use crate::server::body::Body;
-use crate::server::limits::share::Busy;
 use crate::sites::SelectError;
 use crate::upstream;
 
@@ -102,14 +102,13 @@ impl From<EndpointError> for Problem {
     }
 }
 
-impl From<Busy> for Problem {
+impl From<OverShare> for Problem {
     /// 503 and not 429, at which containerd asks again at once, and podman waits for a minute.
-    fn from(busy: Busy) -> Self {
-        let message = format!("this client has more {} at a time than its share", busy.of);
+    fn from(over: OverShare) -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             ErrorCode::Unavailable,
-            message,
+            over.to_string(),
         )
         .retry_after(RETRY_AFTER_BUSY)
     }

@@ -7,13 +7,14 @@ use http::header::USER_AGENT;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
+use crate::access::caller::Caller;
+use crate::access::permits::Permit;
 use crate::metrics::Metrics;
 use crate::mirror::{Held, Mirror, Outcome, Site, Want};
 use crate::oci::endpoint::{Endpoint, Kind, Prefix, Route};
 use crate::oci::name::Namespace;
 use crate::server::body::{Body, Buffers};
-use crate::server::limits::share::{Asker, Ticket};
-use crate::server::record::{Account, Entry, Tallies};
+use crate::server::record::{CounterTable, Entry, RequestRecord};
 
 use super::blob::BlobRequest;
 use super::lists::ListRequest;
@@ -25,7 +26,7 @@ use super::respond::{self, OCI_NAMESPACE};
 pub(crate) struct Service {
     mirror: Arc<Mirror>,
     metrics: Arc<Metrics>,
-    tallies: Tallies,
+    counters: CounterTable,
     buffers: Buffers,
 }
 
@@ -35,7 +36,7 @@ struct Trail {
     kind: Option<Kind>,
     outcome: Outcome,
     problem: Option<String>,
-    turn: Option<Arc<Ticket>>,
+    turn: Option<Arc<Permit>>,
 }
 
 impl Service {
@@ -45,17 +46,21 @@ impl Service {
             .sites()
             .iter()
             .map(|(namespace, _)| namespace.clone());
-        let tallies = Tallies::new(&metrics, namespaces);
+        let counters = CounterTable::new(&metrics, namespaces);
         Self {
             mirror,
             metrics,
-            tallies,
+            counters,
             buffers: Buffers::default(),
         }
     }
 
     /// Answers one request; never fails, since every failure has a response.
-    pub(crate) async fn answer(&self, request: Request<Incoming>, asker: Asker) -> Response<Body> {
+    pub(crate) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        caller: Caller,
+    ) -> Response<Body> {
         let started = Instant::now();
         let mut trail = Trail {
             upstream: None,
@@ -64,7 +69,7 @@ impl Service {
             problem: None,
             turn: None,
         };
-        let response = match self.respond(&request, &asker, &mut trail).await {
+        let response = match self.respond(&request, &caller, &mut trail).await {
             Ok(response) => response,
             Err(problem) => {
                 trail.outcome = Outcome::Error;
@@ -72,7 +77,7 @@ impl Service {
                 problem.into_response()
             }
         };
-        let account = self.open_account(&request, &asker, started, trail, response.status());
+        let account = self.open_account(&request, &caller, started, trail, response.status());
         if *request.method() == Method::HEAD {
             let (parts, _) = response.into_parts();
             return Response::from_parts(parts, Body::empty().with_account(account));
@@ -83,7 +88,7 @@ impl Service {
     async fn respond(
         &self,
         request: &Request<Incoming>,
-        asker: &Asker,
+        caller: &Caller,
         trail: &mut Trail,
     ) -> Result<Response<Body>, Problem> {
         let route = Route::parse(request.uri().path(), request.uri().query())?;
@@ -100,7 +105,7 @@ impl Service {
             trail.outcome = Outcome::Hit;
             return Ok(respond::base());
         }
-        let turn = Arc::new(asker.request().await?);
+        let turn = Arc::new(caller.share().request().await?);
         trail.turn = Some(Arc::clone(&turn));
         let lists = ListRequest {
             mirror: &self.mirror,
@@ -118,7 +123,7 @@ impl Service {
         let selected = self.mirror.sites().select(route)?;
         let (mut site, endpoint) = (selected.site.clone(), selected.endpoint);
         trail.upstream = Some(site.upstream.namespace().clone());
-        site.held = Some(self.held(asker, turn, &site, &endpoint, want).await?);
+        site.held = Some(self.held(caller, turn, &site, &endpoint, want).await?);
         let (mut response, outcome) = match endpoint {
             Endpoint::Manifest {
                 repository,
@@ -159,8 +164,8 @@ impl Service {
     /// transfer if it will start one, else the request's turn.
     async fn held(
         &self,
-        asker: &Asker,
-        turn: Arc<Ticket>,
+        caller: &Caller,
+        turn: Arc<Permit>,
         site: &Site,
         endpoint: &Endpoint,
         want: Want,
@@ -169,7 +174,7 @@ impl Service {
             Endpoint::Blob { digest, .. }
                 if want == Want::Content && self.mirror.would_fill(site, digest) =>
             {
-                Ok(Arc::new(asker.fill().await?))
+                Ok(Arc::new(caller.share().fill().await?))
             }
             _ => Ok(turn),
         }
@@ -178,11 +183,11 @@ impl Service {
     fn open_account(
         &self,
         request: &Request<Incoming>,
-        asker: &Asker,
+        caller: &Caller,
         started: Instant,
         trail: Trail,
         status: StatusCode,
-    ) -> Account {
+    ) -> RequestRecord {
         let Trail {
             upstream,
             kind,
@@ -191,14 +196,14 @@ impl Service {
             turn,
         } = trail;
         let header_after = started.elapsed();
-        let tally = self.tallies.of(upstream.as_ref(), kind, outcome, status);
-        tally.requests.inc();
-        tally.duration.observe(header_after.as_secs_f64());
-        Account::new(
+        let counters = self.counters.of(upstream.as_ref(), kind, outcome, status);
+        counters.requests.inc();
+        counters.duration.observe(header_after.as_secs_f64());
+        RequestRecord::new(
             Arc::clone(&self.metrics),
-            tally,
+            counters,
             Entry {
-                client: asker.address,
+                client: caller.address(),
                 agent: request.headers().get(USER_AGENT).cloned(),
                 method: request.method().clone(),
                 uri: request.uri().clone(),

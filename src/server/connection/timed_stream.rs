@@ -1,4 +1,4 @@
-//! Deadlines for clients that stop reading, and for those that never begin to write.
+//! Time limits for clients that stop reading, and for those that never begin to write.
 //!
 //! hyper limits the time a request's header may take over HTTP/1.1 and nothing else: a client that asks for
 //! a blob and never reads would hold its connection, its file and its buffers for ever, and so would one
@@ -18,7 +18,7 @@ use crate::server::limits::activity::Activity;
 
 /// A stream whose writes fail when the other end takes no byte for too long, and whose reads fail when its
 /// first bytes do not come.
-pub(crate) struct Guard<S> {
+pub(crate) struct TimedStream<S> {
     stream: S,
     patience: Duration,
     /// Hears when a write waits.
@@ -39,7 +39,7 @@ struct Opening {
     deadline: Pin<Box<Sleep>>,
 }
 
-impl<S> Guard<S> {
+impl<S> TimedStream<S> {
     pub(crate) fn new(stream: S, patience: Duration, activity: Arc<Activity>) -> Self {
         Self {
             stream,
@@ -120,7 +120,7 @@ impl<S> Guard<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -149,7 +149,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -192,7 +192,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stops_reading_is_cut_off() {
         let (ours, _theirs) = tokio::io::duplex(16);
-        let mut guarded = Guard::new(ours, Duration::from_secs(60), Arc::default());
+        let mut guarded = TimedStream::new(ours, Duration::from_secs(60), Arc::default());
         let error = guarded.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
@@ -200,7 +200,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_client_is_not() {
         let (ours, mut theirs) = tokio::io::duplex(16);
-        let mut guarded = Guard::new(ours, Duration::from_secs(60), Arc::default());
+        let mut guarded = TimedStream::new(ours, Duration::from_secs(60), Arc::default());
         let reader = tokio::spawn(async move {
             let mut taken = [0; 16];
             for _ in 0..4 {
@@ -226,7 +226,7 @@ mod tests {
     async fn a_client_that_takes_from_a_large_backlog_is_not_cut_off_until_it_stops() {
         let (ours, _theirs) = tokio::io::duplex(16);
         let mut guarded =
-            Guard::new(ours, Duration::from_secs(60), Arc::default()).judged_by(shrinking);
+            TimedStream::new(ours, Duration::from_secs(60), Arc::default()).judged_by(shrinking);
         let begun = Instant::now();
         let error = guarded.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
