@@ -4,23 +4,14 @@
 //! nothing of HTTP towards clients: answers and errors are values, and turning them into responses is the
 //! server's work.
 //!
-//! Reading order: this file (the values), [`manifest`], `tag` and [`blob`] (the decisions), [`listing`] and
-//! `referrers`, [`search`] and `catalog` (what there is to pull), [`freshness`] (pure), `fill` (a blob on its way into the store), [`source`] (a blob at its upstream),
-//! [`ahead`] (reading what a fill has not reached), [`bypass`] (a blob that the store cannot take).
+//! Reading order: this file (the values), [`manifest`] and [`blob`] (the decisions), [`lists`] (what there is to pull),
+//! [`freshness`] (pure).
 
-pub(crate) mod ahead;
 pub(crate) mod blob;
-pub(crate) mod bypass;
-mod catalog;
-mod fill;
 pub(crate) mod freshness;
-pub(crate) mod listing;
+pub(crate) mod lists;
 pub(crate) mod manifest;
-mod negative;
-mod referrers;
-pub(crate) mod search;
-pub(crate) mod source;
-mod tag;
+mod once;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,9 +28,11 @@ use crate::store::records::Listing;
 use crate::store::records::StoredManifest;
 use crate::upstream::{self, ManifestHead, Upstream};
 
-use fill::Fill;
+use blob::fill::Fill;
 use freshness::Policy;
-use negative::Negatives;
+use lists::{catalog, search};
+use manifest::tag;
+use once::Negatives;
 
 /// How an answer came about; the same word in the log, in the metrics and in `Cache-Status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,7 +158,7 @@ pub(crate) struct Mirror {
     /// Questions what a tag points to.
     tag_checks: Shared<(QualifiedName, Tag), Answered<tag::Resolved>>,
     /// Lists of tags and of referrers coming in.
-    listings: Shared<(QualifiedName, Listing), Answered<listing::Listed>>,
+    listings: Shared<(QualifiedName, Listing), Answered<lists::Listed>>,
     searches: search::Searches,
     catalog: catalog::Catalog,
 }

@@ -21,9 +21,9 @@ use bytes::{Buf, Bytes};
 use futures_util::future::try_join_all;
 use http_body::{Frame, SizeHint};
 
-use crate::mirror::ahead::{Ahead, decide, together};
-use crate::mirror::bypass::Bypass;
-use crate::mirror::source::Source;
+use crate::mirror::blob::ahead::{Ahead, decide, together};
+use crate::mirror::blob::passthrough::Bypass;
+use crate::mirror::blob::source::Source;
 use crate::store::blobs::reader::{Available, Reader, read_blocking};
 use crate::upstream;
 

@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue, Response, Uri};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::mirror::listing::ListingAnswer;
+use crate::mirror::lists::ListingAnswer;
 use crate::mirror::{Error, Mirror, Outcome, Site};
 use crate::oci::digest::Digest;
 use crate::oci::endpoint::query_value;

@@ -6,7 +6,7 @@ use http::header::{AGE, CONTENT_LENGTH, CONTENT_TYPE, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::headers::etag::if_none_match;
-use crate::mirror::manifest::ManifestAnswer;
+use crate::mirror::manifest::digest::ManifestAnswer;
 use crate::mirror::{Mirror, Outcome, Site, Want};
 use crate::oci::name::{Reference, Repository};
 use crate::server::body::Body;

@@ -13,16 +13,16 @@ use crate::oci::name::{QualifiedName, Reference, Tag};
 use crate::store::records::{StoredManifest, TagRecord};
 use crate::upstream::{self, ManifestHead};
 
-use super::freshness::{Freshness, decide};
-use super::manifest::{ManifestAnswer, answer, elapsed, keep, landed, manifest_error, outcome_of};
-use super::{Answered, Error, Mirror, Outcome, Site, Want};
+use super::digest::{ManifestAnswer, answer, elapsed, keep, landed, manifest_error, outcome_of};
+use crate::mirror::freshness::{Freshness, decide};
+use crate::mirror::{Answered, Error, Mirror, Outcome, Site, Want};
 
 /// How far clocks are off without anything being wrong.
 const CLOCK_ERROR: Duration = Duration::from_secs(60);
 
 /// What a question about a tag brought.
 #[derive(Clone)]
-pub(super) struct Resolved {
+pub(in crate::mirror) struct Resolved {
     record: Arc<TagRecord>,
     finding: Finding,
 }
@@ -40,7 +40,7 @@ enum Finding {
 
 impl Mirror {
     /// Answers for what a tag points to.
-    pub(super) async fn by_tag(
+    pub(in crate::mirror) async fn by_tag(
         self: &Arc<Self>,
         site: &Site,
         name: &QualifiedName,
@@ -404,7 +404,7 @@ async fn is_alive(site: &Site, name: &QualifiedName, pointed_to: Digest) -> bool
 }
 
 /// How long ago that was; `None` if it is more than a clock's usual error ahead of now.
-pub(super) fn age(since: SystemTime) -> Option<Duration> {
+pub(in crate::mirror) fn age(since: SystemTime) -> Option<Duration> {
     match SystemTime::now().duration_since(since) {
         Ok(age) => Some(age),
         Err(ahead) => (ahead.duration() < CLOCK_ERROR).then_some(Duration::ZERO),

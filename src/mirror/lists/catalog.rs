@@ -7,14 +7,14 @@ use tokio::sync::Mutex;
 
 use crate::oci::name::QualifiedName;
 
-use super::{Mirror, Site};
+use crate::mirror::{Mirror, Site};
 
 /// The store is not walked more often than this, whoever asks.
 const KEPT_FOR: Duration = Duration::from_secs(2);
 
 /// What the last walk through the store found. Waiting for the lock is waiting for a walk.
 #[derive(Default)]
-pub(super) struct Catalog(Mutex<Option<(Instant, Arc<Vec<QualifiedName>>)>>);
+pub(in crate::mirror) struct Catalog(Mutex<Option<(Instant, Arc<Vec<QualifiedName>>)>>);
 
 impl Mirror {
     /// Names of the repositories that are stored, sorted: of one upstream, or of all.

@@ -12,12 +12,12 @@ use crate::oci::name::QualifiedName;
 use crate::oci::referrers::{Referrers, fallback_tag};
 use crate::store::records::StoredListing;
 
-use super::manifest::ManifestAnswer;
-use super::{Answered, Error, Mirror, Outcome, Site, Want};
+use crate::mirror::manifest::digest::ManifestAnswer;
+use crate::mirror::{Answered, Error, Mirror, Outcome, Site, Want};
 
 impl Mirror {
     /// Asks upstream's API, and looks under the tag if there is none. Says so if that tag is a stale one.
-    pub(super) async fn ask_for_referrers(
+    pub(in crate::mirror) async fn ask_for_referrers(
         self: &Arc<Self>,
         site: &Site,
         name: &QualifiedName,

@@ -3,6 +3,10 @@
 //! A list cannot be asked about without being fetched, so there is no cheap confirmation; one that comes
 //! back as it was counts as confirmed.
 
+pub(super) mod catalog;
+mod referrers;
+pub(crate) mod search;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,10 +18,10 @@ use crate::oci::name::{QualifiedName, Repository};
 use crate::store::records::{Listing, StoredListing};
 use crate::upstream;
 
-use super::freshness::{Freshness, decide};
-use super::manifest::{elapsed, landed, outcome_of};
-use super::tag::age;
-use super::{Answered, Error, Mirror, Outcome, Site};
+use crate::mirror::freshness::{Freshness, decide};
+use crate::mirror::manifest::digest::{elapsed, landed, outcome_of};
+use crate::mirror::manifest::tag::age;
+use crate::mirror::{Answered, Error, Mirror, Outcome, Site};
 
 /// A list, as it is stored: tags one to a line in their order, referrers as an index.
 #[derive(Debug, Clone)]
@@ -34,7 +38,7 @@ pub(crate) struct ListingAnswer {
 
 /// What a question for a list brought.
 #[derive(Clone)]
-pub(super) struct Listed {
+pub(in crate::mirror) struct Listed {
     listing: Arc<StoredListing>,
     /// If it is neither new nor what the asker's part in the question makes of it.
     outcome: Option<Outcome>,

@@ -15,7 +15,7 @@ use crate::store::blobs::progress::Failure;
 use crate::upstream::{self, Body, FetchedBlob};
 
 use super::source::{Perseverance, Source, skip};
-use super::{Mirror, Site};
+use crate::mirror::{Mirror, Site};
 
 /// How much may be read from upstream while the disk is busy with what came before: the most memory a
 /// fill takes, twice.
@@ -26,15 +26,15 @@ const STEP: usize = 256 * 1024;
 const MOMENT: Duration = Duration::from_millis(5);
 /// What a fill tells those who wait for it, as soon as upstream's header is in.
 #[derive(Clone)]
-pub(super) struct Fill {
+pub(in crate::mirror) struct Fill {
     /// The repository it was asked for under.
-    pub(super) name: QualifiedName,
-    pub(super) filling: Result<Filling, upstream::Error>,
+    pub(in crate::mirror) name: QualifiedName,
+    pub(in crate::mirror) filling: Result<Filling, upstream::Error>,
 }
 
 /// What became of upstream's yes.
 #[derive(Clone)]
-pub(super) enum Filling {
+pub(in crate::mirror) enum Filling {
     /// It goes into the store; read along.
     Growing(Growing),
     /// There is no room for it. The first to come may have the body that is open already.
@@ -42,11 +42,11 @@ pub(super) enum Filling {
 }
 
 /// An open body for whoever takes it first.
-pub(super) struct Spare(Mutex<Option<FetchedBlob>>);
+pub(in crate::mirror) struct Spare(Mutex<Option<FetchedBlob>>);
 
 impl Spare {
     /// The body, if nobody has taken it and it was asked for under the name it is wanted for.
-    pub(super) fn take_for(
+    pub(in crate::mirror) fn take_for(
         &self,
         filled_as: &QualifiedName,
         name: &QualifiedName,
@@ -61,7 +61,7 @@ impl Spare {
 type FillSlot = Slot<(Namespace, Digest), Fill>;
 
 /// The work of a fill, to be run by a flight.
-pub(super) fn start(
+pub(in crate::mirror) fn start(
     mirror: Arc<Mirror>,
     site: Site,
     name: QualifiedName,

@@ -38,23 +38,35 @@ struct Check {
 
 impl Bypass {
     /// All of a blob.
-    pub(super) fn whole(source: Source, fetched: FetchedBlob) -> Self {
+    pub(in crate::mirror) fn whole(source: Source, fetched: FetchedBlob) -> Self {
         Self::rest_of_whole(source, fetched, 0)
     }
 
     /// A blob from `from` on, out of a body that brings all of it.
-    pub(super) fn rest_of_whole(source: Source, fetched: FetchedBlob, from: u64) -> Self {
+    pub(in crate::mirror) fn rest_of_whole(
+        source: Source,
+        fetched: FetchedBlob,
+        from: u64,
+    ) -> Self {
         let hasher = source.digest().hasher();
         Self::new(source, fetched, 0, from..u64::MAX, Some(hasher))
     }
 
     /// A blob from `from` on, `hasher` having seen what is before that.
-    pub(super) fn rest(source: Source, fetched: FetchedBlob, from: u64, hasher: Hasher) -> Self {
+    pub(in crate::mirror) fn rest(
+        source: Source,
+        fetched: FetchedBlob,
+        from: u64,
+        hasher: Hasher,
+    ) -> Self {
         Self::new(source, fetched, from, from..u64::MAX, Some(hasher))
     }
 
     /// Holds it to the length that the client was told, should upstream have said another one since.
-    pub(super) fn of_length(mut self, told: Option<u64>) -> Result<Self, upstream::Error> {
+    pub(in crate::mirror) fn of_length(
+        mut self,
+        told: Option<u64>,
+    ) -> Result<Self, upstream::Error> {
         match (told, self.size) {
             (Some(told), Some(size)) if told != size => Err(upstream::Error::Wrong(
                 format!("upstream said that the blob has {told} bytes, and now {size}").into(),
@@ -67,7 +79,7 @@ impl Bypass {
     }
 
     /// A part of a blob, out of a body that brings just that, or everything.
-    pub(super) fn part(source: Source, fetched: FetchedBlob, part: Range<u64>) -> Self {
+    pub(in crate::mirror) fn part(source: Source, fetched: FetchedBlob, part: Range<u64>) -> Self {
         let begins = fetched.part.as_ref().map_or(0, |part| part.start);
         Self::new(source, fetched, begins, part, None)
     }
@@ -222,7 +234,7 @@ impl Bypass {
     }
 }
 
-pub(super) fn compare(expected: &Digest, found: &Digest) -> Result<(), upstream::Error> {
+pub(in crate::mirror) fn compare(expected: &Digest, found: &Digest) -> Result<(), upstream::Error> {
     if found == expected {
         return Ok(());
     }

@@ -13,7 +13,7 @@ use crate::store::Store;
 use crate::store::blobs::reader::{Reader, hash_beginning};
 use crate::upstream::{self, Body, FetchedBlob, Upstream};
 
-use super::bypass::Bypass;
+use super::passthrough::Bypass;
 
 /// How often in a row a transfer may break off without getting ahead before it is given up.
 const ATTEMPTS: u32 = 4;
@@ -33,7 +33,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    pub(super) fn new(
+    pub(in crate::mirror) fn new(
         store: &Arc<Store>,
         metrics: &Arc<Metrics>,
         upstream: &Arc<Upstream>,
@@ -49,20 +49,20 @@ impl Source {
         }
     }
 
-    pub(super) fn digest(&self) -> &Digest {
+    pub(in crate::mirror) fn digest(&self) -> &Digest {
         &self.digest
     }
 
-    pub(super) fn namespace(&self) -> &Namespace {
+    pub(in crate::mirror) fn namespace(&self) -> &Namespace {
         self.upstream.namespace()
     }
 
-    pub(super) fn repository(&self) -> &Repository {
+    pub(in crate::mirror) fn repository(&self) -> &Repository {
         &self.repository
     }
 
     /// Asks upstream for the blob or a part of it.
-    pub(super) async fn open(
+    pub(in crate::mirror) async fn open(
         &self,
         part: Option<Range<u64>>,
     ) -> Result<FetchedBlob, upstream::Error> {
@@ -72,7 +72,7 @@ impl Source {
     }
 
     /// Counts a transfer that broke off and goes on.
-    pub(super) fn count_resume(&self) {
+    pub(in crate::mirror) fn count_resume(&self) {
         self.metrics
             .fill_resumes
             .with_label_values(&[self.namespace().as_str()])
@@ -157,14 +157,14 @@ impl std::fmt::Debug for Source {
 
 /// How long a transfer that breaks off again and again is gone on with: as long as it gets ahead.
 #[derive(Debug, Default)]
-pub(super) struct Perseverance {
+pub(in crate::mirror) struct Perseverance {
     reached: u64,
     attempt: u32,
 }
 
 impl Perseverance {
     /// After a break at `position`: how long to wait before going on, or `None` to give up.
-    pub(super) fn after_break(&mut self, position: u64) -> Option<Duration> {
+    pub(in crate::mirror) fn after_break(&mut self, position: u64) -> Option<Duration> {
         self.attempt = if position >= self.reached.saturating_add(AHEAD) {
             1
         } else {
@@ -180,7 +180,10 @@ impl Perseverance {
 }
 
 /// Reads `count` bytes of a body and throws them away; returns what came with the last of them.
-pub(super) async fn skip(body: &mut Body, mut count: u64) -> Result<Bytes, upstream::Error> {
+pub(in crate::mirror) async fn skip(
+    body: &mut Body,
+    mut count: u64,
+) -> Result<Bytes, upstream::Error> {
     while let Some(mut chunk) = body.chunk().await? {
         let skipped = usize::try_from(count)
             .unwrap_or(usize::MAX)

@@ -9,8 +9,8 @@ use moka::sync::Cache;
 use crate::oci::name::Namespace;
 use crate::upstream;
 
-use super::manifest::{landed, outcome_of};
-use super::{Answered, Error, Mirror, Outcome, Shared, Site};
+use crate::mirror::manifest::digest::{landed, outcome_of};
+use crate::mirror::{Answered, Error, Mirror, Outcome, Shared, Site};
 
 /// Memory for results, in bytes.
 const MEMORY: u64 = 8 * 1024 * 1024;
@@ -19,7 +19,7 @@ const MEMORY: u64 = 8 * 1024 * 1024;
 type Id = (Namespace, String);
 
 /// Searches that are remembered or under way. Never stored: a search is of no use without upstream.
-pub(super) struct Searches {
+pub(in crate::mirror) struct Searches {
     known: Cache<Id, Known>,
     under_way: Shared<Id, Answered<Bytes>>,
 }

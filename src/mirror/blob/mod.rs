@@ -7,16 +7,21 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+pub(crate) mod ahead;
+pub(super) mod fill;
+pub(crate) mod passthrough;
+pub(crate) mod source;
+
 use crate::flight::Role;
 use crate::oci::digest::Digest;
 use crate::oci::name::{QualifiedName, Repository};
 use crate::store::blobs::reader::Reader;
 use crate::upstream::{self, FetchedBlob};
 
-use super::bypass::{Bypass, compare};
-use super::fill::{self, Fill, Filling};
-use super::source::Source;
-use super::{Error, Mirror, Outcome, Site, Want};
+use crate::mirror::{Error, Mirror, Outcome, Site, Want};
+use fill::{Fill, Filling};
+use passthrough::{Bypass, compare};
+use source::Source;
 
 /// How often a request tries to get into a transfer that fails under it before it gives up.
 const ATTEMPTS: usize = 3;

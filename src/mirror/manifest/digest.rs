@@ -13,7 +13,7 @@ use crate::store::Store;
 use crate::store::records::StoredManifest;
 use crate::upstream::{self, FetchedManifest, ManifestHead};
 
-use super::{Answered, Error, Mirror, Outcome, Site, Want};
+use crate::mirror::{Answered, Error, Mirror, Outcome, Site, Want};
 
 /// A manifest, or what a HEAD of it says.
 #[derive(Debug, Clone)]
@@ -117,7 +117,7 @@ impl Mirror {
     }
 
     /// Fetches a manifest by digest, one request however many ask, and keeps it.
-    pub(super) async fn fetch(
+    pub(in crate::mirror) async fn fetch(
         self: &Arc<Self>,
         site: &Site,
         name: &QualifiedName,
@@ -152,13 +152,17 @@ impl Mirror {
         landed(landing).await.map(|manifest| (manifest, role))
     }
 
-    pub(super) fn believed(&self, name: &QualifiedName, what: &impl ToString) -> Result<(), Error> {
+    pub(in crate::mirror) fn believed(
+        &self,
+        name: &QualifiedName,
+        what: &impl ToString,
+    ) -> Result<(), Error> {
         self.missing_manifests
             .get(name, what)
             .map_or(Ok(()), |error| Err(manifest_error(error)))
     }
 
-    pub(super) fn remember_refusal<T>(
+    pub(in crate::mirror) fn remember_refusal<T>(
         &self,
         site: &Site,
         name: &QualifiedName,
@@ -173,7 +177,7 @@ impl Mirror {
 }
 
 /// Stores a manifest and vouches for the blobs it names.
-pub(super) async fn keep(
+pub(in crate::mirror) async fn keep(
     store: &Arc<Store>,
     name: &QualifiedName,
     fetched: FetchedManifest,
@@ -202,7 +206,7 @@ pub(super) async fn keep(
     manifest
 }
 
-pub(super) async fn landed<T: Clone>(landing: Landing<Answered<T>>) -> Answered<T> {
+pub(in crate::mirror) async fn landed<T: Clone>(landing: Landing<Answered<T>>) -> Answered<T> {
     landing.value().await.unwrap_or_else(|_| {
         Err(upstream::Error::Unavailable(
             "the request was called off".into(),
@@ -210,7 +214,7 @@ pub(super) async fn landed<T: Clone>(landing: Landing<Answered<T>>) -> Answered<
     })
 }
 
-pub(super) fn answer(
+pub(in crate::mirror) fn answer(
     manifest: &StoredManifest,
     want: Want,
     outcome: Outcome,
@@ -227,14 +231,14 @@ pub(super) fn answer(
     }
 }
 
-pub(super) fn outcome_of(role: Role) -> Outcome {
+pub(in crate::mirror) fn outcome_of(role: Role) -> Outcome {
     match role {
         Role::Leader => Outcome::Miss,
         Role::Joiner => Outcome::Joined,
     }
 }
 
-pub(super) fn manifest_error(error: upstream::Error) -> Error {
+pub(in crate::mirror) fn manifest_error(error: upstream::Error) -> Error {
     match error {
         upstream::Error::NotFound => Error::ManifestUnknown,
         error => Error::Upstream(error),
@@ -242,6 +246,6 @@ pub(super) fn manifest_error(error: upstream::Error) -> Error {
 }
 
 /// A clock that was set back makes an age of zero, never an error.
-pub(super) fn elapsed(since: SystemTime) -> Duration {
+pub(in crate::mirror) fn elapsed(since: SystemTime) -> Duration {
     SystemTime::now().duration_since(since).unwrap_or_default()
 }
