@@ -20,6 +20,13 @@ impl Secret {
         Self(Zeroizing::new(text))
     }
 
+    /// The texts one after the other. Room is made at once: growing would leave copies behind.
+    pub(crate) fn concat(parts: &[&str]) -> Self {
+        let mut all = String::with_capacity(parts.iter().map(|part| part.len()).sum());
+        all.extend(parts.iter().copied());
+        Self::new(all)
+    }
+
     /// The text itself, for the one place that sends it.
     pub(crate) fn expose(&self) -> &str {
         &self.0

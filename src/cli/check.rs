@@ -9,11 +9,11 @@ use crate::config::units::{format_duration, format_size};
 use crate::config::{Config, Mistakes};
 use crate::metrics::Metrics;
 use crate::sites::hub;
-use crate::upstream::{Error, Upstream};
+use crate::upstream::{Error, Probe, Upstream};
 
 use super::{Check, FAILED, USAGE, complain, print};
 
-/// Runs the command on what loading the configuration brought.
+/// Runs the command on the configuration, or on the mistakes in it.
 pub(super) fn run(arguments: &Check, config: Result<Config, Mistakes>) -> ExitCode {
     let config = match config {
         Ok(config) => config,
@@ -69,7 +69,7 @@ pub(super) fn run(arguments: &Check, config: Result<Config, Mistakes>) -> ExitCo
     }
 }
 
-/// One upstream as it answered to one of those we can be there, or one of its endpoints.
+/// How one account at an upstream, or one of its endpoints, was answered.
 #[derive(Serialize)]
 struct Report {
     upstream: String,
@@ -97,58 +97,36 @@ async fn ask_all(config: &Config) -> Result<Vec<Report>, String> {
     Ok(reports.into_iter().flatten().collect())
 }
 
-/// Everybody we can be at an upstream, then its endpoints.
+/// Asks an upstream as each account, and each of its endpoints.
 async fn ask(upstream: &Upstream) -> Vec<Report> {
-    let identities = upstream
-        .identities()
-        .enumerate()
-        .map(async |(index, name)| {
-            let error = probe(upstream, index).await.err();
-            let quota = upstream.quota_of(index);
-            Report {
-                upstream: upstream.namespace().to_string(),
-                identity: name.to_owned(),
-                endpoint: None,
-                limit: quota.and_then(|quota| quota.limit),
-                remaining: quota.and_then(|quota| quota.remaining),
-                window_seconds: quota.and_then(|quota| quota.window),
-                error: error.map(|error| error.to_string()),
-            }
-        });
-    let endpoints = &upstream.settings().endpoints;
-    let endpoints = endpoints.iter().enumerate().map(async |(index, url)| {
-        let error = upstream.ping_endpoint(index).await.err();
+    let reports = upstream.probes().map(async |probe| {
+        let error = try_out(&probe, upstream).await.err();
+        let quota = probe.stated_quota();
         Report {
             upstream: upstream.namespace().to_string(),
-            identity: "anonymous".to_owned(),
-            endpoint: Some(url.to_string()),
-            limit: None,
-            remaining: None,
-            window_seconds: None,
+            identity: probe.identity().to_owned(),
+            endpoint: probe.endpoint().map(ToString::to_string),
+            limit: quota.and_then(|quota| quota.limit),
+            remaining: quota.and_then(|quota| quota.remaining),
+            window_seconds: quota.and_then(|quota| quota.window),
             error: error.map(|error| error.to_string()),
         }
     });
-    let (mut reports, endpoints) = futures_util::future::join(
-        futures_util::future::join_all(identities),
-        futures_util::future::join_all(endpoints),
-    )
-    .await;
-    reports.extend(endpoints);
-    reports
+    futures_util::future::join_all(reports).await
 }
 
 /// A token first, then a HEAD that shows the quota, which only Docker Hub states.
-async fn probe(upstream: &Upstream, identity: usize) -> Result<(), Error> {
-    upstream.ping_as(identity).await?;
-    if !hub::is(upstream.namespace()) {
+async fn try_out(probe: &Probe<'_>, upstream: &Upstream) -> Result<(), Error> {
+    probe.ping().await?;
+    if probe.endpoint().is_some() || !hub::is(upstream.namespace()) {
         return Ok(());
     }
     let (Ok(repository), Ok(reference)) = (hub::QUOTA_PROBE.0.parse(), hub::QUOTA_PROBE.1.parse())
     else {
         return Ok(());
     };
-    match upstream.look_as(identity, &repository, &reference).await {
-        // Something that only plays Docker Hub need not have this repository.
+    match probe.head_manifest(&repository, &reference).await {
+        // A mirror of Docker Hub under its name does not need to have this repository.
         Ok(()) | Err(Error::NotFound) => Ok(()),
         Err(error) => Err(error),
     }

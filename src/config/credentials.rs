@@ -7,7 +7,8 @@ use super::keys::{self, Key};
 use super::lookup::Reader;
 use super::mistake::{Fault, Reported};
 use super::value::{self, Value};
-use crate::upstream::{Credentials, Password};
+use crate::secret::Secret;
+use crate::upstream::{Login, Password};
 
 /// The keys that make up an identity.
 struct Keys {
@@ -21,7 +22,7 @@ struct Keys {
 pub(super) fn resolve(
     reader: &mut Reader<'_>,
     environment: &Environment,
-) -> Result<Option<Credentials>, Reported> {
+) -> Result<Option<Login>, Reported> {
     let keys = Keys {
         username: &keys::UPSTREAM_USERNAME,
         password: &keys::UPSTREAM_PASSWORD,
@@ -35,7 +36,7 @@ pub(super) fn resolve(
 pub(super) fn resolve_more(
     reader: &mut Reader<'_>,
     environment: &Environment,
-) -> Result<Vec<Credentials>, Reported> {
+) -> Result<Vec<Login>, Reported> {
     let keys = Keys {
         username: &keys::MORE_USERNAME,
         password: &keys::MORE_PASSWORD,
@@ -65,7 +66,7 @@ fn read(
     reader: &mut Reader<'_>,
     keys: &Keys,
     environment: &Environment,
-) -> Result<Option<Credentials>, Reported> {
+) -> Result<Option<Login>, Reported> {
     let username = reader.optional(keys.username, value::username);
     let password = reader.optional(keys.password, value::secret);
     let file = reader.optional(keys.password_file, value::secret_file);
@@ -103,17 +104,17 @@ fn read(
     let inline = password?.map(Password::Inline);
     let source = inline
         .or(file?.map(Password::File))
-        .or(variable?.map(Password::Env));
+        .or(variable?.map(Password::Inline));
     Ok(username?
         .zip(source)
-        .map(|(username, password)| Credentials { username, password }))
+        .map(|(user, password)| Login::Password { user, password }))
 }
 
 /// The name of a variable that is set. It is not repeated: people paste the password itself here.
-fn secret_variable(value: &Value, environment: &Environment) -> Result<String, Fault> {
+fn secret_variable(value: &Value, environment: &Environment) -> Result<Secret, Fault> {
     let name = value::text(value)?;
     match environment.get(&name) {
-        Some(secret) if !secret.is_empty() => Ok(name),
+        Some(secret) if !secret.is_empty() => Ok(Secret::new(secret.to_owned())),
         Some(_) => Err(Fault::new(
             "names an environment variable that is empty",
             "set it to the password",

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::sites::hub;
-use crate::upstream::Password;
-use crate::upstream::Proxy;
+use crate::upstream::{Login, Password, Proxy};
 
 const SECRET: &str = "hunter2";
 
@@ -106,7 +105,7 @@ fn nothing_written_is_a_docker_hub_mirror() {
         config
             .upstreams
             .iter()
-            .all(|it| it.settings.credentials.is_none())
+            .all(|it| matches!(&*it.settings.logins, [Login::Anonymous]))
     );
 }
 
@@ -443,7 +442,7 @@ fn an_upstream_inherits_freshness_and_may_differ() {
         (quay.policy.tag_ttl, quay.policy.max_stale),
         (Duration::ZERO, Duration::from_secs(86_400))
     );
-    assert!(matches!(quay.settings.proxy, Proxy::Direct));
+    assert!(matches!(quay.settings.connection.proxy, Proxy::Direct));
     assert_eq!(quay.settings.realms, ["auth.example.com:8443"]);
     assert_eq!(
         upstream_of(&config, "docker.io").policy.tag_ttl,
@@ -460,9 +459,10 @@ fn further_credentials_and_endpoints_are_lists() {
     let upstream = &config.upstreams[0];
     let names: Vec<_> = upstream
         .settings
-        .more_credentials
+        .logins
         .iter()
-        .map(|it| &*it.username)
+        .skip(1)
+        .map(Login::name)
         .collect();
     assert_eq!(names, ["a", "b"]);
     let endpoints: Vec<_> = upstream
@@ -478,13 +478,7 @@ fn further_credentials_and_endpoints_are_lists() {
     assert_eq!(upstream.policy.quota_reserve, 40);
     assert!(!format!("{config:?}").contains(SECRET));
     let inline = "[upstream.\"docker.io\"]\nmore_credentials = [{ username = \"a\", password = \"hunter2\" }]";
-    assert_eq!(
-        parse(inline).unwrap().upstreams[0]
-            .settings
-            .more_credentials
-            .len(),
-        1
-    );
+    assert_eq!(parse(inline).unwrap().upstreams[0].settings.logins.len(), 2);
 
     let hub = |keys: &str| format!("[upstream.\"docker.io\"]\n{keys}");
     let cases = [
@@ -535,8 +529,10 @@ fn further_credentials_and_endpoints_are_lists() {
 fn credentials_are_a_name_and_one_password() {
     let hub = |keys: &str| format!("[upstream.\"docker.io\"]\n{keys}");
     let config = parse(&hub("username = \"u\"\npassword = \"hunter2\"")).unwrap();
-    let credentials = config.upstreams[0].settings.credentials.clone().unwrap();
-    assert!(matches!(&credentials.password, Password::Inline(secret) if secret.expose() == SECRET));
+    assert!(
+        matches!(&*config.upstreams[0].settings.logins, [Login::Password { user, password }]
+        if user == "u" && matches!(password, Password::Inline(secret) if secret.expose() == SECRET))
+    );
     assert!(!format!("{config:?}").contains(SECRET));
 
     let named = parse_in(
@@ -544,8 +540,12 @@ fn credentials_are_a_name_and_one_password() {
         &[("TOKEN", SECRET)],
     )
     .unwrap();
-    let credentials = named.upstreams[0].settings.credentials.clone().unwrap();
-    assert!(matches!(credentials.password, Password::Env(name) if name == "TOKEN"));
+    // The variable is read where it is checked: another environment later changes nothing.
+    assert!(
+        matches!(&*named.upstreams[0].settings.logins, [Login::Password { user, password }]
+        if user == "u" && matches!(password, Password::Inline(secret) if secret.expose() == SECRET))
+    );
+    assert!(!format!("{named:?}").contains(SECRET));
 
     let cases = [
         (

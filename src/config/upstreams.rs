@@ -15,7 +15,7 @@ use super::{credentials, url};
 use crate::mirror::freshness::Policy;
 use crate::oci::name::Namespace;
 use crate::sites::hub;
-use crate::upstream::{Proxy, Settings, Timeouts};
+use crate::upstream::{ConnectionSettings, Login, Proxy, Settings, Timeouts};
 
 /// What is mirrored when the configuration names no upstream.
 const WELL_KNOWN: [&str; 7] = [
@@ -201,12 +201,15 @@ fn upstream(
         namespace: namespace?,
         url: url?,
         endpoints: endpoints?,
-        credentials: credentials?,
-        more_credentials: more_credentials?,
-        ca_file: ca_file?,
+        logins: std::iter::once(credentials?.unwrap_or(Login::Anonymous))
+            .chain(more_credentials?)
+            .collect(),
         realms: realms?,
-        proxy: proxy?.unwrap_or(Proxy::Environment),
-        timeouts: timeouts?,
+        connection: ConnectionSettings {
+            ca_file: ca_file?,
+            proxy: proxy?.unwrap_or(Proxy::Environment),
+            timeouts: timeouts?,
+        },
     };
     Ok(UpstreamConfig {
         settings,

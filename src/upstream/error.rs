@@ -1,4 +1,4 @@
-//! What can go wrong with an upstream, by whose fault it is.
+//! Why an upstream did not give what it was asked for, by whose fault it is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,18 +10,16 @@ use http::StatusCode;
 /// The text names the cause and never holds a secret, a token or a signed URL.
 #[derive(Debug, Clone)]
 pub(crate) enum Error {
-    /// Upstream says it has no such thing (404).
+    /// Upstream says that it does not have it (404).
     NotFound,
-    /// Upstream refuses us (401 or 403): unknown repository, or credentials that are missing or wrong.
+    /// Upstream refuses access (401 or 403): unknown repository, or credentials that are missing or wrong.
     Denied {
-        /// 401 or 403.
         status: StatusCode,
         /// Upstream's words.
         detail: Arc<str>,
     },
-    /// Upstream asks for fewer requests (429), or did so a moment ago and is not asked again before that is over.
+    /// Upstream asks for fewer requests (429), or did so before and is not asked until that is over.
     RateLimited {
-        /// Of which.
         limit: Limit,
         /// When to ask again.
         retry_after: Option<Duration>,
@@ -32,22 +30,22 @@ pub(crate) enum Error {
     Unavailable(Arc<str>),
     /// Upstream did not answer in time.
     Silent(Arc<str>),
-    /// Upstream failed again and again, and is not asked for a while.
-    LeftAlone {
+    /// Upstream failed again and again, and is not asked for a while: its circuit is open.
+    CircuitOpen {
         /// Whether it failed by silence.
         silent: bool,
-        /// When it is asked again; zero while it is being asked by somebody else.
+        /// When it is asked again; zero while another request is testing it.
         again_in: Duration,
         /// What failed, since when, and why.
         detail: Arc<str>,
     },
     /// Upstream answered with what cannot be right: wrong digest, wrong length, no manifest, a redirect loop.
     Wrong(Arc<str>),
-    /// We cannot ask: credentials cannot be read, or may not be sent to where upstream wants them.
+    /// The request cannot be made: credentials cannot be read, or may not be sent to where upstream wants them.
     Credentials(Arc<str>),
 }
 
-/// What is limited.
+/// What upstream limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Limit {
     /// Pulls within hours: GETs of manifests.
@@ -58,7 +56,7 @@ pub(crate) enum Limit {
 
 impl Limit {
     /// The word in metrics.
-    pub(crate) fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Quota => "quota",
             Self::Abuse => "abuse",
@@ -67,7 +65,7 @@ impl Limit {
 }
 
 impl Error {
-    pub(super) fn wrong(detail: String) -> Self {
+    pub(super) fn wrong(detail: impl Into<Arc<str>>) -> Self {
         Self::Wrong(detail.into())
     }
 
@@ -75,19 +73,17 @@ impl Error {
         Self::Unavailable(detail.into())
     }
 
-    /// Whether upstream's word is missing, so that what is remembered may stand in for it.
-    ///
-    /// A clear "not there" is an answer; everything else is the absence of one.
+    /// Whether upstream gave no answer, so that what is stored may be served instead. A 404 is an answer.
     pub(crate) fn is_no_answer(&self) -> bool {
         !matches!(self, Self::NotFound)
     }
 
-    /// Whether upstream was not asked, because of what happened before. That was said in the log when it happened.
-    pub(crate) fn is_old_news(&self) -> bool {
-        matches!(self, Self::LeftAlone { .. })
+    /// Whether upstream was not asked because its circuit is open. The log said so when it opened.
+    pub(crate) fn is_circuit_open(&self) -> bool {
+        matches!(self, Self::CircuitOpen { .. })
     }
 
-    /// The words without those that say what kind of error it is.
+    /// The cause, without the words that say what kind of error it is.
     pub(super) fn detail(&self) -> &str {
         match self {
             Self::NotFound => "upstream has no such thing",
@@ -95,7 +91,7 @@ impl Error {
             | Self::RateLimited { detail, .. }
             | Self::Unavailable(detail)
             | Self::Silent(detail)
-            | Self::LeftAlone { detail, .. }
+            | Self::CircuitOpen { detail, .. }
             | Self::Wrong(detail)
             | Self::Credentials(detail) => detail,
         }
@@ -104,62 +100,62 @@ impl Error {
 
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let detail = self.detail();
         match self {
-            Self::NotFound => f.write_str("upstream has no such thing"),
-            Self::Denied { status, detail } => {
+            Self::NotFound => f.write_str(detail),
+            Self::Denied { status, .. } => {
                 write!(f, "upstream refuses access ({}): {detail}", status.as_u16())
             }
             Self::RateLimited {
                 limit: Limit::Quota,
-                detail,
                 ..
             } => write!(f, "upstream's pull quota is spent: {detail}"),
-            Self::RateLimited { detail, .. } => {
+            Self::RateLimited { .. } => {
                 write!(f, "upstream limits the rate of requests: {detail}")
             }
-            Self::Unavailable(detail) => write!(f, "upstream is unavailable: {detail}"),
-            Self::Silent(detail) => write!(f, "upstream does not answer: {detail}"),
-            Self::LeftAlone { detail, .. } => write!(f, "upstream is not asked: {detail}"),
-            Self::Wrong(detail) => write!(f, "upstream's answer is wrong: {detail}"),
-            Self::Credentials(detail) => write!(f, "cannot authenticate: {detail}"),
+            Self::Unavailable(_) => write!(f, "upstream is unavailable: {detail}"),
+            Self::Silent(_) => write!(f, "upstream does not answer: {detail}"),
+            Self::CircuitOpen { .. } => write!(f, "upstream is not asked: {detail}"),
+            Self::Wrong(_) => write!(f, "upstream's answer is wrong: {detail}"),
+            Self::Credentials(_) => write!(f, "cannot authenticate: {detail}"),
         }
     }
 }
 
 impl std::error::Error for Error {}
 
-/// Why there is no answer, with what only this folder wants to know about it.
-pub(super) struct Failed {
+/// One try that failed, and whether another one may help.
+pub(super) struct FailedTry {
     pub(super) error: Error,
-    /// It may be gone the next moment: a connection that broke, a 502, 503 or 504.
-    pub(super) passing: bool,
+    /// The cause may be gone a moment later: a connection that broke, a 502, 503 or 504.
+    pub(super) transient: bool,
 }
 
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
+impl FailedTry {
+    pub(super) fn transient(error: Error) -> Self {
         Self {
             error,
-            passing: false,
+            transient: true,
         }
     }
 }
 
-impl From<Failed> for Error {
-    fn from(failed: Failed) -> Self {
+impl From<Error> for FailedTry {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            transient: false,
+        }
+    }
+}
+
+impl From<FailedTry> for Error {
+    fn from(failed: FailedTry) -> Self {
         failed.error
     }
 }
 
-impl Failed {
-    pub(super) fn passing(error: Error) -> Self {
-        Self {
-            error,
-            passing: true,
-        }
-    }
-}
-
-/// Why a client for an upstream cannot be built: a certificate file, always.
+/// Why a client for an upstream cannot be built: always a certificate file.
 #[derive(Debug)]
 pub(crate) struct StartError {
     pub(super) namespace: String,

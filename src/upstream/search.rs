@@ -1,4 +1,4 @@
-//! Docker's search: an API older than repositories of two parts, which few registries have.
+//! Questions to a search: an API of Docker, older than repositories of two parts, which few registries have.
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -6,15 +6,15 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::oci::endpoint::Endpoint;
-use crate::sites::hub;
 
-use super::asking::request::{Ask, Reply};
-use super::{Error, Upstream, whole};
+use super::asking::client::Client;
+use super::asking::request::Question;
+use super::error::Error;
 
 /// A hundred results, the most Docker asks for, are some 50 KiB.
 const MAX_RESULTS: usize = 1024 * 1024;
 
-/// Answers of registries without a search, or without one for everybody: no credentials are shown here.
+/// Answers of registries without a search, or without an anonymous one: no credentials are shown here.
 const NO_SEARCH: &[u16] = &[400, 401, 403, 404, 405, 406, 410, 501];
 
 /// What makes an answer one of a search.
@@ -24,30 +24,34 @@ struct Results {
     _results: Vec<IgnoredAny>,
 }
 
-impl Upstream {
-    /// What upstream's search finds, in its words; not found where there is no search.
-    ///
-    /// `query` is the query string to ask with.
-    pub(crate) async fn search(&self, query: String) -> Result<Bytes, Error> {
-        let ask = Ask {
-            query: Some(query),
-            accept: Some("application/json"),
-            answers: NO_SEARCH,
-            ..Ask::new(Method::GET, Endpoint::Search)
-        };
-        let settings = &self.settings;
-        let elsewhere = hub::search(&settings.namespace, settings.url.host());
-        let base = elsewhere.unwrap_or(self.home.base());
-        let Reply { status, body, .. } = self.home.send_openly(base, &ask, self.deadline()).await?;
-        if status != StatusCode::OK {
-            return Err(Error::NotFound);
-        }
-        let bytes = whole(body, MAX_RESULTS, "the search", self.deadline()).await?;
-        // Many servers have a page for every path, and podman takes a page for a broken registry.
-        serde_json::from_slice::<Results>(&bytes)
-            .map(|_| bytes)
-            .map_err(|_| Error::NotFound)
+/// The results as upstream wrote them; not found if it has no search. `query` is the query string; `elsewhere` is the
+/// URL to ask, if it is not the registry's.
+pub(super) async fn search(
+    client: &Client,
+    elsewhere: Option<&str>,
+    query: String,
+) -> Result<Bytes, Error> {
+    let question = Question {
+        query: Some(query),
+        accept: Some("application/json"),
+        answers: NO_SEARCH,
+        ..Question::new(Method::GET, Endpoint::Search)
+    };
+    let base = elsewhere.unwrap_or(client.base());
+    let reply = client
+        .send_openly(base, &question, client.deadline())
+        .await?;
+    if reply.status != StatusCode::OK {
+        return Err(Error::NotFound);
     }
+    let body = reply.body;
+    let bytes = body
+        .collect(MAX_RESULTS, "the search", client.deadline())
+        .await?;
+    // Many servers have a page for every path, and podman takes a page for a broken registry.
+    serde_json::from_slice::<Results>(&bytes)
+        .map(|_| bytes)
+        .map_err(|_| Error::NotFound)
 }
 
 #[cfg(test)]

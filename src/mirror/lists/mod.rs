@@ -99,7 +99,7 @@ impl Mirror {
         } else {
             match tokio::time::timeout(site.policy.stale_after, landing).await {
                 Ok(Err(error)) if error.is_no_answer() => {
-                    if error.is_old_news() {
+                    if error.is_circuit_open() {
                         tracing::debug!(repository = %name, list = %which, %error, "serving a stale list");
                     } else {
                         tracing::warn!(repository = %name, list = %which, %error, "upstream has no answer; serving a stale list");

@@ -80,7 +80,7 @@ impl Mirror {
             None => landing.await,
             Some(stale) => match tokio::time::timeout(site.policy.stale_after, landing).await {
                 Ok(Err(error)) if error.is_no_answer() => {
-                    if error.is_old_news() {
+                    if error.is_circuit_open() {
                         tracing::debug!(repository = %name, %tag, %error, "serving a stale tag");
                     } else {
                         tracing::warn!(repository = %name, %tag, %error, "upstream has no answer; serving a stale tag");

@@ -175,7 +175,7 @@ impl Problem {
                 words,
             )
             .retry_after(RETRY_AFTER_OUTAGE),
-            upstream::Error::LeftAlone {
+            upstream::Error::CircuitOpen {
                 silent, again_in, ..
             } => {
                 let status = match silent {

@@ -1,57 +1,109 @@
-//! Who is asked, one after the other: the endpoints in their order, and the registry itself at the end.
+//! Which endpoint is asked: the configured ones in their order, and the registry itself at the end.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use crate::metrics::Metrics;
+use crate::upstream::error::{Error, StartError};
+use crate::upstream::login::kinds::Login;
+use crate::upstream::settings::Settings;
 
 use super::client::Client;
 
 /// How long an endpoint whose body broke off is not asked for blobs.
 const AVOIDED: Duration = Duration::from_secs(15);
 
-/// Those to ask, each with its share of the time there is.
-pub(crate) struct Turns<'a> {
-    clients: Vec<&'a Client>,
-    until: Instant,
+/// All endpoints of one upstream.
+pub(crate) struct Endpoints {
+    /// Asked before the registry, in this order, without credentials.
+    before: Vec<Client>,
+    registry: Client,
+    namespace: Arc<str>,
 }
 
-/// One to ask.
+/// One endpoint to ask, with its share of the time.
+#[derive(Clone, Copy)]
 pub(crate) struct Turn<'a> {
     pub(crate) client: &'a Client,
     pub(crate) until: Instant,
-    /// Its word is final.
+    /// There is no other endpoint after it.
     pub(crate) last: bool,
 }
 
-impl<'a> Turns<'a> {
-    /// `home` has the last word; `endpoints` that broke off lately are left out of questions for bodies.
-    pub(crate) fn new(
-        endpoints: &'a [Client],
-        home: &'a Client,
-        time: Duration,
-        for_bodies: bool,
-    ) -> Self {
-        let sound = |client: &&Client| !for_bodies || !client.broke_within(AVOIDED);
-        let mut clients = vec![home];
-        clients.extend(endpoints.iter().filter(sound).rev());
-        Self {
-            clients,
-            until: Instant::now() + time,
+impl Endpoints {
+    pub(crate) fn new(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
+        let before = |url: &http::Uri| {
+            let anonymous = Settings {
+                url: url.clone(),
+                logins: vec![Login::Anonymous],
+                realms: Vec::new(),
+                ..settings.clone()
+            };
+            Client::new(&anonymous, false, metrics)
+        };
+        let before = settings.endpoints.iter().map(before);
+        Ok(Self {
+            before: before.collect::<Result<_, _>>()?,
+            registry: Client::new(settings, true, metrics)?,
+            namespace: settings.namespace.as_str().into(),
+        })
+    }
+
+    /// The registry itself.
+    pub(crate) fn registry(&self) -> &Client {
+        &self.registry
+    }
+
+    /// Those that are asked before the registry.
+    pub(crate) fn before(&self) -> &[Client] {
+        &self.before
+    }
+
+    /// The first answer: an endpoint that gives none is followed by the next one. All of them together have the time
+    /// that a response header may take. For a body, endpoints that broke off lately are left out.
+    pub(crate) async fn first_answer<'a, T, F>(
+        &'a self,
+        for_body: bool,
+        ask: impl Fn(Turn<'a>) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let until = self.registry.deadline();
+        let sound = |client: &&Client| !for_body || !client.broke_within(AVOIDED);
+        let mut left = u32::try_from(self.before.iter().filter(sound).count()).unwrap_or(u32::MAX);
+        let mut before = self.before.iter().filter(sound);
+        loop {
+            let turn = match before.next() {
+                Some(client) => {
+                    // One that hangs must leave time for the others.
+                    let now = Instant::now();
+                    let share = until.saturating_duration_since(now) / left.saturating_add(1);
+                    left = left.saturating_sub(1);
+                    Turn {
+                        client,
+                        until: now + share,
+                        last: false,
+                    }
+                }
+                None => Turn {
+                    client: &self.registry,
+                    until,
+                    last: true,
+                },
+            };
+            match ask(turn).await {
+                Err(error) if !turn.last => {
+                    let (upstream, endpoint) = (&self.namespace, turn.client.base());
+                    tracing::debug!(%upstream, endpoint, %error, "asking the next");
+                }
+                result => return result,
+            }
         }
     }
-}
 
-impl<'a> Iterator for Turns<'a> {
-    type Item = Turn<'a>;
-
-    fn next(&mut self) -> Option<Turn<'a>> {
-        let left = u32::try_from(self.clients.len()).unwrap_or(u32::MAX);
-        let client = self.clients.pop()?;
-        let now = Instant::now();
-        // One that hangs must leave time for the others.
-        let share = self.until.saturating_duration_since(now) / left.max(1);
-        Some(Turn {
-            client,
-            until: now + share,
-            last: left <= 1,
-        })
+    /// A body from an endpoint was wrong: for a while, blobs are asked of the registry itself alone.
+    pub(crate) fn distrust(&self) {
+        self.before.iter().for_each(Client::distrust);
     }
 }

@@ -1,10 +1,14 @@
-//! One question to one registry: who is asked, how often, and what its answer means.
+//! One question to one upstream: which endpoint is asked, as which account, how often, and what the response means.
 //!
-//! Reading order: `request` (a question and its answer), `failover` (which endpoint is asked), `client` (one endpoint),
-//! `redirect` and `refusal` (what an answer means).
+//! It knows the URLs of the distribution API, but not what the questions are for.
+//!
+//! Reading order: `request` (a question and its reply), `failover` (endpoint after endpoint), `client` (one endpoint),
+//! `retry`, `refusal` (what an error status means), `transport` (one request and its redirects), `redirect`.
 
 pub(super) mod client;
 pub(super) mod failover;
-pub(super) mod redirect;
-pub(super) mod refusal;
+mod redirect;
+mod refusal;
 pub(super) mod request;
+mod retry;
+mod transport;

@@ -1,4 +1,4 @@
-//! Redirects: where they lead, and where nobody is led.
+//! Redirects: where they lead, and which are not followed.
 
 use http::header::LOCATION;
 use http::{Response, Uri};
@@ -8,7 +8,7 @@ use crate::upstream::error::Error;
 use crate::upstream::wire::origin::is_local;
 
 /// Where a redirect leads; `None` when the response is not one.
-pub(crate) fn redirect(response: &Response<Incoming>, from: &Uri) -> Result<Option<Uri>, Error> {
+pub(super) fn redirect(response: &Response<Incoming>, from: &Uri) -> Result<Option<Uri>, Error> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
     }
@@ -29,7 +29,7 @@ pub(crate) fn redirect(response: &Response<Incoming>, from: &Uri) -> Result<Opti
         from.host().unwrap_or_default(),
         next.host().unwrap_or_default(),
     );
-    // Storage on a private network is everyday; this machine's own services are nobody's storage.
+    // Storage on a private network is common; a service of this machine is not meant to be reached so.
     if is_local(host) && !is_local(from_host) {
         return Err(Error::wrong(
             "a redirect to an address of this machine".to_owned(),

@@ -1,17 +1,16 @@
-//! A question to a registry, and its answer.
+//! A question to a registry, and the reply.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri, header};
 
 use crate::oci::endpoint::Endpoint;
-
 use crate::upstream::error::Error;
 use crate::upstream::wire::http::{Body, parse_uri};
 
 /// What to ask.
 #[derive(Clone)]
-pub(crate) struct Ask {
+pub(crate) struct Question {
     pub(crate) method: Method,
     pub(crate) endpoint: Endpoint,
     /// Without the question mark.
@@ -19,14 +18,13 @@ pub(crate) struct Ask {
     pub(crate) accept: Option<&'static str>,
     pub(crate) if_none_match: Option<String>,
     pub(crate) range: Option<String>,
-    /// Statuses that are an answer to this and not a failure, besides success.
+    /// Statuses besides 2xx that are a reply to this question and not a failure.
     pub(crate) answers: &'static [u16],
-    /// Whether to repeat it after a failure that may pass, and to wait for a short hold to end: not where something
-    /// else stands ready to be served.
+    /// Repeat it after a transient failure, and wait out short rate limits. False if something stored can be served.
     pub(crate) patient: bool,
 }
 
-impl Ask {
+impl Question {
     pub(crate) fn new(method: Method, endpoint: Endpoint) -> Self {
         Self {
             method,
@@ -49,21 +47,41 @@ impl Ask {
     }
 
     /// Whether Docker Hub counts it as a pull.
-    pub(crate) fn spends(&self) -> bool {
+    pub(super) fn spends_pull(&self) -> bool {
         self.method == Method::GET && matches!(self.endpoint, Endpoint::Manifest { .. })
     }
 
-    /// The same number for the same thing, whatever is asked about it.
-    pub(crate) fn question(&self) -> u64 {
+    /// The same number for every question about the same thing.
+    pub(super) fn subject(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.endpoint.path().hash(&mut hasher);
         hasher.finish()
     }
+
+    /// Whether a response with this status is a reply.
+    pub(super) fn takes(&self, status: StatusCode) -> bool {
+        status.is_success()
+            || status == StatusCode::NOT_MODIFIED && self.if_none_match.is_some()
+            || self.answers.contains(&status.as_u16())
+    }
 }
 
-/// An answer: 2xx, 304 where that was invited, or what else the question takes for one.
+/// A response that answers the question.
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Body,
+}
+
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+pub(crate) fn content_type(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::CONTENT_TYPE)?.to_str().ok()
 }

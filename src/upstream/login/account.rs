@@ -1,83 +1,84 @@
-//! One of those we can be at an upstream: its tokens, its quota, and where it was refused.
+//! One account at an upstream: its login with its tokens, its pull quota, and the repositories it was refused.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
 
 use crate::oci::name::Repository;
+use crate::upstream::error::{Error, Limit};
+use crate::upstream::restraint::backoff::not_asked;
+use crate::upstream::restraint::quota::PullQuota;
+use crate::upstream::wire::http::Http;
 
-use super::token::Auth;
-use crate::upstream::restraint::backoff::Hold;
-use crate::upstream::restraint::quota::{Budget, RateLimit};
+use super::authenticator::Authenticator;
+use super::kinds::Login;
+use super::realm::Realms;
 
-/// How long an identity that a repository was refused to is not asked about it first.
+/// After a 401 or 403 for a repository, other accounts are tried first for this long.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
-/// Repositories of which that is remembered.
+/// For how many repositories that is remembered.
 const REFUSED: u64 = 10_000;
 
-/// Somebody we can be. Nothing in it is shared with another.
-pub(crate) struct Identity {
-    pub(crate) auth: Auth,
-    pub(crate) name: String,
-    /// Guards a few small values; never held while waiting.
-    quota: Mutex<Quota>,
+/// One account. It shares nothing with other accounts.
+pub(crate) struct Account {
+    name: String,
+    authenticator: Authenticator,
+    quota: PullQuota,
     refused: Cache<Repository, ()>,
 }
 
-#[derive(Default)]
-struct Quota {
-    stated: Option<(RateLimit, Instant)>,
-    hold: Hold,
-}
-
-impl Identity {
-    pub(crate) fn new(auth: Auth, name: String) -> Self {
+impl Account {
+    pub(crate) fn new(login: &Login, realms: Arc<Realms>, http: Http) -> Self {
         let refused = Cache::builder()
             .max_capacity(REFUSED)
             .time_to_live(REFUSED_FOR);
         Self {
-            auth,
-            name,
-            quota: Mutex::default(),
+            name: login.name().to_owned(),
+            authenticator: Authenticator::new(login.clone(), realms, http),
+            quota: PullQuota::default(),
             refused: refused.build(),
         }
     }
 
-    /// Changes or reads the hold that the pull quota puts on it.
-    pub(crate) fn with_hold<T>(&self, look: impl FnOnce(&mut Hold) -> T) -> T {
-        look(&mut self.quota().hold)
+    /// The name in logs and reports.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
-    pub(crate) fn state_quota(&self, stated: RateLimit) {
-        self.quota().stated = Some((stated, Instant::now()));
+    pub(crate) fn authenticator(&self) -> &Authenticator {
+        &self.authenticator
     }
 
-    pub(crate) fn stated_quota(&self) -> Option<RateLimit> {
-        self.quota().stated.map(|(stated, _)| stated)
-    }
-
-    /// What it has left; `None` if that is not known, or nothing is limited.
-    pub(crate) fn budget(&self) -> Option<Budget> {
-        let quota = self.quota();
-        let (stated, at) = quota.stated?;
-        let budget = stated.budget(at.elapsed())?;
-        let held = quota.hold.left(Instant::now()).is_some();
-        Some(Budget {
-            remaining: if held { 0 } else { budget.remaining },
-            ..budget
-        })
+    pub(crate) fn quota(&self) -> &PullQuota {
+        &self.quota
     }
 
     pub(crate) fn note_refused(&self, repository: &Repository) {
         self.refused.insert(repository.clone(), ());
     }
 
-    pub(crate) fn was_refused(&self, repository: Option<&Repository>) -> bool {
+    fn was_refused(&self, repository: Option<&Repository>) -> bool {
         repository.is_some_and(|repository| self.refused.contains_key(repository))
     }
+}
 
-    fn quota(&self) -> MutexGuard<'_, Quota> {
-        self.quota.lock().unwrap_or_else(PoisonError::into_inner)
+/// The accounts that may ask about `repository`: those whose quota is not spent, if the request counts as a pull; and of
+/// them those that were not refused lately, unless all were.
+pub(crate) fn who_may<'a>(
+    accounts: &'a [Account],
+    spends_pull: bool,
+    repository: Option<&'a Repository>,
+) -> Result<impl Iterator<Item = &'a Account>, Error> {
+    let now = Instant::now();
+    let spent_for = move |account: &Account| account.quota.spent_for(now);
+    let free = move |account: &&Account| !spends_pull || spent_for(account).is_none();
+    let mut candidates = accounts.iter().filter(free).peekable();
+    if candidates.peek().is_none() {
+        let shortest = accounts.iter().filter_map(spent_for).min();
+        return Err(not_asked(Limit::Quota, shortest.unwrap_or_default()));
     }
+    let all_refused = candidates.all(|account| account.was_refused(repository));
+    let welcome = move |account: &&Account| all_refused || !account.was_refused(repository);
+    Ok(accounts.iter().filter(free).filter(welcome))
 }

@@ -1,8 +1,17 @@
-//! As whom the mirror asks an upstream: passwords, tokens, and where they may be sent.
+//! As whom the mirror asks an upstream: logins, their credentials, and tokens.
 //!
-//! Reading order: `password` (where secrets come from), `token` (a registry's challenge is answered), `account` (one
-//! login with its tokens and its quota).
+//! It knows no cache of content and no client of the mirror. A secret leaves it only inside an `Authorization` header,
+//! for the upstream itself or for a realm that may have it.
+//!
+//! Reading order: `account` (one account with its quota), `authenticator` (what it sends, how a challenge is answered),
+//! `token` (bearer tokens), `realm` (who may be sent a credential), `cache` (a credential kept while it is current),
+//! [`kinds`] (the kinds of login), [`password`], `credential`.
 
 pub(super) mod account;
+mod authenticator;
+mod cache;
+mod credential;
+pub(super) mod kinds;
 pub(super) mod password;
-pub(super) mod token;
+pub(super) mod realm;
+mod token;

@@ -1,44 +1,37 @@
-//! Where secrets come from: read when they are needed, so that a rotated file is picked up.
+//! Where a password is. A file is read again and again, so that a new password is picked up.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::secret::Secret;
-
-/// As whom to pull from one upstream.
-#[derive(Debug, Clone)]
-pub(crate) struct Credentials {
-    /// The user name.
-    pub username: String,
-    /// The password or access token.
-    pub password: Password,
-}
 
 /// Where a password is.
 #[derive(Debug, Clone)]
 pub(crate) enum Password {
-    /// In the configuration itself.
+    /// In the configuration, or in the environment that it was read with.
     Inline(Secret),
     /// In a file, alone; a line break at its end is not part of it.
     File(PathBuf),
-    /// In an environment variable.
-    Env(String),
 }
 
-impl Credentials {
-    /// Reads the password. The error names the place and never what is in it.
-    pub(crate) fn password(&self) -> Result<Secret, String> {
-        match &self.password {
-            Password::Inline(secret) => Ok(secret.clone()),
-            Password::File(path) => match std::fs::read_to_string(path) {
-                Ok(text) => Ok(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())),
-                Err(error) => Err(format!("password_file {}: {error}", path.display())),
-            },
-            Password::Env(name) => match std::env::var(name) {
-                Ok(text) => Ok(Secret::new(text)),
-                Err(_) => Err(format!(
-                    "password_env: the environment variable {name} is not set"
-                )),
-            },
+impl Password {
+    /// Reads the password. The error names the file and never says what is in it.
+    pub(super) async fn read(&self) -> Result<Secret, String> {
+        match self {
+            Self::Inline(secret) => Ok(secret.clone()),
+            Self::File(path) => {
+                // Any file can be slow: a pipe, or one on a network. An async worker must not wait for it.
+                let file = path.clone();
+                let reading = tokio::task::spawn_blocking(move || read_file(&file));
+                let read = reading.await.map_err(std::io::Error::other).flatten();
+                read.map_err(|error| format!("password_file {}: {error}", path.display()))
+            }
         }
     }
+}
+
+fn read_file(path: &Path) -> std::io::Result<Secret> {
+    let mut text = std::fs::read_to_string(path)?;
+    // Cut where it is: a copy would leave the original in memory.
+    text.truncate(text.trim_end_matches(['\r', '\n']).len());
+    Ok(Secret::new(text))
 }

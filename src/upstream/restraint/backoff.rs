@@ -1,24 +1,24 @@
-//! Limits of rate: which kind a 429 is of, and until when not to ask again. Pure: time and chance are arguments.
+//! Rate limits: which kind a 429 is of, and how long not to ask after it. Pure: time and jitter are arguments.
 //!
-//! Docker Hub has two. The pull quota counts GETs of manifests, is said in JSON, and leaves HEADs and blobs alone. The
-//! other one is against abuse, counts every request, and is said in plain text (`Too Many Requests (HAP429)`). What
-//! does not have the quota's words is taken for the second, which is what other registries mean by 429.
+//! Docker Hub has two. The pull quota counts GETs of manifests, is stated in JSON, and does not limit HEADs and blobs.
+//! The other one is against abuse, counts every request, and is stated in plain text (`Too Many Requests (HAP429)`).
+//! A 429 without the words of the quota is taken for the second, which is what other registries mean by 429.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
 
-use crate::upstream::error::Limit;
+use crate::upstream::error::{Error, Limit};
 
-/// How long not to ask after a limit that does not say so: at first, and at most.
+/// How long not to ask after a limit without a Retry-After: at first, and at most.
 const QUOTA_PAUSES: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
 const ABUSE_PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
-/// The least there is a point in waiting, and the most that is believed.
+/// The shortest pause that is kept, and the longest that is believed.
 const LEAST: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_secs(24 * 3600);
 
-/// Which one the body of a 429 speaks of.
+/// Which limit the body of a 429 speaks of.
 pub(crate) fn limit_of(body: &[u8]) -> Limit {
     let json = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
     let errors = json.get("errors").and_then(|errors| errors.as_array());
@@ -33,24 +33,34 @@ pub(crate) fn limit_of(body: &[u8]) -> Limit {
     }
 }
 
-/// A time in which one does not ask.
+/// The error of a request that is not made because of a limit.
+pub(crate) fn not_asked(limit: Limit, left: Duration) -> Error {
+    let seconds = left.as_secs_f64();
+    Error::RateLimited {
+        limit,
+        retry_after: Some(left),
+        detail: format!("it said so before; it is asked again in {seconds:.1} s").into(),
+    }
+}
+
+/// How long one limit keeps the mirror from asking.
 #[derive(Debug, Default)]
-pub(crate) struct Hold {
+pub(crate) struct Backoff {
     until: Option<Instant>,
-    /// Limits since the last answer.
+    /// 429s in a row, those of one herd counted once.
     strikes: u32,
 }
 
-impl Hold {
-    /// A limit was hit; how long it holds. `told` is what upstream said of it.
+impl Backoff {
+    /// Upstream answered 429; returns how long not to ask. `told` is its Retry-After.
     pub(crate) fn strike(
         &mut self,
         limit: Limit,
         told: Option<Duration>,
         now: Instant,
-        chance: f64,
+        jitter: f64,
     ) -> Duration {
-        // Who asked before the hold began and is refused after it adds nothing.
+        // A request that set out before the pause began and is refused within it adds nothing.
         let held = self.left(now);
         let pause = match (told, held) {
             (Some(told), _) => told.clamp(LEAST, MOST),
@@ -61,7 +71,7 @@ impl Hold {
                     Limit::Abuse => ABUSE_PAUSES,
                 };
                 let pause = first.saturating_mul(1 << self.strikes.min(10)).min(longest);
-                pause.mul_f64(0.75 + 0.25 * chance.clamp(0.0, 1.0))
+                pause.mul_f64(0.75 + 0.25 * jitter.clamp(0.0, 1.0))
             }
         };
         if held.is_none() {
@@ -78,13 +88,13 @@ impl Hold {
         (!left.is_zero()).then_some(left)
     }
 
-    /// Upstream let something pass that it would have refused.
-    pub(crate) fn lift(&mut self) {
+    /// Upstream answered a request that this limit would have refused.
+    pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
 }
 
-/// When to ask again, as upstream says it: in seconds or as a date (RFC 9110 10.2.3). Nonsense (`445µs`) says nothing.
+/// Retry-After, in seconds or as a date (RFC 9110 10.2.3). What is neither (`445µs`) counts as absent.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse::<u64>() {
@@ -131,29 +141,29 @@ mod tests {
     #[test]
     fn a_limit_holds_as_long_as_it_says() {
         let now = Instant::now();
-        let mut hold = Hold::default();
-        assert_eq!(hold.left(now), None);
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.left(now), None);
         let told = Some(17 * SECOND);
-        assert_eq!(hold.strike(Limit::Quota, told, now, 0.5), 17 * SECOND);
-        assert_eq!(hold.left(now + 16 * SECOND), Some(SECOND));
-        assert_eq!(hold.left(now + 17 * SECOND), None);
+        assert_eq!(backoff.strike(Limit::Quota, told, now, 0.5), 17 * SECOND);
+        assert_eq!(backoff.left(now + 16 * SECOND), Some(SECOND));
+        assert_eq!(backoff.left(now + 17 * SECOND), None);
         // What was said does not become shorter by being said again.
-        hold.strike(Limit::Quota, Some(SECOND), now, 0.5);
-        assert_eq!(hold.left(now), Some(17 * SECOND));
-        hold.lift();
-        assert_eq!(hold.left(now), None);
+        backoff.strike(Limit::Quota, Some(SECOND), now, 0.5);
+        assert_eq!(backoff.left(now), Some(17 * SECOND));
+        backoff.clear();
+        assert_eq!(backoff.left(now), None);
     }
 
     #[test]
     fn one_that_does_not_say_holds_longer_each_time() {
         let mut now = Instant::now();
-        let mut hold = Hold::default();
+        let mut backoff = Backoff::default();
         for expected in [2, 4, 8, 16, 32, 60, 60] {
-            let held = hold.strike(Limit::Abuse, None, now, 1.0);
+            let held = backoff.strike(Limit::Abuse, None, now, 1.0);
             assert_eq!(held, expected * SECOND);
             // The others of the same herd are no further strikes.
-            hold.strike(Limit::Abuse, None, now + SECOND, 1.0);
-            assert_eq!(hold.left(now), Some(held));
+            backoff.strike(Limit::Abuse, None, now + SECOND, 1.0);
+            assert_eq!(backoff.left(now), Some(held));
             now += held;
         }
     }
@@ -181,14 +191,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_hold_ends(told in prop::option::of(0..u64::MAX / 4), strikes in 0..40_u32, chance in 0.0..1.0_f64) {
+        fn a_backoff_ends(told in prop::option::of(0..u64::MAX / 4), strikes in 0..40_u32, jitter in 0.0..1.0_f64) {
             let mut now = Instant::now();
-            let mut hold = Hold::default();
+            let mut backoff = Backoff::default();
             for _ in 0..strikes {
-                let held = hold.strike(Limit::Quota, told.map(Duration::from_secs), now, chance);
+                let held = backoff.strike(Limit::Quota, told.map(Duration::from_secs), now, jitter);
                 prop_assert!(held >= LEAST && held <= MOST);
                 now += held;
-                prop_assert_eq!(hold.left(now), None);
+                prop_assert_eq!(backoff.left(now), None);
             }
         }
 

@@ -1,40 +1,41 @@
-//! The gate in front of an origin: its circuit, watched by metrics and the log.
+//! The circuit breaker in front of one origin: its circuit with a lock, metrics and log lines.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::metrics::Metrics;
 
-use super::circuit::{Change, Circuit, Entry, Trouble};
-use super::jitter::chance;
 use crate::upstream::error::Error;
 
-/// Lets questions through to one origin, unless it failed too often.
-pub(crate) struct Gate {
+use super::circuit::{Admission, Circuit, FailureKind, Transition};
+use super::jitter;
+
+/// Lets requests through to one origin, unless it failed too often.
+pub(crate) struct Breaker {
     guarded: Mutex<Guarded>,
     namespace: Arc<str>,
-    /// Host and port, or `token` for the realm.
+    /// Host and port; for the realm followed by `token`.
     endpoint: Arc<str>,
     state: prometheus::IntGauge,
     openings: prometheus::IntCounter,
 }
 
-/// Held for a look, never while waiting.
+/// Never locked while waiting.
 #[derive(Default)]
 struct Guarded {
     circuit: Circuit,
-    /// The last failure, in words, and whether it was silence.
-    last: Option<(Arc<str>, Trouble)>,
+    /// The cause and the kind of the last failure.
+    last: Option<(Arc<str>, FailureKind)>,
 }
 
-/// Leave to ask once. What became of it must be said; dropped without a word, nothing became of it.
-pub(crate) struct Pass<'a> {
-    gate: &'a Gate,
+/// Permission for one request. Report success or failure; dropping it counts as cancelled.
+pub(crate) struct Permission<'a> {
+    breaker: &'a Breaker,
     question: u64,
-    entry: Option<Entry>,
+    admission: Option<Admission>,
 }
 
-impl Gate {
+impl Breaker {
     pub(crate) fn new(namespace: &str, endpoint: &str, metrics: &Metrics) -> Self {
         let labels = [namespace, endpoint];
         // Present from the start, so that the first opening is an increase.
@@ -49,20 +50,20 @@ impl Gate {
         }
     }
 
-    /// Asks to be let through; `question` is the same number for the same question.
-    pub(crate) fn enter(&self, question: u64) -> Result<Pass<'_>, Error> {
+    /// Asks whether a request may be sent; `question` is the same number for the same question.
+    pub(crate) fn enter(&self, question: u64) -> Result<Permission<'_>, Error> {
         let now = Instant::now();
         let mut guarded = self.guarded();
-        let entry = guarded.circuit.enter(now);
+        let admission = guarded.circuit.enter(now);
         self.state.set(guarded.circuit.number());
-        let Entry::Refused(again_in) = entry else {
-            return Ok(Pass {
-                gate: self,
+        let Admission::Refused(again_in) = admission else {
+            return Ok(Permission {
+                breaker: self,
                 question,
-                entry: Some(entry),
+                admission: Some(admission),
             });
         };
-        let (cause, trouble) = guarded.last.clone().unzip();
+        let (cause, kind) = guarded.last.clone().unzip();
         let since = guarded.circuit.since();
         drop(guarded);
         let failing = since.map_or(0, |since| now.saturating_duration_since(since).as_secs());
@@ -73,8 +74,8 @@ impl Gate {
             format!("it is tried again in {:.1} s", again_in.as_secs_f64())
         };
         let endpoint = &self.endpoint;
-        Err(Error::LeftAlone {
-            silent: trouble == Some(Trouble::Silent),
+        Err(Error::CircuitOpen {
+            silent: kind == Some(FailureKind::Silent),
             again_in,
             detail: format!("{endpoint} has been left alone for {failing} s because it kept failing, last: {cause}; {again}").into(),
         })
@@ -89,23 +90,23 @@ impl Gate {
         let change = guarded.circuit.succeeded(Instant::now());
         self.state.set(guarded.circuit.number());
         drop(guarded);
-        if let Change::Closed(after) = change {
+        if let Transition::Closed(after) = change {
             let (upstream, endpoint) = (&self.namespace, &self.endpoint);
             tracing::info!(%upstream, %endpoint, ?after, "it answers again");
         }
     }
 
-    fn failed(&self, question: u64, entry: Entry, trouble: Trouble, cause: &Error) {
+    fn failed(&self, question: u64, admission: Admission, kind: FailureKind, cause: &Error) {
         let words: Arc<str> = cause.detail().into();
         let mut guarded = self.guarded();
         let now = Instant::now();
         let change = guarded
             .circuit
-            .failed(entry, question, trouble, now, chance());
-        guarded.last = Some((Arc::clone(&words), trouble));
+            .failed(admission, question, kind, now, jitter::fraction());
+        guarded.last = Some((Arc::clone(&words), kind));
         self.state.set(guarded.circuit.number());
         drop(guarded);
-        if let Change::Opened(time) = change {
+        if let Transition::Opened(time) = change {
             self.openings.inc();
             let (upstream, endpoint) = (&self.namespace, &self.endpoint);
             tracing::warn!(%upstream, %endpoint, error = %words, again_in = ?time, "it keeps failing and is left alone for a while; what is stored is served");
@@ -113,41 +114,41 @@ impl Gate {
     }
 }
 
-impl Pass<'_> {
+impl Permission<'_> {
     /// An answer came.
     pub(crate) fn succeeded(mut self) {
-        self.entry = None;
-        self.gate.succeeded();
+        self.admission = None;
+        self.breaker.succeeded();
     }
 
-    /// None came, or one that says that the origin is not well.
-    pub(crate) fn failed(mut self, trouble: Trouble, cause: &Error) {
-        if let Some(entry) = self.entry.take() {
-            self.gate.failed(self.question, entry, trouble, cause);
+    /// No answer came, or one that says that the origin is not well.
+    pub(crate) fn failed(mut self, kind: FailureKind, cause: &Error) {
+        if let Some(admission) = self.admission.take() {
+            self.breaker.failed(self.question, admission, kind, cause);
         }
     }
 
-    /// Judges by the error that a question to the origin itself ended in.
+    /// Reports success or failure by the error that the request ended in.
     pub(crate) fn judge(self, error: &Error) {
         match error {
-            Error::Silent(_) => self.failed(Trouble::Silent, error),
-            Error::Unavailable(_) => self.failed(Trouble::Unreachable, error),
+            Error::Silent(_) => self.failed(FailureKind::Silent, error),
+            Error::Unavailable(_) => self.failed(FailureKind::Unreachable, error),
             Error::NotFound
             | Error::Denied { .. }
             | Error::RateLimited { .. }
             | Error::Wrong(_) => self.succeeded(),
             // It was not asked.
-            Error::LeftAlone { .. } | Error::Credentials(_) => {}
+            Error::CircuitOpen { .. } | Error::Credentials(_) => {}
         }
     }
 }
 
-impl Drop for Pass<'_> {
+impl Drop for Permission<'_> {
     fn drop(&mut self) {
-        if let Some(entry) = self.entry.take() {
-            let mut guarded = self.gate.guarded();
-            guarded.circuit.gave_up(entry);
-            self.gate.state.set(guarded.circuit.number());
+        if let Some(admission) = self.admission.take() {
+            let mut guarded = self.breaker.guarded();
+            guarded.circuit.gave_up(admission);
+            self.breaker.state.set(guarded.circuit.number());
         }
     }
 }

@@ -1,10 +1,11 @@
-//! When an origin that keeps failing is left alone, and when it is tried again. Pure: time and chance are arguments.
+//! A circuit breaker's states: when an origin that keeps failing is not asked, and when it is tried again. Pure: time
+//! and jitter are arguments.
 //!
-//! Closed: everybody may ask. After failures in a row it opens: nobody may, for a short time that grows with every
-//! further failure. Then it is half open: one request may ask, and its answer decides.
+//! Closed: every request may be sent. After failures in a row it opens: no request is sent, for a short time that grows
+//! with every further failure. Then it is half open: one request is sent, and its answer decides.
 //!
-//! An origin that answers is there, whatever it says of one thing. So a question that was answered with 5xx, or with a
-//! broken connection, counts once, however often it is repeated: one broken blob must not shut a registry out.
+//! A question that is answered with 5xx, or with a broken connection, counts once, however often it is repeated: one
+//! broken blob must not shut out a whole registry.
 
 use std::time::{Duration, Instant};
 
@@ -14,45 +15,44 @@ const ENOUGH: u32 = 5;
 const SHORTEST: Duration = Duration::from_secs(2);
 /// How long it stays open at most.
 const LONGEST: Duration = Duration::from_secs(30);
-/// Failing questions that are told apart.
+/// How many different failing questions are remembered.
 const QUESTIONS: usize = 16;
 
-/// What went wrong.
+/// How an origin failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    /// It answered with 5xx, or broke the connection off when it was asked.
-    Refused,
+pub(crate) enum FailureKind {
+    /// It answered with 5xx, or closed the connection without an answer.
+    ServerError,
     /// It could not be reached.
     Unreachable,
-    /// It said nothing. Whoever finds that out has waited long, so it weighs double.
+    /// It did not answer in time. That cost a long wait, so it counts twice.
     Silent,
 }
 
-impl Trouble {
+impl FailureKind {
     fn weight(self) -> u32 {
         match self {
-            Self::Refused | Self::Unreachable => 1,
+            Self::ServerError | Self::Unreachable => 1,
             Self::Silent => 2,
         }
     }
 }
 
-/// Whether one may ask.
+/// Whether a request may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Entry {
-    /// As ever.
+pub(crate) enum Admission {
+    /// Yes; the circuit is closed.
     Pass,
-    /// As the one whose answer decides. It has to be given back: by success, by failure or by giving up.
-    /// The number tells it from those before it.
+    /// Yes, and its answer decides. It must end in success, failure or giving up. The number tells probes apart.
     Probe(u64),
-    /// Not for this long; zero while somebody else's answer is awaited.
+    /// No, for this long; zero while a probe is under way.
     Refused(Duration),
 }
 
-/// What became of the circuit.
+/// How a result changed the circuit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// Nothing that anybody need be told.
+pub(crate) enum Transition {
+    /// Not in a way that is logged.
     None,
     /// It was closed, and is open for this long.
     Opened(Duration),
@@ -67,13 +67,13 @@ enum State {
     HalfOpen { probe: Option<u64> },
 }
 
-/// What is remembered of an origin's failures.
+/// The failures of one origin.
 #[derive(Debug)]
 pub(crate) struct Circuit {
     state: State,
     /// Weight of the failures since the last success.
     weight: u32,
-    /// Questions that were refused so since the last success.
+    /// Questions that ended in a server error since the last success.
     failing: Vec<u64>,
     /// How often in a row it opened.
     openings: u32,
@@ -97,70 +97,70 @@ impl Default for Circuit {
 }
 
 impl Circuit {
-    /// Asks to be let through.
-    pub(crate) fn enter(&mut self, now: Instant) -> Entry {
+    /// Asks whether a request may be sent.
+    pub(crate) fn enter(&mut self, now: Instant) -> Admission {
         match self.state {
-            State::Closed => Entry::Pass,
-            State::Open { until } if now < until => Entry::Refused(until - now),
-            State::HalfOpen { probe: Some(_) } => Entry::Refused(Duration::ZERO),
+            State::Closed => Admission::Pass,
+            State::Open { until } if now < until => Admission::Refused(until - now),
+            State::HalfOpen { probe: Some(_) } => Admission::Refused(Duration::ZERO),
             State::Open { .. } | State::HalfOpen { probe: None } => {
                 self.probes += 1;
                 self.state = State::HalfOpen {
                     probe: Some(self.probes),
                 };
-                Entry::Probe(self.probes)
+                Admission::Probe(self.probes)
             }
         }
     }
 
-    /// An answer came, whoever asked: the origin is there.
-    pub(crate) fn succeeded(&mut self, now: Instant) -> Change {
+    /// An answer came, to any request: the origin works.
+    pub(crate) fn succeeded(&mut self, now: Instant) -> Transition {
         let since = self.since;
         *self = Self {
             probes: self.probes,
             ..Self::default()
         };
-        since.map_or(Change::None, |since| {
-            Change::Closed(now.saturating_duration_since(since))
+        since.map_or(Transition::None, |since| {
+            Transition::Closed(now.saturating_duration_since(since))
         })
     }
 
-    /// No answer came to `question`. `chance` is from 0 to 1.
+    /// No answer came to `question`. `jitter` is from 0 to 1.
     pub(crate) fn failed(
         &mut self,
-        entry: Entry,
+        admission: Admission,
         question: u64,
-        trouble: Trouble,
+        kind: FailureKind,
         now: Instant,
-        chance: f64,
-    ) -> Change {
-        let known = trouble == Trouble::Refused && !self.note(question);
-        match (self.state, entry) {
-            (State::Closed, _) if known => Change::None,
+        jitter: f64,
+    ) -> Transition {
+        let known = kind == FailureKind::ServerError && !self.note(question);
+        match (self.state, admission) {
+            (State::Closed, _) if known => Transition::None,
             (State::Closed, _) => {
-                self.weight = self.weight.saturating_add(trouble.weight());
+                self.weight = self.weight.saturating_add(kind.weight());
                 if self.weight < ENOUGH {
-                    return Change::None;
+                    return Transition::None;
                 }
                 self.since = Some(now);
-                Change::Opened(self.open(now, chance))
+                Transition::Opened(self.open(now, jitter))
             }
-            (State::HalfOpen { probe }, Entry::Probe(number)) if probe == Some(number) => {
+            (State::HalfOpen { probe }, Admission::Probe(number)) if probe == Some(number) => {
                 if known {
-                    // What failed before for its own reasons, perhaps, says nothing about the others.
+                    // A question that has failed before says nothing about the others.
                     self.openings = 0;
                 }
-                self.open(now, chance);
-                Change::None
+                self.open(now, jitter);
+                Transition::None
             }
-            // It set out before the circuit opened: nothing new.
-            (State::Open { .. } | State::HalfOpen { .. }, _) => Change::None,
+            // It was sent before the circuit opened.
+            (State::Open { .. } | State::HalfOpen { .. }, _) => Transition::None,
         }
     }
 
-    /// Nobody waits for the answer any more.
-    pub(crate) fn gave_up(&mut self, entry: Entry) {
-        if let Entry::Probe(number) = entry
+    /// The request was cancelled before its answer came.
+    pub(crate) fn gave_up(&mut self, admission: Admission) {
+        if let Admission::Probe(number) = admission
             && self.state
                 == (State::HalfOpen {
                     probe: Some(number),
@@ -193,12 +193,12 @@ impl Circuit {
         new
     }
 
-    fn open(&mut self, now: Instant, chance: f64) -> Duration {
+    fn open(&mut self, now: Instant, jitter: f64) -> Duration {
         let longest = SHORTEST
             .saturating_mul(1 << self.openings.min(10))
             .min(LONGEST);
-        // Half of it is chance, so that mirrors that lost one registry together do not come back together.
-        let time = longest.mul_f64(0.5 + 0.5 * chance.clamp(0.0, 1.0));
+        // Half of it is jitter, so that mirrors that lost one registry together do not come back together.
+        let time = longest.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0));
         self.openings = self.openings.saturating_add(1);
         self.state = State::Open { until: now + time };
         time
@@ -217,9 +217,9 @@ mod tests {
     fn opened() -> (Circuit, Instant) {
         let (mut circuit, now) = (Circuit::default(), Instant::now());
         for _ in 0..ENOUGH {
-            let entry = circuit.enter(now);
-            assert_eq!(entry, Entry::Pass);
-            circuit.failed(entry, 0, Trouble::Unreachable, now, 1.0);
+            let admission = circuit.enter(now);
+            assert_eq!(admission, Admission::Pass);
+            circuit.failed(admission, 0, FailureKind::Unreachable, now, 1.0);
         }
         assert_eq!(circuit.number(), 2);
         (circuit, now)
@@ -228,27 +228,27 @@ mod tests {
     #[test]
     fn it_opens_lets_one_through_and_closes() {
         let (mut circuit, now) = opened();
-        assert_eq!(circuit.enter(now), Entry::Refused(2 * SECOND));
+        assert_eq!(circuit.enter(now), Admission::Refused(2 * SECOND));
         let later = now + 2 * SECOND;
-        assert_eq!(circuit.enter(later), Entry::Probe(1));
-        assert_eq!(circuit.enter(later), Entry::Refused(Duration::ZERO));
+        assert_eq!(circuit.enter(later), Admission::Probe(1));
+        assert_eq!(circuit.enter(later), Admission::Refused(Duration::ZERO));
         let closed = circuit.succeeded(later + SECOND);
-        assert_eq!(closed, Change::Closed(3 * SECOND));
-        assert_eq!(circuit.enter(later), Entry::Pass);
+        assert_eq!(closed, Transition::Closed(3 * SECOND));
+        assert_eq!(circuit.enter(later), Admission::Pass);
     }
 
     #[test]
     fn each_failed_probe_doubles_the_time_up_to_half_a_minute() {
         let (mut circuit, mut now) = opened();
         for expected in [2, 4, 8, 16, 30, 30] {
-            let Entry::Refused(time) = circuit.enter(now) else {
+            let Admission::Refused(time) = circuit.enter(now) else {
                 panic!("not open");
             };
             assert_eq!(time, expected * SECOND);
             now += time;
             let probe = circuit.enter(now);
-            assert!(matches!(probe, Entry::Probe(_)));
-            circuit.failed(probe, 0, Trouble::Silent, now, 1.0);
+            assert!(matches!(probe, Admission::Probe(_)));
+            circuit.failed(probe, 0, FailureKind::Silent, now, 1.0);
         }
     }
 
@@ -256,8 +256,8 @@ mod tests {
     fn a_success_in_between_counts_from_the_beginning() {
         let (mut circuit, now) = (Circuit::default(), Instant::now());
         for question in 0..100 {
-            let entry = circuit.enter(now);
-            circuit.failed(entry, question, Trouble::Refused, now, 0.0);
+            let admission = circuit.enter(now);
+            circuit.failed(admission, question, FailureKind::ServerError, now, 0.0);
             if question % 4 == 3 {
                 circuit.succeeded(now);
             }
@@ -269,23 +269,29 @@ mod tests {
     fn one_thing_that_is_broken_shuts_nothing_out() {
         let (mut circuit, now) = (Circuit::default(), Instant::now());
         for _ in 0..1000 {
-            let entry = circuit.enter(now);
-            assert_eq!(entry, Entry::Pass);
-            circuit.failed(entry, 7, Trouble::Refused, now, 0.0);
+            let admission = circuit.enter(now);
+            assert_eq!(admission, Admission::Pass);
+            circuit.failed(admission, 7, FailureKind::ServerError, now, 0.0);
         }
         // Open for another reason, it does not make the time longer.
         for question in 0..ENOUGH {
-            circuit.failed(Entry::Pass, question.into(), Trouble::Refused, now, 0.0);
+            circuit.failed(
+                Admission::Pass,
+                question.into(),
+                FailureKind::ServerError,
+                now,
+                0.0,
+            );
         }
         let mut now = now;
         for _ in 0..20 {
-            let Entry::Refused(time) = circuit.enter(now) else {
+            let Admission::Refused(time) = circuit.enter(now) else {
                 panic!("not open");
             };
             assert_eq!(time, SECOND);
             now += time;
             let probe = circuit.enter(now);
-            circuit.failed(probe, 7, Trouble::Refused, now, 0.0);
+            circuit.failed(probe, 7, FailureKind::ServerError, now, 0.0);
         }
     }
 
@@ -293,68 +299,75 @@ mod tests {
     fn silence_is_noticed_sooner() {
         let (mut circuit, now) = (Circuit::default(), Instant::now());
         let change: Vec<_> = (0..3)
-            .map(|_| circuit.failed(Entry::Pass, 0, Trouble::Silent, now, 0.0))
+            .map(|_| circuit.failed(Admission::Pass, 0, FailureKind::Silent, now, 0.0))
             .collect();
-        assert_eq!(change, [Change::None, Change::None, Change::Opened(SECOND)]);
+        assert_eq!(
+            change,
+            [
+                Transition::None,
+                Transition::None,
+                Transition::Opened(SECOND)
+            ]
+        );
     }
 
     #[test]
-    fn a_probe_nobody_waits_for_leaves_room_for_another() {
+    fn a_cancelled_probe_makes_room_for_another() {
         let (mut circuit, now) = opened();
         let now = now + 2 * SECOND;
         let probe = circuit.enter(now);
-        // Somebody who set out before it opened has no say.
-        circuit.gave_up(Entry::Pass);
-        circuit.failed(Entry::Pass, 0, Trouble::Silent, now, 1.0);
-        assert_eq!(circuit.enter(now), Entry::Refused(Duration::ZERO));
+        // A request sent before it opened changes nothing.
+        circuit.gave_up(Admission::Pass);
+        circuit.failed(Admission::Pass, 0, FailureKind::Silent, now, 1.0);
+        assert_eq!(circuit.enter(now), Admission::Refused(Duration::ZERO));
         circuit.gave_up(probe);
-        assert_eq!(circuit.enter(now), Entry::Probe(2));
+        assert_eq!(circuit.enter(now), Admission::Probe(2));
     }
 
     proptest! {
         /// Whatever happens: never two probes at a time, never shut for longer than half a minute, and a success
         /// opens the door for all.
         #[test]
-        fn it_never_locks_anybody_out(steps in prop::collection::vec((0..5_u8, 0..3_u64, 0..5000_u64, 0.0..1.0_f64), 0..200)) {
+        fn it_never_stays_shut(steps in prop::collection::vec((0..5_u8, 0..3_u64, 0..5000_u64, 0.0..1.0_f64), 0..200)) {
             let (mut circuit, mut now) = (Circuit::default(), Instant::now());
             // The probe whose answer decides; one that was under way when the circuit closed does not any more.
             let mut deciding = None;
             let mut out = Vec::new();
-            for (step, question, millis, chance) in steps {
+            for (step, question, millis, jitter) in steps {
                 now += Duration::from_millis(millis);
                 if step < 2 {
                     match circuit.enter(now) {
-                        Entry::Refused(left) => prop_assert!(left <= LONGEST),
-                        Entry::Pass => out.push(Entry::Pass),
-                        Entry::Probe(number) => {
+                        Admission::Refused(left) => prop_assert!(left <= LONGEST),
+                        Admission::Pass => out.push(Admission::Pass),
+                        Admission::Probe(number) => {
                             prop_assert_eq!(deciding, None);
                             deciding = Some(number);
-                            out.push(Entry::Probe(number));
+                            out.push(Admission::Probe(number));
                         }
                     }
                     continue;
                 }
-                let Some(entry) = out.pop() else { continue };
-                if matches!(entry, Entry::Probe(number) if deciding == Some(number)) {
+                let Some(admission) = out.pop() else { continue };
+                if matches!(admission, Admission::Probe(number) if deciding == Some(number)) {
                     deciding = None;
                 }
                 match step {
-                    2 => circuit.gave_up(entry),
+                    2 => circuit.gave_up(admission),
                     3 => {
                         deciding = None;
                         circuit.succeeded(now);
-                        prop_assert_eq!(circuit.enter(now), Entry::Pass);
+                        prop_assert_eq!(circuit.enter(now), Admission::Pass);
                     }
                     _ => {
-                        circuit.failed(entry, question, Trouble::Unreachable, now, chance);
+                        circuit.failed(admission, question, FailureKind::Unreachable, now, jitter);
                     }
                 }
             }
-            for entry in out {
-                circuit.gave_up(entry);
+            for admission in out {
+                circuit.gave_up(admission);
             }
             now += LONGEST;
-            prop_assert!(!matches!(circuit.enter(now), Entry::Refused(_)));
+            prop_assert!(!matches!(circuit.enter(now), Admission::Refused(_)));
         }
     }
 }

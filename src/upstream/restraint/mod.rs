@@ -1,10 +1,14 @@
-//! When not to ask an upstream: because it fails, because it limits, because a quota is spent.
+//! When an upstream is not asked: because it fails, because it limits, because a quota is spent.
 //!
-//! Nothing here sends anything. Reading order: `backoff` (limits of rate), `quota` (what is left of pulls), `circuit`
-//! (an upstream that fails) and `breaker` (a circuit with its metrics and log lines), `jitter`.
+//! Nothing here sends a request.
+//!
+//! Reading order: `throttle` (the limits of one registry), [`quota`] (the pull quota of one account), `backoff` (how long
+//! a limit lasts; pure), `breaker` (a circuit with its metrics and log lines), `circuit` (an origin that fails; pure),
+//! `jitter`.
 
 pub(super) mod backoff;
 pub(super) mod breaker;
 pub(super) mod circuit;
 pub(super) mod jitter;
 pub(super) mod quota;
+pub(super) mod throttle;

@@ -1,8 +1,14 @@
-//! The pull quota: what an upstream says of it in its headers.
+//! The pull quota of one account: what upstream states of it in its headers, and when it is spent.
 
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
+
+use super::backoff::Backoff;
+
+/// How long Docker Hub's window is. What was stated longer ago than one window says nothing.
+const WINDOW: Duration = Duration::from_secs(6 * 3600);
 
 /// A pull quota as Docker Hub states it: `ratelimit-limit: 100;w=21600`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,20 +21,49 @@ pub(crate) struct RateLimit {
     pub window: Option<u64>,
 }
 
+/// What is left of a pull quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Budget {
+    /// Pulls per window.
+    pub limit: u64,
+    /// Pulls left.
+    pub remaining: u64,
+}
+
+/// The pull quota of one account. Each account has its own at an upstream.
+#[derive(Default)]
+pub(crate) struct PullQuota {
+    /// Guards a few small values; never held while waiting.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    stated: Option<(RateLimit, Instant)>,
+    backoff: Backoff,
+}
+
 impl RateLimit {
-    /// Reads the headers; `None` when there are none, which on Docker Hub means: not limited.
+    /// Reads the headers; `None` when they are absent, which on Docker Hub means: not limited.
     pub(crate) fn read(headers: &HeaderMap) -> Option<Self> {
-        let (limit, window) = quota(headers, "ratelimit-limit");
-        let (remaining, _) = quota(headers, "ratelimit-remaining");
+        let (limit, window) = field(headers, "ratelimit-limit");
+        let (remaining, _) = field(headers, "ratelimit-remaining");
         (limit.is_some() || remaining.is_some()).then_some(Self {
             limit,
             remaining,
             window,
         })
     }
+
+    /// The budget that this states, read `age` ago.
+    fn budget(&self, age: Duration) -> Option<Budget> {
+        let window = self.window.map_or(WINDOW, Duration::from_secs);
+        let (limit, remaining) = (self.limit?, self.remaining?);
+        (age < window && limit > 0).then_some(Budget { limit, remaining })
+    }
 }
 
-fn quota(headers: &HeaderMap, name: &str) -> (Option<u64>, Option<u64>) {
+fn field(headers: &HeaderMap, name: &str) -> (Option<u64>, Option<u64>) {
     let Some(text) = headers.get(name).and_then(|value| value.to_str().ok()) else {
         return (None, None);
     };
@@ -40,24 +75,41 @@ fn quota(headers: &HeaderMap, name: &str) -> (Option<u64>, Option<u64>) {
     (count, window)
 }
 
-/// What is left of a pull quota, where upstream states one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Budget {
-    /// Pulls per window.
-    pub limit: u64,
-    /// Pulls left.
-    pub remaining: u64,
-}
+impl PullQuota {
+    /// Remembers what upstream has just stated.
+    pub(crate) fn state(&self, stated: RateLimit) {
+        self.lock().stated = Some((stated, Instant::now()));
+    }
 
-/// How long Docker Hub's window is: what was said of a quota is worth nothing after it.
-const WINDOW: Duration = Duration::from_secs(6 * 3600);
+    /// What upstream stated last.
+    pub(crate) fn stated(&self) -> Option<RateLimit> {
+        self.lock().stated.map(|(stated, _)| stated)
+    }
 
-impl RateLimit {
-    /// The budget that it tells of, heard that long ago.
-    pub(crate) fn budget(&self, age: Duration) -> Option<Budget> {
-        let window = self.window.map_or(WINDOW, Duration::from_secs);
-        let (limit, remaining) = (self.limit?, self.remaining?);
-        (age < window && limit > 0).then_some(Budget { limit, remaining })
+    /// What is left; `None` if that is unknown, or nothing is limited.
+    pub(crate) fn budget(&self) -> Option<Budget> {
+        let state = self.lock();
+        let (stated, at) = state.stated?;
+        let budget = stated.budget(at.elapsed())?;
+        let spent = state.backoff.left(Instant::now()).is_some();
+        Some(Budget {
+            remaining: if spent { 0 } else { budget.remaining },
+            ..budget
+        })
+    }
+
+    /// For how long it is spent; `None` if it is not.
+    pub(crate) fn spent_for(&self, now: Instant) -> Option<Duration> {
+        self.lock().backoff.left(now)
+    }
+
+    /// Changes how long it is spent.
+    pub(super) fn with_backoff<T>(&self, change: impl FnOnce(&mut Backoff) -> T) -> T {
+        change(&mut self.lock().backoff)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

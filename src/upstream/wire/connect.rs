@@ -1,4 +1,4 @@
-//! Sockets, TLS and proxies: how a connection to an upstream comes about.
+//! Connections to an upstream: TCP, TLS and proxies.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,17 +17,17 @@ use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::resolve::Resolver;
-use crate::upstream::settings::{Proxy, Settings};
+use super::settings::{ConnectionSettings, Proxy};
 
 /// Connects over TCP, directly or through a proxy, and speaks TLS on top for `https`.
 pub(crate) type Connector = HttpsConnector<ProxyConnector>;
 
-/// Which proxy is to be used for which host.
+/// Which proxy is used for which host.
 #[derive(Clone)]
 pub(crate) struct Proxies(Option<Arc<Matcher>>);
 
 impl Proxies {
-    pub(crate) fn new(settings: &Settings) -> Self {
+    pub(crate) fn new(settings: &ConnectionSettings) -> Self {
         Self(match &settings.proxy {
             Proxy::Direct => None,
             Proxy::Environment if all_direct() => None,
@@ -51,7 +51,10 @@ impl Proxies {
 }
 
 /// Builds the connector of one upstream; reads the system's and the configured certificate authorities.
-pub(crate) fn connector(settings: &Settings, proxies: Proxies) -> Result<Connector, String> {
+pub(crate) fn connector(
+    settings: &ConnectionSettings,
+    proxies: Proxies,
+) -> Result<Connector, String> {
     let mut tcp = HttpConnector::new_with_resolver(Resolver::default());
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -76,9 +79,9 @@ fn all_direct() -> bool {
         .any(|list| list.split(',').any(|entry| entry.trim() == "*"))
 }
 
-fn tls(settings: &Settings) -> Result<rustls::ClientConfig, String> {
+fn tls(settings: &ConnectionSettings) -> Result<rustls::ClientConfig, String> {
     let mut roots = rustls::RootCertStore::empty();
-    // Some of a system's certificates may be unreadable; the others are still good.
+    // Some of a system's certificates may be unreadable; the others can still be used.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(path) = &settings.ca_file {
         let problem =
@@ -103,7 +106,7 @@ fn tls(settings: &Settings) -> Result<rustls::ClientConfig, String> {
         .with_no_client_auth())
 }
 
-/// TCP to the host itself, or to the proxy that is to be used for it.
+/// TCP to the host itself, or to the proxy for it.
 #[derive(Clone)]
 pub(crate) struct ProxyConnector {
     tcp: HttpConnector<Resolver>,

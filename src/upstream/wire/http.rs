@@ -1,4 +1,4 @@
-//! Requests as they are: connections, time limits, counting. No authentication, no redirects.
+//! One HTTP request and its response: connection pool, time limits, metrics. No login and no redirects.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::header::PROXY_AUTHORIZATION;
 use http::uri::Authority;
-use http::{Request, Response, Uri};
+use http::{Response, Uri};
 use http_body::Body as _;
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -17,60 +17,66 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use crate::metrics::Metrics;
 
 use super::connect::{self, Connector, Proxies};
-use crate::upstream::error::{Error, Failed, StartError};
-use crate::upstream::settings::{Settings, Timeouts};
+use super::settings::{ConnectionSettings, Timeouts};
+use crate::upstream::error::{Error, FailedTry, StartError};
 
-/// The connections to one upstream and to where it sends us, without any authentication.
+/// What the mirror calls itself towards upstreams.
+pub(crate) const AGENT: &str = concat!("pierglass/", env!("CARGO_PKG_VERSION"));
+
+/// A request with its whole body. An empty one costs no allocation.
+pub(crate) type Request = http::Request<Full<Bytes>>;
+
+/// The connections to one upstream and to the hosts that it redirects to.
 #[derive(Clone)]
 pub(crate) struct Http {
-    pool: legacy::Client<Connector, Empty<Bytes>>,
+    pool: legacy::Client<Connector, Full<Bytes>>,
     proxies: Proxies,
     timeouts: Timeouts,
     namespace: Arc<str>,
     metrics: Arc<Metrics>,
-    /// Not one of the places that are asked before: its failures are the upstream's.
-    home: bool,
+    /// True for the registry itself, false for an entry of `endpoints`, whose failures do not set `upstream_up` to 0.
+    is_registry: bool,
 }
 
 impl Http {
     pub(crate) fn new(
-        settings: &Settings,
-        home: bool,
+        namespace: &str,
+        is_registry: bool,
+        settings: &ConnectionSettings,
         metrics: Arc<Metrics>,
     ) -> Result<Self, StartError> {
-        let namespace = settings.namespace.to_string();
         let proxies = Proxies::new(settings);
         let connector = connect::connector(settings, proxies.clone());
         let connector = connector.map_err(|detail| StartError {
-            namespace: namespace.clone(),
+            namespace: namespace.to_owned(),
             detail,
         })?;
         let pool = legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(60))
             .pool_timer(TokioTimer::new())
             .build(connector);
-        metrics.upstream_up.with_label_values(&[&namespace]).set(1);
+        metrics.upstream_up.with_label_values(&[namespace]).set(1);
         // Present from the start, so that the first count is an increase.
-        metrics.upstream_bytes.with_label_values(&[&namespace]);
-        metrics.fill_resumes.with_label_values(&[&namespace]);
-        metrics.fills_in_flight.with_label_values(&[&namespace]);
+        metrics.upstream_bytes.with_label_values(&[namespace]);
+        metrics.fill_resumes.with_label_values(&[namespace]);
+        metrics.fills_in_flight.with_label_values(&[namespace]);
         Ok(Self {
             pool,
             proxies,
             timeouts: settings.timeouts.clone(),
             namespace: namespace.into(),
             metrics,
-            home,
+            is_registry,
         })
     }
 
-    /// Sends one request as it is, and waits for the header of its answer `until` then.
+    /// Sends one request, and waits for the response header until `until`.
     pub(crate) async fn send(
         &self,
-        mut request: Request<Empty<Bytes>>,
+        mut request: Request,
         kind: &str,
         until: Instant,
-    ) -> Result<Response<Incoming>, Failed> {
+    ) -> Result<Response<Incoming>, FailedTry> {
         if let Some(authorization) = self.proxies.authorization(request.uri()) {
             request
                 .headers_mut()
@@ -87,7 +93,7 @@ impl Http {
         let result = match outcome {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if error.is_connect() => Err(connection_error(&host, &error).into()),
-            Ok(Err(error)) => Err(Failed::passing(connection_error(&host, &error))),
+            Ok(Err(error)) => Err(FailedTry::transient(connection_error(&host, &error))),
             Err(_) => {
                 let waited = started.elapsed().as_secs_f64();
                 let words = format!("{host} sent no response header within {waited:.1} s");
@@ -96,7 +102,7 @@ impl Http {
         };
         let status = match &result {
             Ok(response) => response.status().as_u16().to_string(),
-            Err(Failed {
+            Err(FailedTry {
                 error: Error::Silent(_),
                 ..
             }) => "timeout".to_owned(),
@@ -116,18 +122,15 @@ impl Http {
     }
 
     /// Sends, and sends again if the connection broke before there was an answer: a server may close an idle
-    /// connection the moment it is used again. GET and HEAD, all we send, can be repeated (RFC 9110 9.2.2).
-    async fn send_twice(
-        &self,
-        request: Request<Empty<Bytes>>,
-    ) -> Result<Response<Incoming>, legacy::Error> {
-        let again = request.clone();
-        match self.pool.request(request).await {
-            Err(error) if !error.is_connect() => {
+    /// connection the moment it is used again. Only what changes nothing can be repeated so (RFC 9110 9.2.2).
+    async fn send_twice(&self, request: Request) -> Result<Response<Incoming>, legacy::Error> {
+        let again = request.method().is_safe().then(|| request.clone());
+        match (self.pool.request(request).await, again) {
+            (Err(error), Some(again)) if !error.is_connect() => {
                 tracing::debug!(upstream = %self.namespace, error = causes(&error), "asking again");
                 self.pool.request(again).await
             }
-            first => first,
+            (first, _) => first,
         }
     }
 
@@ -146,7 +149,7 @@ impl Http {
     }
 
     pub(crate) fn note_up(&self, up: bool) {
-        if !up && !self.home {
+        if !up && !self.is_registry {
             return;
         }
         self.metrics
@@ -168,7 +171,7 @@ impl Http {
     }
 }
 
-/// When a body of some origin last broke off.
+/// When a body of one origin last broke off.
 #[derive(Default)]
 pub(crate) struct Breaks(Mutex<Option<Instant>>);
 
@@ -177,26 +180,26 @@ impl Breaks {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Whether that was no longer ago than `span`.
+    /// Whether that was at most `span` ago.
     pub(crate) fn within(&self, span: Duration) -> bool {
         let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.is_some_and(|last| last.elapsed() < span)
     }
 }
 
-/// A body on its way from upstream. Every piece must come within the idle timeout.
+/// A response body that is still arriving. Every piece must come within the idle timeout.
 pub(crate) struct Body {
     incoming: Incoming,
     idle: Duration,
     bytes: prometheus::IntCounter,
     /// What is still to come, if that was announced.
     left: Option<u64>,
-    /// Where to say that it broke off.
+    /// Noted when it breaks off.
     breaks: Option<Arc<Breaks>>,
 }
 
 impl Body {
-    /// Says in `breaks` if it ends before `length` bytes have come.
+    /// Notes in `breaks` if the body ends before `length` bytes have come.
     pub(crate) fn watched(self, breaks: &Arc<Breaks>, length: Option<u64>) -> Self {
         Self {
             left: length,
@@ -251,6 +254,19 @@ impl Body {
         }
     }
 
+    /// All of it, if it is complete at `until` and not longer than `limit` bytes. `what` names it in errors.
+    pub(crate) async fn collect(
+        self,
+        limit: usize,
+        what: &str,
+        until: Instant,
+    ) -> Result<Bytes, Error> {
+        let late = |_| Error::Silent(format!("{what} was not whole in time").into());
+        tokio::time::timeout_at(until.into(), self.collect_up_to(limit))
+            .await
+            .map_err(late)?
+    }
+
     /// All of it, if it is not longer than `limit` bytes.
     pub(crate) async fn collect_up_to(mut self, limit: usize) -> Result<Bytes, Error> {
         let mut all = BytesMut::new();
@@ -281,7 +297,7 @@ fn connection_error(host: &str, error: &legacy::Error) -> Error {
     Error::unavailable(format!("{host}: {}", causes(error)))
 }
 
-/// An error and what caused it, in one line: the outermost words alone are rarely enough.
+/// An error with its causes in one line: the outermost text alone rarely says enough.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

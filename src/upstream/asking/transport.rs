@@ -1,0 +1,157 @@
+//! Sends a question to one origin and follows its redirects, with whatever authorization it is given.
+
+use std::time::{Duration, Instant};
+
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, IF_NONE_MATCH, RANGE, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use crate::metrics::Metrics;
+use crate::upstream::error::{Error, FailedTry};
+use crate::upstream::restraint::breaker::{Breaker, Permission};
+use crate::upstream::restraint::circuit::FailureKind;
+use crate::upstream::settings::Settings;
+use crate::upstream::wire::http::{AGENT, Http, Request};
+use crate::upstream::wire::origin::{Origin, origin};
+
+use super::redirect::redirect;
+use super::request::Question;
+
+/// Registries redirect once, regional ones twice; more is a loop.
+const MAX_REDIRECTS: usize = 5;
+/// How much of an unused body is read, and how long that may take.
+const MAX_DRAINED: usize = 16 * 1024;
+const DRAIN_WITHIN: Duration = Duration::from_millis(100);
+
+/// The way to one origin and to where it redirects.
+pub(super) struct Transport {
+    http: Http,
+    base: String,
+    origin: Origin,
+    breaker: Breaker,
+}
+
+impl Transport {
+    pub(super) fn new(settings: &Settings, http: Http, metrics: &Metrics) -> Self {
+        let host = settings.url.authority().map_or("", |host| host.as_str());
+        Self {
+            http,
+            base: settings.url.to_string().trim_end_matches('/').to_owned(),
+            origin: origin(&settings.url),
+            breaker: Breaker::new(settings.namespace.as_str(), host, metrics),
+        }
+    }
+
+    pub(super) fn http(&self) -> &Http {
+        &self.http
+    }
+
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Whether `uri` is at this origin and not where it redirected to.
+    pub(super) fn is_here(&self, uri: &Uri) -> bool {
+        origin(uri) == self.origin
+    }
+
+    /// Sends the question to `uri` and follows redirects; returns where it ended. The authorization is sent to the
+    /// origin of `uri` alone: elsewhere it would be a leak, and S3 refuses it besides a signed URL.
+    pub(super) async fn send(
+        &self,
+        question: &Question,
+        mut uri: Uri,
+        authorization: Option<&HeaderValue>,
+        until: Instant,
+    ) -> Result<(Response<Incoming>, Uri), FailedTry> {
+        let first = origin(&uri);
+        for _ in 0..=MAX_REDIRECTS {
+            let at = origin(&uri);
+            let authorization = authorization.filter(|_| at == first);
+            let request = request(question, uri.clone(), authorization)?;
+            // The circuit is of this origin alone: where it redirects to can fail for its own reasons.
+            let permission = match at == self.origin {
+                true => Some(self.breaker.enter(question.subject())?),
+                false => None,
+            };
+            let kind = question.endpoint.kind().as_str();
+            let result = self.http.send(request, kind, until).await;
+            if let Some(permission) = permission {
+                report(permission, &result);
+            }
+            let response = result?;
+            match redirect(&response, &uri)? {
+                Some(next) => {
+                    tracing::debug!(upstream = %self.http.namespace(), to = next.host(), "redirected");
+                    self.drain(response).await;
+                    uri = next;
+                }
+                None => return Ok((response, uri)),
+            }
+        }
+        Err(Error::wrong(format!("more than {MAX_REDIRECTS} redirects")).into())
+    }
+
+    /// Reads a short body to its end, so that its connection can be used again; one that does not come at once is not
+    /// worth waiting for.
+    pub(super) async fn drain(&self, response: Response<Incoming>) {
+        let body = self.http.body(response.into_body());
+        let _ = tokio::time::timeout(DRAIN_WITHIN, body.collect_up_to(MAX_DRAINED)).await;
+    }
+}
+
+fn request(
+    question: &Question,
+    uri: Uri,
+    authorization: Option<&HeaderValue>,
+) -> Result<Request, Error> {
+    let mut request = http::Request::builder()
+        .method(question.method.clone())
+        .uri(uri);
+    if let Some(headers) = request.headers_mut() {
+        fill_headers(headers, question);
+        if let Some(authorization) = authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+    }
+    request
+        .body(Full::default())
+        .map_err(|error| Error::wrong(error.to_string()))
+}
+
+fn fill_headers(headers: &mut HeaderMap, question: &Question) {
+    let optional = |text: Option<&str>| text.and_then(|text| HeaderValue::from_str(text).ok());
+    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    // A digest is of the bytes without an encoding.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    for (name, value) in [
+        (ACCEPT, optional(question.accept)),
+        (IF_NONE_MATCH, optional(question.if_none_match.as_deref())),
+        (RANGE, optional(question.range.as_deref())),
+    ] {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// Tells the circuit how a request to its origin ended.
+fn report(permission: Permission<'_>, result: &Result<Response<Incoming>, FailedTry>) {
+    match result {
+        Ok(response) if is_trouble(response.status()) => {
+            let error = Error::unavailable(response.status().to_string());
+            permission.failed(FailureKind::ServerError, &error);
+        }
+        Ok(_) => permission.succeeded(),
+        Err(failed) if failed.transient => {
+            permission.failed(FailureKind::ServerError, &failed.error);
+        }
+        Err(failed) => permission.judge(&failed.error),
+    }
+}
+
+/// Whether a status says that the origin is not well, rather than something about the thing that was asked for.
+fn is_trouble(status: StatusCode) -> bool {
+    status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
+}

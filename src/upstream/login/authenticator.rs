@@ -1,0 +1,165 @@
+//! What one login sends as `Authorization`, and what it answers to a registry's challenge (RFC 9110 11).
+//!
+//! The first 401 tells the scheme and the realm. From then on a token is obtained before upstream asks for it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::HeaderValue;
+
+use crate::headers::challenge::Challenge;
+use crate::oci::name::Repository;
+use crate::upstream::error::Error;
+use crate::upstream::wire::http::Http;
+
+use super::cache::CredentialCache;
+use super::kinds::Login;
+use super::realm::Realms;
+use super::token::{Realm, TokenId, Tokens};
+
+/// Proves to one upstream who asks, as one login.
+pub(crate) struct Authenticator {
+    credentials: Arc<CredentialCache>,
+    tokens: Tokens,
+    /// What the last challenge asked for. Guards one small value, never held while waiting.
+    known: Mutex<Option<Scheme>>,
+}
+
+#[derive(Clone)]
+enum Scheme {
+    Basic,
+    Bearer(Arc<Realm>),
+}
+
+impl Authenticator {
+    pub(super) fn new(login: Login, realms: Arc<Realms>, http: Http) -> Self {
+        let credentials = CredentialCache::new(login);
+        Self {
+            tokens: Tokens::new(Arc::clone(&credentials), realms, http),
+            credentials,
+            known: Mutex::new(None),
+        }
+    }
+
+    /// What to send with a request about `repository`, as far as is known before upstream was asked.
+    pub(crate) async fn authorization(
+        &self,
+        repository: Option<&Repository>,
+    ) -> Result<Option<HeaderValue>, Error> {
+        let known = self
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match known {
+            None => Ok(None),
+            Some(Scheme::Basic) => self.basic().await,
+            Some(Scheme::Bearer(realm)) => {
+                let scope = repository.map(pull_scope);
+                let id = TokenId::new(true, realm, scope);
+                let header = self.tokens.get(id).await;
+                if header.is_err() {
+                    // Realms move: the next request learns from upstream where it is now.
+                    self.learn(None);
+                }
+                header.map(Some)
+            }
+        }
+    }
+
+    /// What to answer to a 401; `None` when there is nothing better than what was sent.
+    pub(crate) async fn answer(
+        &self,
+        challenges: &[Challenge],
+        repository: Option<&Repository>,
+        sent: Option<&HeaderValue>,
+    ) -> Result<Option<HeaderValue>, Error> {
+        if let Some((realm, scope, error)) = bearer(challenges) {
+            let id = TokenId::new(true, Arc::clone(&realm), wanted_scope(scope, repository));
+            let header = self.tokens.other_than(id, error, sent).await?;
+            // Only now, since the realm gave a token: what is learned here is used without asking upstream.
+            self.learn(Some(Scheme::Bearer(realm)));
+            return Ok(header);
+        }
+        if challenges
+            .iter()
+            .any(|challenge| matches!(challenge, Challenge::Basic { .. }))
+        {
+            self.learn(Some(Scheme::Basic));
+            return self.basic_other_than(sent).await;
+        }
+        Ok(None)
+    }
+
+    /// What to answer to a 401 of a host that upstream redirected to: an anonymous token, and never a secret.
+    pub(crate) async fn answer_elsewhere(
+        &self,
+        challenges: &[Challenge],
+        repository: Option<&Repository>,
+    ) -> Result<Option<HeaderValue>, Error> {
+        let Some((realm, scope, _)) = bearer(challenges) else {
+            return Ok(None);
+        };
+        let id = TokenId::new(false, realm, wanted_scope(scope, repository));
+        self.tokens.get(id).await.map(Some)
+    }
+
+    /// Forgets the token that was sent if it is old enough for a refusal to mean that it has expired, and returns
+    /// whether it was. Some registries refuse an expired token with 403 instead of 401.
+    pub(crate) fn forget_expired(&self, sent: &HeaderValue) -> bool {
+        self.tokens.forget_expired(sent)
+    }
+
+    fn learn(&self, scheme: Option<Scheme>) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = scheme;
+    }
+
+    async fn basic(&self) -> Result<Option<HeaderValue>, Error> {
+        let credential = self.credentials.credential().await?;
+        credential.map(|credential| credential.basic()).transpose()
+    }
+
+    /// The header of a credential other than the one that upstream has just refused.
+    async fn basic_other_than(
+        &self,
+        sent: Option<&HeaderValue>,
+    ) -> Result<Option<HeaderValue>, Error> {
+        let Some(credential) = self.credentials.credential().await? else {
+            return Ok(None);
+        };
+        let header = credential.basic()?;
+        if sent != Some(&header) {
+            return Ok(Some(header));
+        }
+        let other = self.credentials.other_than(&credential).await?;
+        other.map(|credential| credential.basic()).transpose()
+    }
+}
+
+/// The first challenge for a token: its realm, scope and error.
+fn bearer(challenges: &[Challenge]) -> Option<(Arc<Realm>, Option<&str>, Option<&str>)> {
+    challenges.iter().find_map(|challenge| match challenge {
+        Challenge::Bearer {
+            realm,
+            service,
+            scope,
+            error,
+        } => {
+            let realm = Realm::new(realm.clone(), service.clone());
+            Some((Arc::new(realm), scope.as_deref(), error.as_deref()))
+        }
+        _ => None,
+    })
+}
+
+/// The scope a challenge asks for; if it names none, the one that pulling needs.
+fn wanted_scope(asked: Option<&str>, repository: Option<&Repository>) -> Option<String> {
+    let asked = asked.filter(|scope| !scope.is_empty());
+    asked
+        .map(str::to_owned)
+        .or_else(|| repository.map(pull_scope))
+}
+
+/// The scope for pulling from one repository.
+fn pull_scope(repository: &Repository) -> String {
+    format!("repository:{repository}:pull")
+}

@@ -1,0 +1,174 @@
+//! Questions about manifests.
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+
+use crate::oci::digest::Digest;
+use crate::oci::endpoint::Endpoint;
+use crate::oci::manifest;
+use crate::oci::name::{Reference, Repository};
+
+use super::asking::failover::Turn;
+use super::asking::request::{Question, content_length, content_type};
+use super::error::Error;
+
+/// The largest manifest that is passed on. Clients take no more than 4 MiB (containerd, containers/image).
+const MAX_MANIFEST: usize = 8 * 1024 * 1024;
+
+/// The answers of servers that do not support HEAD.
+pub(super) const NO_HEAD: &[u16] = &[405, 501];
+
+/// What a HEAD of a manifest said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ManifestHead {
+    /// It is still the one that was asked about (304).
+    NotModified,
+    Found {
+        /// As stated by upstream.
+        digest: Digest,
+        media_type: String,
+        size: u64,
+    },
+    /// Upstream has it but did not say which one it is: only a GET can tell.
+    Unspecific,
+}
+
+/// A manifest as upstream sent it, its digest verified.
+#[derive(Debug, Clone)]
+pub(crate) struct FetchedManifest {
+    /// The digest of `bytes`.
+    pub digest: Digest,
+    /// From Content-Type, or from the manifest itself.
+    pub media_type: String,
+    /// Unchanged.
+    pub bytes: Bytes,
+}
+
+pub(super) fn endpoint(repository: &Repository, reference: &Reference) -> Endpoint {
+    Endpoint::Manifest {
+        repository: repository.clone(),
+        reference: reference.clone(),
+    }
+}
+
+pub(super) async fn head(
+    turn: Turn<'_>,
+    repository: &Repository,
+    reference: &Reference,
+    known: Option<&Digest>,
+) -> Result<ManifestHead, Error> {
+    let question = Question {
+        accept: Some(manifest::ACCEPT),
+        if_none_match: known.map(|digest| format!("\"{digest}\"")),
+        answers: NO_HEAD,
+        // The manifest that is known can be served meanwhile.
+        patient: turn.last && known.is_none(),
+        ..Question::new(Method::HEAD, endpoint(repository, reference))
+    };
+    let reply = turn.client.send(&question, turn.until).await?;
+    if NO_HEAD.contains(&reply.status.as_u16()) {
+        return Ok(ManifestHead::Unspecific);
+    }
+    if reply.status == StatusCode::NOT_MODIFIED {
+        return Ok(ManifestHead::NotModified);
+    }
+    let digest = stated_digest(&reply.headers)?;
+    if let (Reference::Digest(asked), Some(stated)) = (reference, &digest)
+        && asked != stated
+    {
+        return Err(Error::wrong(format!(
+            "asked for manifest {asked}, upstream calls it {stated}"
+        )));
+    }
+    // If upstream only says that it is JSON, the type is in the body; but for the known digest the type is known too.
+    let media_type = content_type(&reply.headers)
+        .filter(|said| manifest::specific(said).is_some() || digest.as_ref() == known)
+        .map(|said| manifest::media_type_of(Some(said), b""));
+    match (digest, content_length(&reply.headers), media_type) {
+        (Some(digest), Some(size), Some(media_type)) => Ok(ManifestHead::Found {
+            digest,
+            media_type,
+            size,
+        }),
+        _ => Ok(ManifestHead::Unspecific),
+    }
+}
+
+pub(super) async fn get(
+    turn: Turn<'_>,
+    repository: &Repository,
+    reference: &Reference,
+) -> Result<FetchedManifest, Error> {
+    let question = Question {
+        accept: Some(manifest::ACCEPT),
+        patient: turn.last,
+        ..Question::new(Method::GET, endpoint(repository, reference))
+    };
+    let reply = turn.client.send(&question, turn.until).await?;
+    let stated = stated_digest(&reply.headers)?;
+    let body = reply.body;
+    let bytes = body
+        .collect(MAX_MANIFEST, "the manifest", turn.until)
+        .await?;
+    let expected_length = content_length(&reply.headers);
+    if expected_length.is_some_and(|length| length != bytes.len() as u64) {
+        return Err(Error::wrong(format!(
+            "the manifest is {} bytes long, not as announced",
+            bytes.len()
+        )));
+    }
+    let asked = match reference {
+        Reference::Digest(digest) => Some(digest),
+        Reference::Tag(_) => None,
+    };
+    let digest = verified_digest(&bytes, asked, stated.as_ref())?;
+    if manifest::Manifest::parse(&bytes).is_err() {
+        return Err(Error::wrong(format!(
+            "what upstream sent for {reference} is not a manifest"
+        )));
+    }
+    let media_type = manifest::media_type_of(content_type(&reply.headers), &bytes);
+    Ok(FetchedManifest {
+        digest,
+        media_type,
+        bytes,
+    })
+}
+
+/// `Docker-Content-Digest` (distribution-spec, "Pulling manifests"). One that cannot be read is an error.
+fn stated_digest(headers: &HeaderMap) -> Result<Option<Digest>, Error> {
+    let Some(value) = headers.get("docker-content-digest") else {
+        return Ok(None);
+    };
+    let digest = value.to_str().ok().and_then(|text| text.parse().ok());
+    digest
+        .map(Some)
+        .ok_or_else(|| Error::wrong("upstream's Docker-Content-Digest is not a digest"))
+}
+
+/// The digest of the manifest: the one asked for, else the one stated, else computed. Refuses bytes that do not have the
+/// digest that was asked for or stated.
+fn verified_digest(
+    bytes: &[u8],
+    asked: Option<&Digest>,
+    stated: Option<&Digest>,
+) -> Result<Digest, Error> {
+    if let Some(asked) = asked
+        && !manifest::is_digest_of(asked, bytes)
+    {
+        let found = Digest::of(bytes);
+        let words = format!("asked for manifest {asked}, upstream sent {found}");
+        return Err(Error::wrong(words));
+    }
+    if let Some(stated) = stated
+        && !manifest::is_digest_of(stated, bytes)
+    {
+        let found = Digest::of(bytes);
+        let words = format!("upstream calls the manifest {stated}, its bytes are {found}");
+        return Err(Error::wrong(words));
+    }
+    Ok(asked
+        .or(stated)
+        .cloned()
+        .unwrap_or_else(|| Digest::of(bytes)))
+}

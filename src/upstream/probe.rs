@@ -1,0 +1,88 @@
+//! Questions that only find out whether upstream answers, and as whom: `check --online`.
+
+use http::{Method, Uri};
+
+use crate::oci::endpoint::Endpoint;
+use crate::oci::manifest;
+use crate::oci::name::{Reference, Repository};
+
+use super::asking::client::Client;
+use super::asking::failover::Endpoints;
+use super::asking::request::Question;
+use super::error::Error;
+use super::login::account::Account;
+use super::manifests;
+use super::restraint::quota::RateLimit;
+use super::settings::Settings;
+
+/// One account at the registry itself, or one of the endpoints that are asked before it.
+pub(crate) struct Probe<'a> {
+    client: &'a Client,
+    account: Option<&'a Account>,
+    endpoint: Option<&'a Uri>,
+}
+
+/// The accounts in the order they are tried, then the endpoints.
+pub(super) fn all<'a>(
+    settings: &'a Settings,
+    endpoints: &'a Endpoints,
+) -> impl Iterator<Item = Probe<'a>> {
+    let client = endpoints.registry();
+    let accounts = client.accounts().iter().map(move |account| Probe {
+        client,
+        account: Some(account),
+        endpoint: None,
+    });
+    let before = endpoints.before().iter().zip(&settings.endpoints);
+    let before = before.map(|(client, url)| Probe {
+        client,
+        account: None,
+        endpoint: Some(url),
+    });
+    accounts.chain(before)
+}
+
+impl Probe<'_> {
+    /// As whom it asks.
+    pub(crate) fn identity(&self) -> &str {
+        self.account.map_or("anonymous", Account::name)
+    }
+
+    /// The URL, for an endpoint that is asked before the registry.
+    pub(crate) fn endpoint(&self) -> Option<&Uri> {
+        self.endpoint
+    }
+
+    /// What the registry last stated of this account's pull quota; `None` if it never did.
+    pub(crate) fn stated_quota(&self) -> Option<RateLimit> {
+        self.account?.quota().stated()
+    }
+
+    /// Asks for `/v2/`, with a token if that is wanted.
+    pub(crate) async fn ping(&self) -> Result<(), Error> {
+        self.ask(Question::new(Method::GET, Endpoint::Base)).await
+    }
+
+    /// Asks for a manifest with a HEAD, for what the registry states of the quota.
+    pub(crate) async fn head_manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<(), Error> {
+        let endpoint = manifests::endpoint(repository, reference);
+        self.ask(Question {
+            accept: Some(manifest::ACCEPT),
+            ..Question::new(Method::HEAD, endpoint)
+        })
+        .await
+    }
+
+    async fn ask(&self, question: Question) -> Result<(), Error> {
+        let until = self.client.deadline();
+        let reply = match self.account {
+            Some(account) => self.client.send_as(account, &question, until).await,
+            None => self.client.send(&question, until).await,
+        };
+        reply.map(drop)
+    }
+}
