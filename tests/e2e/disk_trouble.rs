@@ -60,7 +60,7 @@ impl Scene {
     #[track_caller]
     fn wait_until_stored(&self, digest: &str) {
         let store = self.mirror.store_path();
-        eventually(PATIENCE, "the commit", || blobs(&store).contains(digest));
+        eventually("the commit", || blobs(&store).contains(digest));
     }
 
     async fn ready(&self) -> (u16, String) {
@@ -118,7 +118,7 @@ impl Scene {
         assert_eq!(again.header("cache-status"), Some("pierglass; hit"));
         assert_eq!(self.mirror.pid(), pid);
         let store = self.mirror.store_path();
-        eventually(PATIENCE, "nothing is left behind", || {
+        eventually("nothing is left behind", || {
             files(&store.join("trash")).is_empty()
         });
     }
@@ -140,7 +140,7 @@ async fn filled_up(disk: Disk) {
     scene.registry.set_rate(12 * MIB);
     let running = [begin(&scene, &large), begin(&scene, &large)];
     let ingests = scene.mirror.store_path().join("ingest");
-    eventually(PATIENCE, "the transfer", || {
+    eventually("the transfer", || {
         let lengths = files(&ingests)
             .into_iter()
             .filter_map(|path| path.metadata().ok());

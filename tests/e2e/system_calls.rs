@@ -170,7 +170,7 @@ impl Rounds {
             self.mirror.restart();
             self.mirror
                 .wait_for_log(PATIENCE, |line| line.to_string().contains("store counted"));
-            eventually(PATIENCE, "the sweeping", || {
+            eventually("the sweeping", || {
                 files(&store.join("ingest")).is_empty() && files(&store.join("trash")).is_empty()
             });
             let figure = self.mirror.metric("pierglass_store_bytes", &[]).await;

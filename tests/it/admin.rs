@@ -1,10 +1,12 @@
-//! The admin API must answer in JSON whatever it is asked, and do nothing for a web page.
+//! The admin address: health and metrics must be told, and the API must answer in JSON whatever it is asked, and do
+//! nothing for a web page.
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
-use crate::support::client::{self, Response};
-use crate::support::{FakeRegistry, Mirror, MirrorConfig};
+use crate::support::client::Response;
+use crate::support::mirror::sum_of;
+use crate::support::{Mirror, client, plain, scene};
 
 const ADMIN: (&str, &str) = ("pierglass-admin", "1");
 
@@ -24,8 +26,7 @@ fn assert_refused(answer: &Response, status: StatusCode) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_web_page_can_change_nothing() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let (_registry, mirror) = scene::start();
     // What a form or an image can send, and what a script can if a page's own name leads here.
     let origin = ("origin", "http://evil.example");
     let own = mirror.admin_url();
@@ -55,8 +56,7 @@ async fn a_web_page_can_change_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mistakes_are_answered_in_json() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let (_registry, mirror) = scene::start();
     for (method, path, status) in [
         (Method::GET, "/api/v1/nothing", StatusCode::NOT_FOUND),
         (Method::GET, "/api/", StatusCode::NOT_FOUND),
@@ -100,8 +100,7 @@ async fn mistakes_are_answered_in_json() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_pinned_is_told_as_it_was_asked_for() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let (_registry, mirror) = scene::start();
     let path = "/api/v1/pins?image=alpine";
     let pinned = ask(&mirror, Method::POST, path, &[ADMIN]).await;
     assert_eq!(pinned.status, StatusCode::OK, "{}", pinned.text());
@@ -120,4 +119,47 @@ async fn what_is_pinned_is_told_as_it_was_asked_for() {
     assert_eq!(gone["changed"], true);
     let gone = ask(&mirror, Method::DELETE, path, &[ADMIN]).await.json();
     assert_eq!(gone["changed"], false);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_admin_address_tells_health_and_metrics() {
+    let (_registry, mirror, _) = scene::stored_blob(1000, plain).await;
+    let at = |path: &str| format!("{}{path}", mirror.admin_url());
+    for (path, status) in [
+        ("/metrics", 200),
+        ("/livez", 200),
+        ("/readyz", 200),
+        ("/", 200),
+        ("/nowhere", 404),
+        ("/v2/", 404),
+    ] {
+        let got = client::get(&at(path), &[]).await.unwrap();
+        let head = client::head(&at(path), &[]).await.unwrap();
+        assert_eq!((got.status, head.status), (got.status, got.status));
+        assert_eq!(got.status.as_u16(), status, "{path}");
+        assert!(!got.body.is_empty() && head.body.is_empty(), "{path}");
+    }
+    let posted = client::request(Method::POST, &at("/metrics"), &[]).await;
+    let posted = posted.unwrap();
+    assert_eq!(posted.status, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(posted.header("allow"), Some("GET, HEAD"));
+    let metrics = client::get(&at("/metrics"), &[]).await.unwrap();
+    let media_type = metrics.header("content-type").unwrap().to_owned();
+    assert!(media_type.starts_with("text/plain; version=0.0.4"));
+    let text = metrics.text();
+    let misses = [("kind", "blob"), ("outcome", "miss"), ("status", "200")];
+    assert_eq!(
+        sum_of(&text, "pierglass_requests_total", &misses),
+        Some(1.0)
+    );
+    for name in [
+        "pierglass_store_capacity_bytes",
+        "pierglass_build_info",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(sum_of(&text, name, &[]).unwrap() > 0.0, "{name}");
+    }
+    // Health and metrics are not to be had where everybody pulls.
+    let registry_side = client::get(&format!("{}/metrics", mirror.url()), &[]).await;
+    assert_eq!(registry_side.unwrap().status, StatusCode::NOT_FOUND);
 }

@@ -26,8 +26,8 @@ impl Scene {
         let runtime = Runtime::new().unwrap();
         let registry = FakeRegistry::builder().start_now();
         registry.put_image("library/a", Some("1"), &Image::random(1, &[100]));
-        let config = MirrorConfig::for_upstream(&registry).upstream("quay.io", &registry);
-        let mirror = Mirror::start(config);
+        let mirror =
+            Mirror::start(MirrorConfig::for_upstream(&registry).upstream("quay.io", &registry));
         Scene {
             runtime,
             registry,

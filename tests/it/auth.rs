@@ -7,23 +7,20 @@ use http::StatusCode;
 
 use crate::support::registry::Builder;
 use crate::support::{
-    FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, Redirect, client, until,
+    FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, REPO, Redirect, client, scene, until,
 };
 
-const REPO: &str = "acme/app";
 const USER: &str = "ci-bot";
 const PASSWORD: &str = "hunter2-Pa55word";
 /// base64 of user and password, as Basic has it.
 const BASIC: &str = "Y2ktYm90Omh1bnRlcjItUGE1NXdvcmQ=";
 
-fn image() -> Image {
+fn two_layers() -> Image {
     Image::random(1, &[50_000, 100])
 }
 
-async fn serving(builder: Builder) -> FakeRegistry {
-    let registry = builder.start().await;
-    registry.put_image(REPO, Some("1.0"), &image());
-    registry
+fn serving(builder: Builder) -> FakeRegistry {
+    scene::registry_with(builder, &two_layers())
 }
 
 fn as_user(registry: &FakeRegistry) -> MirrorConfig {
@@ -34,18 +31,18 @@ fn as_user(registry: &FakeRegistry) -> MirrorConfig {
 #[track_caller]
 fn assert_pulled(answer: &client::Response) {
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
-    assert_eq!(answer.body, image().manifest);
+    assert_eq!(answer.body, two_layers().manifest);
     assert_eq!(answer.header("www-authenticate"), None);
 }
 
-async fn pull(mirror: &Mirror) -> client::Response {
-    let url = mirror.manifest_url(REPO, &image().digest);
+async fn by_digest(mirror: &Mirror) -> client::Response {
+    let url = mirror.manifest_url(REPO, &two_layers().digest);
     client::get(&url, &[]).await.unwrap()
 }
 
 /// All blobs of the image at once, by clients of their own.
-async fn pull_blobs(mirror: &Mirror) {
-    let pulls: Vec<_> = image()
+async fn pull_blobs_at_once(mirror: &Mirror) {
+    let pulls: Vec<_> = two_layers()
         .blobs()
         .into_iter()
         .map(|digest| {
@@ -63,14 +60,14 @@ async fn pull_blobs(mirror: &Mirror) {
 
 #[tokio::test]
 async fn many_requests_share_one_exchange() {
-    let registry = serving(FakeRegistry::builder().bearer(Some((USER, PASSWORD)))).await;
+    let registry = serving(FakeRegistry::builder().bearer(Some((USER, PASSWORD))));
     registry.fault(On::token(), Fault::DelayHeaders(Duration::from_millis(300)));
     let mirror = Mirror::start(as_user(&registry));
-    let (manifest, ()) = tokio::join!(pull(&mirror), pull_blobs(&mirror));
+    let (manifest, ()) = tokio::join!(by_digest(&mirror), pull_blobs_at_once(&mirror));
     assert_pulled(&manifest);
     assert_eq!(registry.counts().token_gets, 1);
     // A token is of a repository; of another one it is another token.
-    registry.put_image("acme/other", Some("1.0"), &image());
+    registry.put_image("acme/other", Some("1.0"), &two_layers());
     let url = mirror.manifest_url("acme/other", "1.0");
     assert_pulled(&client::get(&url, &[]).await.unwrap());
     assert_eq!(registry.counts().token_gets, 2);
@@ -85,16 +82,19 @@ async fn many_requests_share_one_exchange() {
         Some(&*format!("Basic {BASIC}"))
     );
     let asked = exchange.target.replace("%3A", ":").replace("%2F", "/");
-    assert!(asked.contains("repository:acme/app:pull"), "{asked}");
+    assert!(
+        asked.contains(&format!("repository:{REPO}:pull")),
+        "{asked}"
+    );
     assert!(!exchange.target.contains(PASSWORD));
 }
 
 #[tokio::test]
 async fn an_anonymous_token_is_enough_where_it_is() {
-    let registry = serving(FakeRegistry::docker_hub()).await;
+    let registry = serving(FakeRegistry::docker_hub());
     let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
-    assert_pulled(&pull(&mirror).await);
-    pull_blobs(&mirror).await;
+    assert_pulled(&by_digest(&mirror).await);
+    pull_blobs_at_once(&mirror).await;
     assert_eq!(registry.counts().token_gets, 1);
     for seen in registry.requests() {
         assert_ne!(seen.authorization_scheme(), Some("Basic"), "{seen:?}");
@@ -106,7 +106,7 @@ async fn a_token_is_renewed_before_it_is_refused() {
     let builder = FakeRegistry::builder()
         .bearer(None)
         .token_life(Duration::from_secs(2));
-    let registry = serving(builder).await;
+    let registry = serving(builder);
     let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).tag_ttl("0s"));
     let url = mirror.manifest_url(REPO, "1.0");
     // One after another, over more than the life of a token: only the first is ever challenged.
@@ -133,12 +133,12 @@ async fn a_token_is_renewed_before_it_is_refused() {
 
 #[tokio::test]
 async fn a_token_that_is_refused_is_replaced_once() {
-    let registry = serving(FakeRegistry::builder().bearer(Some((USER, PASSWORD)))).await;
+    let registry = serving(FakeRegistry::builder().bearer(Some((USER, PASSWORD))));
     let mirror = Mirror::start(as_user(&registry));
-    assert_pulled(&pull(&mirror).await);
+    assert_pulled(&by_digest(&mirror).await);
     registry.reset_counts();
     registry.revoke_tokens();
-    pull_blobs(&mirror).await;
+    pull_blobs_at_once(&mirror).await;
     let counts = registry.counts();
     assert_eq!(
         counts.token_gets, 1,
@@ -175,7 +175,7 @@ async fn a_changed_password_file_is_picked_up() {
         FakeRegistry::builder().basic(USER, "old"),
         FakeRegistry::builder().bearer(Some((USER, "old"))),
     ] {
-        let registry = serving(builder).await;
+        let registry = serving(builder);
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("password");
         std::fs::write(&file, "old\n").unwrap();
@@ -206,9 +206,9 @@ async fn a_wrong_password_is_the_operators_problem_and_not_the_clients() {
         FakeRegistry::builder().basic(USER, "right"),
         FakeRegistry::builder().bearer(Some((USER, "right"))),
     ] {
-        let registry = serving(builder).await;
+        let registry = serving(builder);
         let mirror = Mirror::start(as_user(&registry));
-        let blob = mirror.blob_url(REPO, &image().blobs()[0]);
+        let blob = mirror.blob_url(REPO, &two_layers().blobs()[0]);
         for url in [&mirror.manifest_url(REPO, "1.0"), &blob] {
             let answer = client::get(url, &[]).await.unwrap();
             assert_eq!(answer.status, StatusCode::FORBIDDEN);
@@ -220,7 +220,7 @@ async fn a_wrong_password_is_the_operators_problem_and_not_the_clients() {
 
 #[tokio::test]
 async fn a_challenge_that_cannot_be_met_is_not_relayed() {
-    let registry = serving(FakeRegistry::builder()).await;
+    let registry = serving(FakeRegistry::builder());
     let mirror = Mirror::start(as_user(&registry).negative_ttl("0s"));
     for challenge in [
         None,
@@ -236,7 +236,7 @@ async fn a_challenge_that_cannot_be_met_is_not_relayed() {
         registry.fault(On::any().forever(), refusal);
         for url in [
             mirror.manifest_url(REPO, "1.0"),
-            mirror.blob_url(REPO, &image().blobs()[0]),
+            mirror.blob_url(REPO, &two_layers().blobs()[0]),
         ] {
             let answer = client::get(&url, &[]).await.unwrap();
             assert_eq!(answer.status, StatusCode::FORBIDDEN, "{challenge:?}");
@@ -252,7 +252,7 @@ async fn a_challenge_that_cannot_be_met_is_not_relayed() {
 
 #[tokio::test]
 async fn what_a_client_sends_as_credentials_goes_nowhere() {
-    let registry = serving(FakeRegistry::builder()).await;
+    let registry = serving(FakeRegistry::builder());
     let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     let headers = [("authorization", "Basic Og=="), ("cookie", "a=b")];
     let url = mirror.manifest_url(REPO, "1.0");
@@ -272,9 +272,9 @@ async fn a_redirect_takes_no_token_to_another_host() {
         let builder = FakeRegistry::builder()
             .bearer(Some((USER, PASSWORD)))
             .redirect_blobs(redirect);
-        let registry = serving(builder).await;
+        let registry = serving(builder);
         let mirror = Mirror::start(as_user(&registry));
-        pull_blobs(&mirror).await;
+        pull_blobs_at_once(&mirror).await;
         let signed: Vec<_> = registry
             .requests()
             .into_iter()
@@ -289,12 +289,12 @@ async fn a_redirect_takes_no_token_to_another_host() {
 
 #[tokio::test]
 async fn a_redirect_loop_ends() {
-    let registry = serving(FakeRegistry::builder()).await;
+    let registry = serving(FakeRegistry::builder());
     let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     registry.fault(On::any().forever(), Fault::RedirectLoop);
     for url in [
         mirror.manifest_url(REPO, "1.0"),
-        mirror.blob_url(REPO, &image().blobs()[0]),
+        mirror.blob_url(REPO, &two_layers().blobs()[0]),
     ] {
         registry.reset_counts();
         let answer = client::get(&url, &[]).await.unwrap();
@@ -307,7 +307,7 @@ async fn a_redirect_loop_ends() {
 
 #[tokio::test]
 async fn a_realm_on_a_foreign_host_never_sees_the_password() {
-    let registry = serving(FakeRegistry::builder().bearer(Some((USER, PASSWORD)))).await;
+    let registry = serving(FakeRegistry::builder().bearer(Some((USER, PASSWORD))));
     // The token server by another name, which is as foreign as a host can be here.
     let authority = registry.authority();
     let (host, _) = authority.split_once(':').unwrap();
@@ -315,7 +315,7 @@ async fn a_realm_on_a_foreign_host_never_sees_the_password() {
     let foreign = registry.token_url().replace(host, &other);
     let mirror = Mirror::start(as_user(&registry));
     registry.fault(On::any(), challenge(&foreign));
-    let answer = pull(&mirror).await;
+    let answer = by_digest(&mirror).await;
     assert!(!answer.status.is_success());
     assert_ne!(answer.status, StatusCode::NOT_FOUND);
     assert_eq!(answer.header("www-authenticate"), None);
@@ -324,7 +324,7 @@ async fn a_realm_on_a_foreign_host_never_sees_the_password() {
     // Listed by the operator it is asked: the trap above was a real one.
     let mirror = Mirror::start(as_user(&registry).toml(&format!("realms = [\"{other}\"]")));
     registry.fault(On::any(), challenge(&foreign));
-    pull(&mirror).await;
+    by_digest(&mirror).await;
     assert_eq!(registry.counts().token_gets, 1);
 }
 
@@ -336,11 +336,11 @@ fn challenge(realm: &str) -> Fault {
 /// A portal or a proxy in the way may say anything once.
 #[tokio::test]
 async fn one_challenge_that_could_not_be_met_locked_its_upstream_out() {
-    let registry = serving(FakeRegistry::builder().bearer(Some((USER, PASSWORD)))).await;
+    let registry = serving(FakeRegistry::builder().bearer(Some((USER, PASSWORD))));
     let mirror = Mirror::start(as_user(&registry));
     registry.fault(On::any(), challenge("http://192.0.2.1/token"));
-    assert!(!pull(&mirror).await.status.is_success());
-    assert_pulled(&pull(&mirror).await);
+    assert!(!by_digest(&mirror).await.status.is_success());
+    assert_pulled(&by_digest(&mirror).await);
 }
 
 #[tokio::test]
@@ -348,7 +348,7 @@ async fn a_realm_that_moved_locked_its_upstream_out() {
     let builder = FakeRegistry::builder()
         .bearer(Some((USER, PASSWORD)))
         .token_life(Duration::from_secs(1));
-    let registry = serving(builder).await;
+    let registry = serving(builder);
     let mirror = Mirror::start(as_user(&registry).tag_ttl("0s").negative_ttl("0s"));
     let old = format!("{}?old=1", registry.token_url());
     registry.fault(On::any(), challenge(&old));
@@ -378,8 +378,7 @@ async fn no_secret_is_ever_written_down() {
         FakeRegistry::builder()
             .bearer(Some((USER, PASSWORD)))
             .redirect_blobs(Redirect::Absolute307),
-    )
-    .await;
+    );
     let config = as_user(&registry)
         .tag_ttl("0s")
         .negative_ttl("0s")
@@ -393,7 +392,7 @@ async fn no_secret_is_ever_written_down() {
         Err(error) => said += &error,
     };
     note(client::get(&tag, &[]).await);
-    pull_blobs(&mirror).await;
+    pull_blobs_at_once(&mirror).await;
     // Everything that goes wrong has words for it.
     let blob = mirror.blob_url(REPO, &format!("sha256:{}", "1".repeat(64)));
     for fault in [

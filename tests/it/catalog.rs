@@ -3,17 +3,7 @@
 use http::StatusCode;
 use serde_json::json;
 
-use crate::support::{FakeRegistry, Image, Mirror, MirrorConfig, client, until};
-
-fn image(seed: u64) -> Image {
-    Image::random(seed, &[100])
-}
-
-async fn get(mirror: &Mirror, path: &str) -> client::Response {
-    client::get(&format!("{}{path}", mirror.url()), &[])
-        .await
-        .unwrap()
-}
+use crate::support::{FakeRegistry, Mirror, MirrorConfig, image, scene, until};
 
 /// Three repositories of Docker Hub and one of Quay, all pulled; one more of each, not pulled.
 async fn pulled() -> (FakeRegistry, FakeRegistry, Mirror) {
@@ -33,7 +23,7 @@ async fn pulled() -> (FakeRegistry, FakeRegistry, Mirror) {
         // Lists are no content.
         "/v2/not/pulled/tags/list",
     ] {
-        assert_eq!(get(&mirror, path).await.status, StatusCode::OK, "{path}");
+        assert_eq!(mirror.get(path).await.status, StatusCode::OK, "{path}");
     }
     (hub, quay, mirror)
 }
@@ -43,7 +33,7 @@ async fn every_name_in_it_can_be_pulled_as_it_is_printed() {
     let (hub, quay, mirror) = pulled().await;
     hub.down();
     quay.down();
-    let answer = get(&mirror, "/v2/_catalog").await;
+    let answer = mirror.get("/v2/_catalog").await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
     assert_eq!(answer.header("content-type"), Some("application/json"));
     let names = [
@@ -54,7 +44,7 @@ async fn every_name_in_it_can_be_pulled_as_it_is_printed() {
     ];
     assert_eq!(answer.json(), json!({"repositories": names}));
     for name in names {
-        let manifest = get(&mirror, &format!("/v2/{name}/manifests/1")).await;
+        let manifest = mirror.get(&format!("/v2/{name}/manifests/1")).await;
         assert_eq!(manifest.status, StatusCode::OK, "{name}");
     }
 }
@@ -67,18 +57,18 @@ async fn one_upstreams_catalog_has_its_own_names() {
         "/v2/quay.io/_catalog",
         "/quay.io/v2/_catalog",
     ] {
-        let answer = get(&mirror, path).await;
+        let answer = mirror.get(path).await;
         assert_eq!(
             answer.json(),
             json!({"repositories": ["org/tool"]}),
             "{path}"
         );
     }
-    let hub = get(&mirror, "/v2/_catalog?ns=docker.io").await;
+    let hub = mirror.get("/v2/_catalog?ns=docker.io").await;
     assert_eq!(hub.header("oci-namespace"), Some("docker.io"));
     let names = ["a.b/c", "acme/app", "library/nginx"];
     assert_eq!(hub.json(), json!({"repositories": names}));
-    let unknown = get(&mirror, "/v2/_catalog?ns=ghcr.io").await;
+    let unknown = mirror.get("/v2/_catalog?ns=ghcr.io").await;
     assert_eq!(unknown.status, StatusCode::NOT_FOUND);
     assert_eq!(unknown.json()["errors"][0]["code"], "NAME_UNKNOWN");
 }
@@ -86,28 +76,27 @@ async fn one_upstreams_catalog_has_its_own_names() {
 #[tokio::test]
 async fn it_comes_in_pages_as_tags_do() {
     let (_hub, _quay, mirror) = pulled().await;
-    let first = get(&mirror, "/v2/_catalog?n=3").await;
+    let first = mirror.get("/v2/_catalog?n=3").await;
     assert_eq!(first.json()["repositories"].as_array().unwrap().len(), 3);
     let link = "</v2/_catalog?last=library%2Fnginx&n=3>; rel=\"next\"";
     assert_eq!(first.header("link"), Some(link));
-    let second = get(&mirror, "/v2/_catalog?last=library%2Fnginx&n=3").await;
+    let second = mirror.get("/v2/_catalog?last=library%2Fnginx&n=3").await;
     assert_eq!(second.json(), json!({"repositories": ["quay.io/org/tool"]}));
     assert_eq!(second.header("link"), None);
-    let answer = get(&mirror, "/v2/_catalog?n=-3").await;
+    let answer = mirror.get("/v2/_catalog?n=-3").await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]
 async fn it_follows_what_is_stored_and_asks_nobody() {
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start();
     registry.put_image("acme/app", Some("1"), &image(1));
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
-    let empty = get(&mirror, "/v2/_catalog").await;
+    let empty = mirror.get("/v2/_catalog").await;
     assert_eq!(empty.json(), json!({"repositories": []}));
     assert_eq!(registry.counts().requests(), 0);
-    get(&mirror, "/v2/acme/app/manifests/1").await;
+    mirror.get("/v2/acme/app/manifests/1").await;
     until("the repository is listed", async || {
-        get(&mirror, "/v2/_catalog").await.json() == json!({"repositories": ["acme/app"]})
+        mirror.get("/v2/_catalog").await.json() == json!({"repositories": ["acme/app"]})
     })
     .await;
     assert_eq!(registry.counts().requests(), 1);

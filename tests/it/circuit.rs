@@ -6,28 +6,17 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 
 use crate::support::{
-    FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, Redirect, client, until,
+    FakeRegistry, Fault, Mirror, MirrorConfig, On, REPO, Redirect, client, image, scene, until,
 };
 
-const REPO: &str = "acme/app";
 const STALE: &str = "pierglass; hit; detail=stale";
 const STATE: &str = "pierglass_upstream_circuit_state";
 const OPENINGS: &str = "pierglass_upstream_circuit_openings_total";
 
-fn image(seed: u64) -> Image {
-    Image::random(seed, &[1000])
-}
-
-fn hasty(registry: &FakeRegistry) -> MirrorConfig {
+fn config(registry: &FakeRegistry) -> MirrorConfig {
     MirrorConfig::for_upstream(registry)
-        .toml("stale_after = \"20s\"\nheader_timeout = \"1s\"\nconnect_timeout = \"1s\"")
-        .tag_ttl("0s")
-        .negative_ttl("0s")
-}
-
-async fn get(mirror: &Mirror, repo: &str, reference: &str) -> client::Response {
-    let url = mirror.manifest_url(repo, reference);
-    client::get(&url, &[]).await.unwrap()
+        .patient()
+        .timeouts("1s")
 }
 
 async fn circuit(mirror: &Mirror, registry: &FakeRegistry) -> f64 {
@@ -45,7 +34,7 @@ async fn open(mirror: &Mirror, registry: &FakeRegistry) {
     let mut number = 0;
     until("the circuit opens", async || {
         number += 1;
-        get(mirror, REPO, &format!("cold-{number}")).await;
+        mirror.manifest(REPO, &format!("cold-{number}")).await;
         openings(mirror, registry).await >= 1.0
     })
     .await;
@@ -53,10 +42,8 @@ async fn open(mirror: &Mirror, registry: &FakeRegistry) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failing_upstream_is_left_alone_and_stored_tags_do_not_wait_for_it() {
-    let registry = FakeRegistry::start().await;
-    registry.put_image(REPO, Some("1.0"), &image(1));
-    let mirror = Mirror::start(hasty(&registry));
-    assert_eq!(get(&mirror, REPO, "1.0").await.status, StatusCode::OK);
+    let (registry, mirror, _) = scene::cold_image(|config| config.patient().timeouts("1s"));
+    assert_eq!(mirror.manifest(REPO, "1.0").await.status, StatusCode::OK);
     assert_eq!(circuit(&mirror, &registry).await, 0.0);
     registry.fault(On::any().forever(), Fault::Hang);
     open(&mirror, &registry).await;
@@ -66,7 +53,7 @@ async fn a_failing_upstream_is_left_alone_and_stored_tags_do_not_wait_for_it() {
     for _ in 0..20 {
         let asked = registry.counts().requests();
         let started = Instant::now();
-        let answer = get(&mirror, REPO, "1.0").await;
+        let answer = mirror.manifest(REPO, "1.0").await;
         assert_eq!(answer.status, StatusCode::OK);
         assert_eq!(answer.header("cache-status"), Some(STALE));
         if registry.counts().requests() == asked {
@@ -81,7 +68,7 @@ async fn a_failing_upstream_is_left_alone_and_stored_tags_do_not_wait_for_it() {
     // What is not stored is an error that says all there is to say.
     let mut seen = None;
     until("a question was not asked", async || {
-        let answer = get(&mirror, REPO, "cold").await;
+        let answer = mirror.manifest(REPO, "cold").await;
         let text = answer.text();
         let left_alone = text.contains("has been left alone for");
         seen = left_alone.then_some((answer, text));
@@ -105,19 +92,17 @@ async fn a_failing_upstream_is_left_alone_and_stored_tags_do_not_wait_for_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_that_is_back_is_noticed_and_each_is_said_once() {
-    let registry = FakeRegistry::start().await;
-    registry.put_image(REPO, Some("1.0"), &image(1));
-    let mirror = Mirror::start(hasty(&registry));
+    let (registry, mirror, _) = scene::cold_image(|config| config.patient().timeouts("1s"));
     registry.down();
     open(&mirror, &registry).await;
     for _ in 0..50 {
-        let answer = get(&mirror, REPO, "1.0").await;
+        let answer = mirror.manifest(REPO, "1.0").await;
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     }
     registry.up();
     let started = Instant::now();
     until("it answers again", async || {
-        get(&mirror, REPO, "1.0").await.status == StatusCode::OK
+        mirror.manifest(REPO, "1.0").await.status == StatusCode::OK
     })
     .await;
     // It was open for two seconds at first; fifty requests in no time were one probe at most.
@@ -137,14 +122,14 @@ async fn one_blob_that_is_always_500_shuts_nothing_out() {
     let broken = registry.put_blob(REPO, "broken");
     registry.put_image(REPO, Some("1.0"), &image(1));
     let fault = registry.fault(On::blob().containing(&broken).forever(), Fault::status(500));
-    let mirror = Mirror::start(hasty(&registry));
+    let mirror = Mirror::start(config(&registry));
     let url = mirror.blob_url(REPO, &broken);
     for _ in 0..30 {
         let answer = client::get(&url, &[]).await.unwrap();
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     }
     assert!(registry.struck(fault) >= 30);
-    assert_eq!(get(&mirror, REPO, "1.0").await.status, StatusCode::OK);
+    assert_eq!(mirror.manifest(REPO, "1.0").await.status, StatusCode::OK);
     assert_eq!(openings(&mirror, &registry).await, 0.0);
 }
 
@@ -153,9 +138,9 @@ async fn what_an_upstream_says_clearly_opens_nothing() {
     for status in [404, 401, 403, 400] {
         let registry = FakeRegistry::start().await;
         registry.fault(On::any().forever(), Fault::status(status));
-        let mirror = Mirror::start(hasty(&registry));
+        let mirror = Mirror::start(config(&registry));
         for number in 0..20 {
-            get(&mirror, REPO, &format!("t{number}")).await;
+            mirror.manifest(REPO, &format!("t{number}")).await;
         }
         assert_eq!(openings(&mirror, &registry).await, 0.0, "{status}");
     }
@@ -167,7 +152,7 @@ async fn the_host_that_blobs_come_from_is_not_the_registry() {
         .redirect_blobs(Redirect::Absolute307)
         .start()
         .await;
-    let mirror = Mirror::start(hasty(&registry));
+    let mirror = Mirror::start(config(&registry));
     let blobs: Vec<_> = (0..12_u8)
         .map(|n| registry.put_blob(REPO, vec![n]))
         .collect();
@@ -179,17 +164,17 @@ async fn the_host_that_blobs_come_from_is_not_the_registry() {
     assert!(registry.struck(fault) >= 12);
     assert_eq!(openings(&mirror, &registry).await, 0.0);
     registry.put_image(REPO, Some("1.0"), &image(1));
-    assert_eq!(get(&mirror, REPO, "1.0").await.status, StatusCode::OK);
+    assert_eq!(mirror.manifest(REPO, "1.0").await.status, StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_upstream_feels_nothing_of_it() {
     let (bad, good) = (FakeRegistry::start().await, FakeRegistry::start().await);
     good.put_image(REPO, Some("1.0"), &image(1));
-    let mirror = Mirror::start(hasty(&bad).upstream("quay.io", &good));
+    let mirror = Mirror::start(config(&bad).upstream("quay.io", &good));
     bad.fault(On::any().forever(), Fault::status(503));
     open(&mirror, &bad).await;
-    let answer = get(&mirror, &format!("quay.io/{REPO}"), "1.0").await;
+    let answer = mirror.manifest(&format!("quay.io/{REPO}"), "1.0").await;
     assert_eq!(answer.status, StatusCode::OK);
     assert_eq!(circuit(&mirror, &good).await, 0.0);
 }
@@ -198,8 +183,8 @@ async fn another_upstream_feels_nothing_of_it() {
 async fn a_token_server_that_hangs_is_left_alone_by_itself() {
     let registry = FakeRegistry::builder().bearer(None).start().await;
     registry.put_image(REPO, Some("1.0"), &image(1));
-    let mirror = Mirror::start(hasty(&registry));
-    assert_eq!(get(&mirror, REPO, "1.0").await.status, StatusCode::OK);
+    let mirror = Mirror::start(config(&registry));
+    assert_eq!(mirror.manifest(REPO, "1.0").await.status, StatusCode::OK);
     registry.fault(On::token().forever(), Fault::Hang);
     // Of other repositories, so that other tokens are needed.
     let token = format!("{} token", registry.authority());
@@ -207,12 +192,12 @@ async fn a_token_server_that_hangs_is_left_alone_by_itself() {
     let mut number = 0;
     until("the realm's circuit opens", async || {
         number += 1;
-        get(&mirror, &format!("acme/other{number}"), "1").await;
+        mirror.manifest(&format!("acme/other{number}"), "1").await;
         mirror.metric(OPENINGS, &labels).await >= Some(1.0)
     })
     .await;
     // A token that is at hand is as good as ever.
-    let answer = get(&mirror, REPO, "1.0").await;
+    let answer = mirror.manifest(REPO, "1.0").await;
     assert_eq!(
         answer.header("cache-status"),
         Some("pierglass; hit; detail=revalidated")

@@ -331,14 +331,10 @@ async fn the_start_says_what_runs_where_and_as_whom() {
         assert!(start.contains(expected), "{expected}: {start}");
     }
     // Whatever happens at the most talkative level, the secret and what it was exchanged for stay out of sight.
-    client::get(&mirror.manifest_url("a/b", "1"), &[])
-        .await
-        .unwrap();
+    mirror.manifest("a/b", "1").await;
     docker.set_login("ci-bot", "another");
     docker.revoke_tokens();
-    let refused = client::get(&mirror.manifest_url("a/b", "2"), &[])
-        .await
-        .unwrap();
+    let refused = mirror.manifest("a/b", "2").await;
     assert_eq!(refused.status, 403);
     let metrics = client::get(&format!("{}/metrics", mirror.admin_url()), &[]).await;
     mirror.term_and_wait();

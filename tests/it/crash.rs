@@ -6,13 +6,12 @@ use std::time::{Duration, Instant, SystemTime};
 use http::StatusCode;
 use serde_json::Value;
 
-use crate::support::client::{self, download};
-use crate::support::disk::{blob_file, blobs, directories, eventually, files};
+use crate::support::client::download;
+use crate::support::disk::{blob_file, blobs, directories, files};
 use crate::support::mirror::log_field;
-use crate::support::{FakeRegistry, Image, Mirror, MirrorConfig, generated_digest};
+use crate::support::{Image, MIB, Mirror, MirrorConfig, client, generated_digest, plain, scene};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const MIB: u64 = 1024 * 1024;
 
 /// Pseudo-random numbers, so that a failure can be had again.
 struct Dice(u64);
@@ -61,8 +60,7 @@ async fn killed_in_a_fill_it_serves_all_that_was_committed_and_nothing_wrong() {
         println!("seed {seed}");
     }
     let mut dice = Dice(seed);
-    let registry = FakeRegistry::start().await;
-    let mut mirror = Mirror::start(MirrorConfig::for_upstream(&registry).tag_ttl("1h"));
+    let (registry, mut mirror) = scene::start_with(|config| config.tag_ttl("1h"));
     let mut all: Vec<String> = Vec::new();
     let (mut torn, mut kept) = (0, 0);
     for round in 0..20_u64 {
@@ -117,8 +115,7 @@ async fn killed_in_a_fill_it_serves_all_that_was_committed_and_nothing_wrong() {
     }
     registry.down();
     for digest in &all {
-        let url = mirror.blob_url("a/b", digest);
-        download(&url, &[]).await.unwrap().assert_is(digest);
+        mirror.pull_blob("a/b", digest).await;
     }
     // Both must have happened, or the moments were not random.
     assert!(torn > 0 && kept > 0, "{torn} torn, {kept} kept");
@@ -126,13 +123,10 @@ async fn killed_in_a_fill_it_serves_all_that_was_committed_and_nothing_wrong() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hit_does_not_wait_until_a_large_store_is_counted() {
-    let registry = FakeRegistry::start().await;
-    let mut mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let (registry, mut mirror) = scene::start();
     let digest = registry.put_generated_blob("a/b", 1, MIB);
-    let url = mirror.blob_url("a/b", &digest);
-    download(&url, &[]).await.unwrap().assert_is(&digest);
+    mirror.store_blob("a/b", &digest).await;
     let store = mirror.store_path();
-    eventually(PATIENCE, "the commit", || blobs(&store).contains(&digest));
     mirror.kill9();
     registry.down();
     for number in 0..5000 {
@@ -158,13 +152,9 @@ async fn a_hit_does_not_wait_until_a_large_store_is_counted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_of_others_in_the_store_are_left_alone() {
-    let registry = FakeRegistry::start().await;
-    let mut mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
-    let digest = registry.put_generated_blob("a/b", 1, MIB);
-    let url = mirror.blob_url("a/b", &digest);
-    download(&url, &[]).await.unwrap().assert_is(&digest);
+    let (registry, mut mirror, digest) = scene::cold_blob(MIB, plain);
+    mirror.store_blob("a/b", &digest).await;
     let store = mirror.store_path();
-    eventually(PATIENCE, "the commit", || blobs(&store).contains(&digest));
     mirror.kill9();
     let shard = blob_file(&store, &digest);
     let foreign = [
@@ -184,14 +174,12 @@ async fn files_of_others_in_the_store_are_left_alone() {
     }
     assert_eq!(mirror.metric("pierglass_store_blobs", &[]).await, Some(1.0));
     registry.down();
-    let url = mirror.blob_url("a/b", &digest);
-    download(&url, &[]).await.unwrap().assert_is(&digest);
+    mirror.pull_blob("a/b", &digest).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_process_on_the_same_store_is_refused() {
-    let registry = FakeRegistry::start().await;
-    let mut mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let (registry, mut mirror) = scene::start();
     let store = mirror.store_path();
     let second = MirrorConfig::for_upstream(&registry).store_path(&store);
     let (status, output) = Mirror::fail_to_start(&second);
@@ -200,8 +188,7 @@ async fn a_second_process_on_the_same_store_is_refused() {
     assert!(output.contains(store.to_str().unwrap()), "{output}");
     // The first one is none the worse, and a store left behind by a kill is free again.
     let digest = registry.put_generated_blob("a/b", 1, MIB);
-    let url = mirror.blob_url("a/b", &digest);
-    download(&url, &[]).await.unwrap().assert_is(&digest);
+    mirror.pull_blob("a/b", &digest).await;
     mirror.kill9();
     drop(Mirror::start(second));
 }

@@ -3,43 +3,18 @@
 use std::fs::{File, OpenOptions};
 use std::time::Duration;
 
-use crate::support::client::{self, download};
 use crate::support::disk::{blob_file, blobs, eventually, manifest_file};
-use crate::support::{FakeRegistry, Image, Mirror, MirrorConfig, digest_of};
+use crate::support::{Image, Mirror, REPO, TAG, client, digest_of, plain, scene};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A mirror that has an image, tag included, and the image.
-async fn with_image() -> (FakeRegistry, Mirror, Image) {
-    let registry = FakeRegistry::start().await;
-    let image = Image::random(1, &[3_000_000, 50_000]);
-    registry.put_image("a/b", Some("1"), &image);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).tag_ttl("1h"));
-    pull(&mirror, &image).await;
-    let store = mirror.store_path();
-    eventually(PATIENCE, "the commits", || {
-        image
-            .blobs()
-            .iter()
-            .all(|digest| blobs(&store).contains(digest))
-    });
-    registry.reset_counts();
-    (registry, mirror, image)
-}
-
-async fn pull(mirror: &Mirror, image: &Image) {
-    for reference in ["1", &image.digest] {
-        let answer = client::get(&mirror.manifest_url("a/b", reference), &[]).await;
-        let answer = answer.unwrap();
-        assert_eq!(
-            (answer.status.as_u16(), &answer.body),
-            (200, &image.manifest)
-        );
-    }
-    for digest in image.blobs() {
-        let url = mirror.blob_url("a/b", &digest);
-        download(&url, &[]).await.unwrap().assert_is(&digest);
-    }
+async fn pull_by_tag_and_digest(mirror: &Mirror, image: &Image) {
+    let answer = mirror.manifest(REPO, &image.digest).await;
+    assert_eq!(
+        (answer.status.as_u16(), &answer.body),
+        (200, &image.manifest)
+    );
+    mirror.pull(REPO, TAG, image).await;
 }
 
 /// Waits until no fill is at work on a file any more: readers that join one read the file that it has open.
@@ -59,28 +34,27 @@ fn truncate(path: &std::path::Path, length: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_truncated_blob_is_fetched_again_within_the_request() {
-    let (registry, mirror, image) = with_image().await;
+    let (registry, mirror, image) = scene::stored_image(plain).await;
     let digest = &image.blobs()[1];
     let file = blob_file(&mirror.store_path(), digest);
     for length in [0, 1, 2_999_999] {
         settled(&mirror).await;
         truncate(&file, length);
         registry.reset_counts();
-        let url = mirror.blob_url("a/b", digest);
-        download(&url, &[]).await.unwrap().assert_is(digest);
+        mirror.pull_blob(REPO, digest).await;
         assert_eq!(registry.counts().blob_gets, 1, "cut to {length}");
         let store = mirror.store_path();
-        eventually(PATIENCE, "the commit", || {
+        eventually("the commit", || {
             file.metadata().is_ok_and(|file| file.len() == 3_000_000) && blobs(&store).len() == 3
         });
     }
-    pull(&mirror, &image).await;
+    pull_by_tag_and_digest(&mirror, &image).await;
     assert_eq!(registry.counts().blob_gets, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_blob_is_fetched_again_within_the_request() {
-    let (registry, mut mirror, image) = with_image().await;
+    let (registry, mut mirror, image) = scene::stored_image(plain).await;
     let digest = &image.blobs()[1];
     let file = blob_file(&mirror.store_path(), digest);
     for restart in [false, true] {
@@ -89,17 +63,17 @@ async fn a_removed_blob_is_fetched_again_within_the_request() {
             mirror.restart();
         }
         registry.reset_counts();
-        pull(&mirror, &image).await;
+        pull_by_tag_and_digest(&mirror, &image).await;
         assert_eq!(registry.counts().blob_gets, 1);
-        eventually(PATIENCE, "the commit", || file.exists());
+        eventually("the commit", || file.exists());
     }
     assert_eq!(mirror.metric("pierglass_store_blobs", &[]).await, Some(3.0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_manifest_is_never_served() {
-    let (registry, mut mirror, image) = with_image().await;
-    let file = manifest_file(&mirror.store_path(), "a/b", &image.digest);
+    let (registry, mut mirror, image) = scene::stored_image(plain).await;
+    let file = manifest_file(&mirror.store_path(), REPO, &image.digest);
     let right = std::fs::read(&file).unwrap();
     let mut flipped = right.clone();
     *flipped.last_mut().unwrap() ^= 1;
@@ -113,11 +87,11 @@ async fn a_damaged_manifest_is_never_served() {
     for damage in damages {
         std::fs::write(&file, &damage).unwrap();
         // From memory it is still right; after a restart the disk is all there is.
-        pull(&mirror, &image).await;
+        pull_by_tag_and_digest(&mirror, &image).await;
         std::fs::write(&file, &damage).unwrap();
         mirror.restart();
         registry.reset_counts();
-        pull(&mirror, &image).await;
+        pull_by_tag_and_digest(&mirror, &image).await;
         assert_eq!(registry.counts().manifest_gets, 1);
         assert_eq!(std::fs::read(&file).unwrap().last(), right.last());
     }
@@ -125,14 +99,14 @@ async fn a_damaged_manifest_is_never_served() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_tag_is_asked_for_again() {
-    let (registry, mut mirror, image) = with_image().await;
-    let file = mirror.store_path().join("records/docker.io/a/b/_tags/1");
+    let (registry, mut mirror, image) = scene::stored_image(plain).await;
+    let file = mirror.store_path().join("records/docker.io/a/b/_tags/1.0");
     let right = std::fs::read(&file).unwrap();
     for damage in [&b""[..], &right[..right.len() / 2], b"{}", &[0xff; 100]] {
         std::fs::write(&file, damage).unwrap();
         mirror.restart();
         registry.reset_counts();
-        pull(&mirror, &image).await;
+        pull_by_tag_and_digest(&mirror, &image).await;
         let counts = registry.counts();
         assert_eq!(counts.manifest_gets + counts.manifest_heads, 1);
     }
@@ -140,35 +114,34 @@ async fn a_damaged_tag_is_asked_for_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_deleted_under_the_mirror_costs_no_pull() {
-    let (registry, mirror, image) = with_image().await;
+    let (registry, mirror, image) = scene::stored_image(plain).await;
     std::fs::remove_dir_all(mirror.store_path()).unwrap();
     for _ in 0..2 {
-        pull(&mirror, &image).await;
+        pull_by_tag_and_digest(&mirror, &image).await;
     }
     let other = Image::random(2, &[100_000]);
-    registry.put_image("a/b", Some("2"), &other);
-    let answer = client::get(&mirror.manifest_url("a/b", "2"), &[]).await;
+    registry.put_image(REPO, Some("2"), &other);
+    let answer = client::get(&mirror.manifest_url(REPO, "2"), &[]).await;
     assert_eq!(digest_of(&answer.unwrap().body), other.digest);
     for digest in other.blobs() {
-        let url = mirror.blob_url("a/b", &digest);
-        download(&url, &[]).await.unwrap().assert_is(&digest);
+        mirror.pull_blob(REPO, &digest).await;
     }
     assert!(!mirror.output().contains("panicked"), "{}", mirror.output());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_became_a_file_costs_no_pull() {
-    let (_registry, mirror, image) = with_image().await;
+    let (_registry, mirror, image) = scene::stored_image(plain).await;
     let store = mirror.store_path();
     std::fs::remove_dir_all(&store).unwrap();
     File::create(&store).unwrap();
-    pull(&mirror, &image).await;
+    pull_by_tag_and_digest(&mirror, &image).await;
     assert!(!mirror.output().contains("panicked"), "{}", mirror.output());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_torn_list_of_blobs_loses_no_blob_that_is_named_after() {
-    let (registry, mut mirror, image) = with_image().await;
+    let (registry, mut mirror, image) = scene::stored_image(plain).await;
     let store = mirror.store_path();
     let list = store.join("records/docker.io/a/b/_blobs");
     let right = std::fs::read(&list).unwrap();
@@ -176,22 +149,19 @@ async fn a_torn_list_of_blobs_loses_no_blob_that_is_named_after() {
         mirror.kill9();
         std::fs::write(&list, [&right[..], torn].concat()).unwrap();
         mirror.restart();
-        let digest = registry.put_blob("a/b", format!("after {number}"));
-        let url = mirror.blob_url("a/b", &digest);
-        download(&url, &[]).await.unwrap().assert_is(&digest);
-        eventually(PATIENCE, "the commit", || blobs(&store).contains(&digest));
+        let digest = registry.put_blob(REPO, format!("after {number}"));
+        mirror.store_blob(REPO, &digest).await;
         registry.down();
         mirror.restart();
-        let url = mirror.blob_url("a/b", &digest);
-        download(&url, &[]).await.unwrap().assert_is(&digest);
-        pull(&mirror, &image).await;
+        mirror.pull_blob(REPO, &digest).await;
+        pull_by_tag_and_digest(&mirror, &image).await;
         registry.up();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_truncated_while_the_mirror_was_down_was_served_as_whole() {
-    let (registry, mut mirror, image) = with_image().await;
+    let (registry, mut mirror, image) = scene::stored_image(plain).await;
     let digest = &image.blobs()[1];
     let file = blob_file(&mirror.store_path(), digest);
     for length in [1000, 2_999_999] {
@@ -199,11 +169,10 @@ async fn a_blob_truncated_while_the_mirror_was_down_was_served_as_whole() {
         truncate(&file, length);
         mirror.restart();
         registry.reset_counts();
-        let url = mirror.blob_url("a/b", digest);
-        download(&url, &[]).await.unwrap().assert_is(digest);
+        mirror.pull_blob(REPO, digest).await;
         assert_eq!(registry.counts().blob_gets, 1, "cut to {length}");
         let store = mirror.store_path();
-        eventually(PATIENCE, "the commit", || {
+        eventually("the commit", || {
             file.metadata().is_ok_and(|file| file.len() == 3_000_000) && blobs(&store).len() == 3
         });
     }

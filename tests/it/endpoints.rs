@@ -7,14 +7,7 @@ use http::StatusCode;
 
 use crate::support::client::{download, get, head};
 use crate::support::registry::Builder;
-use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, until};
-
-const MIB: u64 = 1024 * 1024;
-const REPO: &str = "acme/app";
-
-fn image(seed: u64) -> Image {
-    Image::random(seed, &[1000])
-}
+use crate::support::{FakeRegistry, Fault, MIB, Mirror, MirrorConfig, On, REPO, image, until};
 
 /// An endpoint and the registry behind it, both with the same image.
 async fn both() -> (FakeRegistry, FakeRegistry) {
@@ -29,15 +22,14 @@ fn through(endpoints: &[&FakeRegistry], home: &FakeRegistry) -> MirrorConfig {
     let urls: Vec<_> = endpoints.iter().map(|registry| registry.url()).collect();
     MirrorConfig::for_upstream(home)
         .toml(&format!("endpoints = {urls:?}\nheader_timeout = \"4s\""))
-        .negative_ttl("0s")
-        .tag_ttl("0s")
+        .asking_each_time()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endpoints_are_asked_before_the_registry_itself() {
     let (near, home) = both().await;
     let mirror = Mirror::start(through(&[&near], &home));
-    let answer = get(&mirror.manifest_url(REPO, "1.0"), &[]).await.unwrap();
+    let answer = mirror.manifest(REPO, "1.0").await;
     assert_eq!(answer.body, image(1).manifest);
     for blob in image(1).blobs() {
         let url = mirror.blob_url(REPO, &blob);
@@ -86,7 +78,7 @@ async fn what_an_endpoint_does_not_give_comes_from_the_next() {
             let text = answer.text();
             assert_eq!(answer.status, StatusCode::OK, "{fault:?}: {text}");
         }
-        let answer = head(&mirror.manifest_url(REPO, "1.0"), &[]).await.unwrap();
+        let answer = mirror.head(REPO, "1.0").await;
         assert_eq!(answer.status, StatusCode::OK, "{fault:?}");
         assert!(near.struck(fault_id) > 0);
         // Four seconds are for all of them together: one that hangs leaves the others their share.
@@ -192,7 +184,7 @@ async fn no_endpoint_ever_sees_a_password() {
     home.put_image(REPO, Some("1.0"), &image(1));
     let login = format!("username = \"ci-bot\"\npassword = \"{PASSWORD}\"");
     let mirror = Mirror::start(through(&[&nearer, &near], &home).toml(&login));
-    let answer = get(&mirror.manifest_url(REPO, "1.0"), &[]).await.unwrap();
+    let answer = mirror.manifest(REPO, "1.0").await;
     assert_eq!(answer.body, image(1).manifest);
     for endpoint in [&near, &nearer] {
         assert!(endpoint.counts().manifest_gets > 0);
@@ -249,10 +241,10 @@ async fn who_has_quota_left_takes_over() {
             assert_eq!(answer.status, StatusCode::OK, "{number}: {}", answer.text());
         }
         // Two were given, one each was refused to find out, and nobody was asked again.
-        let answer = get(&mirror.manifest_url(REPO, "5"), &[]).await.unwrap();
+        let answer = mirror.manifest(REPO, "5").await;
         assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
         let refused = registry.counts().manifest_gets;
-        let answer = get(&mirror.manifest_url(REPO, "6"), &[]).await.unwrap();
+        let answer = mirror.manifest(REPO, "6").await;
         assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(registry.counts().manifest_gets, refused);
     }
@@ -264,11 +256,11 @@ async fn who_is_let_in_takes_over_from_who_is_not() {
     registry.put_image(REPO, Some("1"), &image(1));
     registry.put_image(REPO, Some("2"), &image(2));
     let mirror = Mirror::start(as_bots(&registry));
-    let answer = get(&mirror.manifest_url(REPO, "1"), &[]).await.unwrap();
+    let answer = mirror.manifest(REPO, "1").await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
     let exchanges = registry.counts().token_gets;
     // It is remembered for a while who that was.
-    let answer = get(&mirror.manifest_url(REPO, "2"), &[]).await.unwrap();
+    let answer = mirror.manifest(REPO, "2").await;
     assert_eq!(answer.status, StatusCode::OK);
     assert_eq!(registry.counts().token_gets, exchanges);
 }

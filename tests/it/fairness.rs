@@ -8,29 +8,16 @@ use http::StatusCode;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::AsyncReadExt;
 
-use crate::support::client::{Ending, Raw, Response, connect_from, download};
-use crate::support::disk::{blobs, eventually};
+use crate::support::client::{Ending, Raw, Response, connect_from};
+use crate::support::disk::eventually;
 use crate::support::tls::get_h1;
-use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, digest_of, until};
+use crate::support::{Fault, MIB, Mirror, On, digest_of, scene, until};
 
 const GREEDY: &str = "127.0.0.2";
 const OTHER: &str = "127.0.0.3";
-const MIB: u64 = 1024 * 1024;
+/// Too large for all buffers together.
+const LARGE: u64 = 32 * MIB;
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A mirror with a blob stored that is too large for anybody's buffers.
-async fn with_blob(
-    change: impl FnOnce(MirrorConfig) -> MirrorConfig,
-) -> (FakeRegistry, Mirror, String) {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(change(MirrorConfig::for_upstream(&registry)));
-    let digest = registry.put_generated_blob("a/b", 1, 32 * MIB);
-    let url = mirror.blob_url("a/b", &digest);
-    download(&url, &[]).await.unwrap().assert_is(&digest);
-    let store = mirror.store_path();
-    eventually(PATIENCE, "the commit", || blobs(&store).contains(&digest));
-    (registry, mirror, digest)
-}
 
 fn request(digest: &str) -> String {
     format!("GET /v2/a/b/blobs/{digest} HTTP/1.1\r\nhost: m\r\n\r\n")
@@ -47,7 +34,7 @@ async fn stuck(mirror: &Mirror, from: &str, digest: &str) -> Raw {
 }
 
 /// What a client at this address gets, on a connection of its own.
-async fn get(mirror: &Mirror, from: &str, path: &str) -> Result<Response, String> {
+async fn get_from(mirror: &Mirror, from: &str, path: &str) -> Result<Response, String> {
     let stream = connect_from(from, mirror.authority()).await;
     let url = format!("{}{path}", mirror.url());
     tokio::time::timeout(PATIENCE, get_h1(stream, &url))
@@ -63,7 +50,8 @@ async fn limited(mirror: &Mirror, limit: &str, result: &str) -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_address_could_take_every_connection() {
-    let (_registry, mirror, digest) = with_blob(|config| config.top("max_connections", "20")).await;
+    let (_registry, mirror, digest) =
+        scene::stored_blob(LARGE, |config| config.top("max_connections", "20")).await;
     let mut busy = Vec::new();
     for _ in 0..15 {
         busy.push(stuck(&mirror, GREEDY, &digest).await);
@@ -75,7 +63,7 @@ async fn one_address_could_take_every_connection() {
         let _ = connection.stream().try_write(request(&digest).as_bytes());
         over.push(connection);
     }
-    let answer = get(&mirror, OTHER, &format!("/v2/a/b/blobs/{digest}")).await;
+    let answer = get_from(&mirror, OTHER, &format!("/v2/a/b/blobs/{digest}")).await;
     assert_eq!(digest_of(&answer.unwrap().body), digest);
     // As many wait as have a place; the rest is told to come back, and so are these in the end.
     let mut refused = 0;
@@ -94,14 +82,15 @@ async fn one_address_could_take_every_connection() {
     assert_eq!(limited(&mirror, "connections", "refused").await, 30.0);
     drop(busy);
     until("it may have them again", async || {
-        get(&mirror, GREEDY, "/v2/").await.is_ok()
+        get_from(&mirror, GREEDY, "/v2/").await.is_ok()
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_of_many_kept_a_client_out_for_a_minute() {
-    let (_registry, mirror, digest) = with_blob(|config| config.top("max_connections", "8")).await;
+    let (_registry, mirror, digest) =
+        scene::stored_blob(LARGE, |config| config.top("max_connections", "8")).await;
     let mut idle = Vec::new();
     for host in 10..17 {
         let from = format!("127.0.0.{host}");
@@ -117,7 +106,7 @@ async fn idle_connections_of_many_kept_a_client_out_for_a_minute() {
     let mut working = stuck(&mirror, GREEDY, &digest).await;
     let started = Instant::now();
     for from in [OTHER, "127.0.0.4", "127.0.0.5"] {
-        let answer = get(&mirror, from, "/v2/").await.unwrap();
+        let answer = get_from(&mirror, from, "/v2/").await.unwrap();
         assert_eq!(answer.status, StatusCode::OK);
     }
     assert!(
@@ -138,12 +127,12 @@ async fn idle_connections_of_many_kept_a_client_out_for_a_minute() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_over_a_clients_share_wait_and_are_refused_at_last() {
     let (_registry, mirror, digest) =
-        with_blob(|config| config.top("max_requests_per_client", "2")).await;
+        scene::stored_blob(LARGE, |config| config.top("max_requests_per_client", "2")).await;
     let first = stuck(&mirror, GREEDY, &digest).await;
     let _second = stuck(&mirror, GREEDY, &digest).await;
     let started = Instant::now();
-    let (third, other) = tokio::join!(get(&mirror, GREEDY, "/v2/_catalog"), async {
-        let answer = get(&mirror, OTHER, "/v2/_catalog").await.unwrap();
+    let (third, other) = tokio::join!(get_from(&mirror, GREEDY, "/v2/_catalog"), async {
+        let answer = get_from(&mirror, OTHER, "/v2/_catalog").await.unwrap();
         assert_eq!(answer.status, StatusCode::OK);
         started.elapsed()
     });
@@ -155,11 +144,11 @@ async fn requests_over_a_clients_share_wait_and_are_refused_at_last() {
     assert!(other < started.elapsed(), "the other did not");
     // The base says nothing about anybody's content, and is what clients ask to see whether we are there.
     assert_eq!(
-        get(&mirror, GREEDY, "/v2/").await.unwrap().status,
+        get_from(&mirror, GREEDY, "/v2/").await.unwrap().status,
         StatusCode::OK
     );
     // A turn that is given back is the next one's.
-    let (fourth, ()) = tokio::join!(get(&mirror, GREEDY, "/v2/_catalog"), async {
+    let (fourth, ()) = tokio::join!(get_from(&mirror, GREEDY, "/v2/_catalog"), async {
         until("it waits", async || {
             limited(&mirror, "requests", "waited").await >= 2.0
         })
@@ -172,11 +161,9 @@ async fn requests_over_a_clients_share_wait_and_are_refused_at_last() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_client_could_start_any_number_of_transfers() {
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start_with(|config| config.top("max_fills_per_client", "4"));
     let slow = On::blob().get().containing("greedy/all").forever();
     registry.fault(slow, Fault::Slow { bytes_per_sec: 1 });
-    let config = MirrorConfig::for_upstream(&registry).top("max_fills_per_client", "4");
-    let mirror = Mirror::start(config);
     let ask = async |seed: u64| {
         let digest = registry.put_generated_blob("greedy/all", seed, MIB);
         let mut connection = Raw::connect_from(GREEDY, mirror.authority()).await;
@@ -202,7 +189,7 @@ async fn one_client_could_start_any_number_of_transfers() {
         again.push(ask(seed).await);
     }
     let digest = registry.put_generated_blob("other/one", 1, MIB);
-    let answer = get(&mirror, OTHER, &format!("/v2/other/one/blobs/{digest}")).await;
+    let answer = get_from(&mirror, OTHER, &format!("/v2/other/one/blobs/{digest}")).await;
     assert_eq!(digest_of(&answer.unwrap().body), digest);
     until("the other's transfer is committed", async || {
         transfers().await == Some(4.0)
@@ -214,7 +201,7 @@ async fn one_client_could_start_any_number_of_transfers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_may_be_allowed_everything() {
     let none = "\"none\"";
-    let (_registry, mirror, digest) = with_blob(|config| {
+    let (_registry, mirror, digest) = scene::stored_blob(LARGE, |config| {
         let config = config.top("max_connections_per_client", none);
         let config = config.top("max_requests_per_client", none);
         config.top("max_fills_per_client", none)
@@ -224,7 +211,7 @@ async fn a_client_may_be_allowed_everything() {
     for _ in 0..100 {
         all.push(stuck(&mirror, GREEDY, &digest).await);
     }
-    let answer = get(&mirror, GREEDY, "/v2/_catalog").await.unwrap();
+    let answer = get_from(&mirror, GREEDY, "/v2/_catalog").await.unwrap();
     assert_eq!(answer.status, StatusCode::OK);
 }
 
@@ -238,7 +225,7 @@ async fn ten_thousand_idle_connections_keep_nobody_out() {
     let most = files.maximum.unwrap_or(u64::MAX);
     // The mirror uses no more than three quarters of its own, which are as many.
     let count = most.saturating_sub(1000).min(most / 4 * 3).min(10_000);
-    let (_registry, mirror, digest) = with_blob(|config| config).await;
+    let (_registry, mirror, digest) = scene::stored_blob(LARGE, |config| config).await;
     let (open_files, rss) = (mirror.open_files(), mirror.rss());
     let mut idle = Vec::new();
     for number in 0..count {
@@ -253,25 +240,25 @@ async fn ten_thousand_idle_connections_keep_nobody_out() {
         idle.push(connection);
         if number % 500 == 0 {
             // One that pulls is not disturbed meanwhile.
-            let answer = get(&mirror, OTHER, &format!("/v2/a/b/blobs/{digest}")).await;
+            let answer = get_from(&mirror, OTHER, &format!("/v2/a/b/blobs/{digest}")).await;
             assert_eq!(digest_of(&answer.unwrap().body), digest);
         }
     }
-    let answer = get(&mirror, OTHER, &format!("/v2/a/b/blobs/{digest}")).await;
+    let answer = get_from(&mirror, OTHER, &format!("/v2/a/b/blobs/{digest}")).await;
     assert_eq!(digest_of(&answer.unwrap().body), digest);
     let each = mirror.rss().saturating_sub(rss) / count;
     println!("{count} idle connections, {each} bytes of memory for each");
     assert!(each < 64 * 1024, "{each} bytes for each of {count}");
     drop(idle);
     // What is answered keeps a file open for a moment.
-    eventually(PATIENCE, "all files are closed", || {
+    eventually("all files are closed", || {
         mirror.open_files() <= open_files + 4
     });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn out_of_file_descriptors_it_goes_on() {
-    let (_registry, mirror, digest) = with_blob(|config| config).await;
+    let (_registry, mirror, digest) = scene::stored_blob(LARGE, |config| config).await;
     mirror.limit_files(mirror.open_files() as u64 + 20);
     let mut idle = Vec::new();
     for _ in 0..200 {
@@ -289,7 +276,7 @@ async fn out_of_file_descriptors_it_goes_on() {
     assert!((1..=200).contains(&said), "said {said} times");
     drop(idle);
     until("the blob is served", async || {
-        let answer = get(&mirror, OTHER, &format!("/v2/a/b/blobs/{digest}")).await;
+        let answer = get_from(&mirror, OTHER, &format!("/v2/a/b/blobs/{digest}")).await;
         answer.is_ok_and(|answer| digest_of(&answer.body) == digest)
     })
     .await;
@@ -298,13 +285,13 @@ async fn out_of_file_descriptors_it_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_read_nothing_cost_little_memory() {
-    let (_registry, mirror, digest) = with_blob(|config| config).await;
+    let (_registry, mirror, digest) = scene::stored_blob(LARGE, |config| config).await;
     let before = mirror.rss();
     let mut all = Vec::new();
     for _ in 0..64 {
         all.push(stuck(&mirror, GREEDY, &digest).await);
     }
-    let answer = get(&mirror, OTHER, &format!("/v2/a/b/blobs/{digest}")).await;
+    let answer = get_from(&mirror, OTHER, &format!("/v2/a/b/blobs/{digest}")).await;
     assert_eq!(digest_of(&answer.unwrap().body), digest);
     let each = mirror.rss().saturating_sub(before) / 64;
     assert!(each < 512 * 1024, "{each}");

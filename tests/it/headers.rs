@@ -4,21 +4,10 @@ use http::{Method, StatusCode};
 
 use crate::support::client::Response;
 use crate::support::image::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
-use crate::support::{
-    FakeRegistry, Fault, Image, Index, Mirror, MirrorConfig, On, client, digest_of, until,
-};
+use crate::support::{Fault, On, REPO, client, digest_of, scene, until};
 
-const REPO: &str = "acme/app";
 const HIT: &str = "pierglass; hit";
 const MISS: &str = "pierglass; fwd=uri-miss; stored";
-
-async fn start() -> (FakeRegistry, Mirror, Index) {
-    let registry = FakeRegistry::start().await;
-    let index = Index::of(&[Image::random(1, &[50_000]), Image::random(2, &[100])]);
-    registry.put_index(REPO, Some("1.0"), &index);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
-    (registry, mirror, index)
-}
 
 #[track_caller]
 fn assert_identity(answer: &Response, digest: &str, media_type: &str, length: usize) {
@@ -45,7 +34,7 @@ async fn ask(method: Method, url: &str) -> Response {
 
 #[tokio::test]
 async fn head_and_get_of_a_manifest_say_the_same() {
-    let (_registry, mirror, index) = start().await;
+    let (_registry, mirror, index) = scene::cold_index();
     let child = &index.images[0];
     let cases = [
         ("1.0", &index.digest, OCI_INDEX, &index.bytes),
@@ -67,7 +56,7 @@ async fn head_and_get_of_a_manifest_say_the_same() {
 
 #[tokio::test]
 async fn head_and_get_of_a_blob_say_the_same() {
-    let (_registry, mirror, index) = start().await;
+    let (_registry, mirror, index) = scene::cold_index();
     for bytes in [&index.images[0].layers[0], &index.images[0].config] {
         let digest = digest_of(bytes);
         let url = mirror.blob_url(REPO, &digest);
@@ -84,8 +73,7 @@ async fn head_and_get_of_a_blob_say_the_same() {
 
 #[tokio::test]
 async fn media_types_are_passed_on_whatever_the_client_accepts() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let (registry, mirror) = scene::start();
     for (tag, media_type) in [("manifest", DOCKER_MANIFEST), ("list", DOCKER_LIST)] {
         // Spaces and line breaks: bytes are not to be touched.
         let bytes = format!(
@@ -109,7 +97,7 @@ async fn media_types_are_passed_on_whatever_the_client_accepts() {
 
 #[tokio::test]
 async fn upstream_is_asked_for_the_bytes_as_they_are() {
-    let (registry, mirror, index) = start().await;
+    let (registry, mirror, index) = scene::cold_index();
     let layer = digest_of(&index.images[0].layers[0]);
     ask(Method::GET, &mirror.manifest_url(REPO, "1.0")).await;
     let url = format!("{}?ns=docker.io", mirror.blob_url(REPO, &layer));
@@ -126,7 +114,7 @@ async fn upstream_is_asked_for_the_bytes_as_they_are() {
 
 #[tokio::test]
 async fn who_has_it_is_told_so() {
-    let (registry, mirror, index) = start().await;
+    let (registry, mirror, index) = scene::cold_index();
     let layer = digest_of(&index.images[0].layers[0]);
     let urls = [
         (mirror.manifest_url(REPO, "1.0"), &index.digest),
@@ -159,7 +147,7 @@ async fn who_has_it_is_told_so() {
 
 #[tokio::test]
 async fn cache_status_tells_the_truth() {
-    let (registry, mirror, index) = start().await;
+    let (registry, mirror, index) = scene::cold_index();
     let layer = digest_of(&index.images[0].layers[0]);
     let blob = mirror.blob_url(REPO, &layer);
     let tag = mirror.manifest_url(REPO, "1.0");
@@ -189,7 +177,7 @@ async fn cache_status_tells_the_truth() {
 
 #[tokio::test]
 async fn age_is_what_has_passed_since_upstream_was_asked() {
-    let (_registry, mirror, index) = start().await;
+    let (_registry, mirror, index) = scene::cold_index();
     let url = mirror.manifest_url(REPO, "1.0");
     let fresh = ask(Method::GET, &url).await;
     assert_eq!(fresh.header("age"), None, "straight from upstream");
@@ -207,7 +195,7 @@ async fn age_is_what_has_passed_since_upstream_was_asked() {
 
 #[tokio::test]
 async fn errors_are_answers_of_a_registry_as_well() {
-    let (_registry, mirror, _) = start().await;
+    let (_registry, mirror, _) = scene::cold_index();
     let missing = format!("sha256:{}", "0".repeat(64));
     for url in [
         mirror.manifest_url(REPO, "none"),

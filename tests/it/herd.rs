@@ -7,25 +7,16 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt;
 
-use crate::support::client::{self, Downloading, Raw};
+use crate::support::client::{Downloading, Raw};
 use crate::support::content::hex;
-use crate::support::{Client, FakeRegistry, Mirror, MirrorConfig, until};
+use crate::support::{Client, MIB, Mirror, REPO, client, plain, scene, until};
 
-const REPO: &str = "acme/app";
 const CLIENTS: usize = 64;
-const MIB: u64 = 1024 * 1024;
 /// Without optimization every byte costs a multiple, here and in the program.
 const SIZE: u64 = if cfg!(debug_assertions) { 8 } else { 256 } * MIB;
 
-async fn with_blob(seed: u64, size: u64) -> (FakeRegistry, Mirror, String) {
-    let registry = FakeRegistry::start().await;
-    let digest = registry.put_generated_blob(REPO, seed, size);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
-    (registry, mirror, digest)
-}
-
 /// A pull that tells when its first byte of body has come; the digest of all of them.
-async fn pull(authority: String, digest: String, first_bytes: Arc<AtomicUsize>) -> String {
+async fn pull_and_tell(authority: String, digest: String, first_bytes: Arc<AtomicUsize>) -> String {
     let mut raw = Raw::connect(&authority).await;
     raw.send(format!(
         "GET /v2/{REPO}/blobs/{digest} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n"
@@ -51,7 +42,7 @@ async fn pull(authority: String, digest: String, first_bytes: Arc<AtomicUsize>) 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_herd_is_one_transfer_and_nobody_waits_for_its_end() {
-    let (registry, mirror, digest) = with_blob(1, SIZE).await;
+    let (registry, mirror, digest) = scene::cold_blob(SIZE, plain);
     // So slow that the first tenth takes seconds: first bytes that wait for more than that are seen by count, not by
     // clock.
     registry.set_rate(SIZE / 80);
@@ -59,7 +50,11 @@ async fn a_herd_is_one_transfer_and_nobody_waits_for_its_end() {
     let herd: Vec<_> = (0..CLIENTS)
         .map(|_| {
             let authority = mirror.authority().to_owned();
-            tokio::spawn(pull(authority, digest.clone(), first_bytes.clone()))
+            tokio::spawn(pull_and_tell(
+                authority,
+                digest.clone(),
+                first_bytes.clone(),
+            ))
         })
         .collect();
     until("all have their first byte", async || {
@@ -82,18 +77,24 @@ async fn a_herd_is_one_transfer_and_nobody_waits_for_its_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_herd_takes_about_as_long_as_one() {
     let size = if cfg!(debug_assertions) { 1 } else { 32 } * MIB;
-    let (registry, mirror, lonely) = with_blob(2, size).await;
+    let (registry, mirror, lonely) = scene::cold_blob(size, plain);
     let shared = registry.put_generated_blob(REPO, 3, size);
     // The link is the bottleneck by far.
     registry.set_rate(size);
     let first_bytes = Arc::new(AtomicUsize::new(0));
     let authority = mirror.authority().to_owned();
     let start = Instant::now();
-    pull(authority.clone(), lonely, first_bytes.clone()).await;
+    pull_and_tell(authority.clone(), lonely, first_bytes.clone()).await;
     let one = start.elapsed();
     let start = Instant::now();
     let herd: Vec<_> = (0..CLIENTS)
-        .map(|_| tokio::spawn(pull(authority.clone(), shared.clone(), first_bytes.clone())))
+        .map(|_| {
+            tokio::spawn(pull_and_tell(
+                authority.clone(),
+                shared.clone(),
+                first_bytes.clone(),
+            ))
+        })
         .collect();
     for client in herd {
         assert_eq!(client.await.unwrap(), shared);
@@ -106,7 +107,7 @@ async fn a_herd_takes_about_as_long_as_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_asker_dies_and_the_others_notice_nothing() {
-    let (registry, mirror, digest) = with_blob(4, 4 * MIB).await;
+    let (registry, mirror, digest) = scene::cold_blob(4 * MIB, plain);
     let url = mirror.blob_url(REPO, &digest);
     registry.set_rate(MIB);
     let dying = Downloading {
@@ -144,7 +145,7 @@ async fn under_way(mirror: &Mirror) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_clients_die_and_the_blob_arrives_nevertheless() {
-    let (registry, mirror, digest) = with_blob(5, 4 * MIB).await;
+    let (registry, mirror, digest) = scene::cold_blob(4 * MIB, plain);
     let url = mirror.blob_url(REPO, &digest);
     registry.set_rate(MIB);
     let dying = Downloading {
@@ -169,7 +170,7 @@ async fn all_clients_die_and_the_blob_arrives_nevertheless() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_client_slows_nobody() {
-    let (registry, mirror, digest) = with_blob(6, 8 * MIB).await;
+    let (registry, mirror, digest) = scene::cold_blob(8 * MIB, plain);
     let url = mirror.blob_url(REPO, &digest);
     let slow = Downloading {
         abort_after: Some(2 * MIB),
@@ -196,8 +197,7 @@ async fn a_slow_client_slows_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_came_at_the_very_end_started_a_second_transfer() {
     const BLOBS: u64 = 100;
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let (registry, mirror) = scene::start();
     let client = Client::new();
     for seed in 0..BLOBS {
         let digest = registry.put_blob(REPO, format!("small blob {seed}"));

@@ -6,37 +6,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::StatusCode;
 
-use crate::support::client::{self, download};
-use crate::support::disk::{blobs, eventually, files};
+use crate::support::client::download;
+use crate::support::disk::files;
 use crate::support::image::OCI_MANIFEST;
-use crate::support::{FakeRegistry, Fault, Image, Index, Mirror, MirrorConfig, On};
+use crate::support::{FakeRegistry, Fault, Image, Index, Mirror, MirrorConfig, On, client, scene};
 
-const PATIENCE: Duration = Duration::from_secs(20);
 const A: &str = "acme/one";
 const B: &str = "acme/two";
-
-async fn get(mirror: &Mirror, repo: &str, reference: &str) -> client::Response {
-    let url = mirror.manifest_url(repo, reference);
-    client::get(&url, &[]).await.unwrap()
-}
-
-/// Manifest by digest and all blobs.
-async fn pull(mirror: &Mirror, repo: &str, image: &Image) {
-    let answer = get(mirror, repo, &image.digest).await;
-    assert_eq!(answer.body, image.manifest, "{}", answer.status);
-    for digest in image.blobs() {
-        let url = mirror.blob_url(repo, &digest);
-        download(&url, &[]).await.unwrap().assert_is(&digest);
-    }
-}
-
-fn wait_until_stored(mirror: &Mirror, image: &Image) {
-    let store = mirror.store_path();
-    eventually(PATIENCE, "the commits", || {
-        let stored = blobs(&store);
-        image.blobs().iter().all(|digest| stored.contains(digest))
-    });
-}
 
 /// A file whose last use was so long ago.
 fn age(path: &Path, by: Duration) {
@@ -48,54 +24,51 @@ fn age(path: &Path, by: Duration) {
 /// Seven days after its first pull, another mirror served an image's layers with 200, the right length and no body.
 #[tokio::test]
 async fn a_week_on_nothing_is_taken_for_expired() {
-    let registry = FakeRegistry::start().await;
+    let (registry, mut mirror) = scene::start();
     let image = Image::random(1, &[300_000, 5_000]);
     registry.put_image(A, Some("1"), &image);
-    let mut mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
-    pull(&mirror, A, &image).await;
-    wait_until_stored(&mirror, &image);
+    mirror.pull(A, &image.digest, &image).await;
+    mirror.wait_until_stored(&image.blobs());
     mirror.term_and_wait();
     for path in files(&mirror.store_path()) {
         age(&path, Duration::from_secs(8 * 24 * 3600));
     }
     registry.down();
     mirror.restart();
-    pull(&mirror, A, &image).await;
+    mirror.pull(A, &image.digest, &image).await;
     mirror.restart();
-    pull(&mirror, A, &image).await;
+    mirror.pull(A, &image.digest, &image).await;
 }
 
 /// The expiry of one repository's image took away the layers that another one shared.
 #[tokio::test]
 async fn a_blob_that_two_repositories_share_outlives_one_of_them() {
-    let registry = FakeRegistry::start().await;
+    let (registry, mut mirror) = scene::start();
     let image = Image::random(1, &[300_000]);
     registry.put_image(A, Some("1"), &image);
     registry.put_image(B, Some("1"), &image);
-    let mut mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
-    pull(&mirror, A, &image).await;
-    pull(&mirror, B, &image).await;
-    wait_until_stored(&mirror, &image);
+    mirror.pull(A, &image.digest, &image).await;
+    mirror.pull(B, &image.digest, &image).await;
+    mirror.wait_until_stored(&image.blobs());
     mirror.term_and_wait();
     // As docs/operations.md has it.
     std::fs::remove_dir_all(mirror.store_path().join("records/docker.io").join(A)).unwrap();
     registry.down();
     mirror.restart();
-    pull(&mirror, B, &image).await;
+    mirror.pull(B, &image.digest, &image).await;
 }
 
 /// What was here already was fetched again under another tag.
 #[tokio::test]
 async fn a_layer_under_two_tags_is_fetched_once() {
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start();
     let old = Image::random(1, &[300_000]);
     let shared = old.layers[0].clone();
     let new = Image::of_layers("amd64", vec![shared, "patch".into()], &["/bin/sh"]);
     registry.put_image(A, Some("1"), &old);
     registry.put_image(A, Some("2"), &new);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
-    pull(&mirror, A, &old).await;
-    pull(&mirror, A, &new).await;
+    mirror.pull(A, &old.digest, &old).await;
+    mirror.pull(A, &new.digest, &new).await;
     let asked = |digest: &str| {
         let requests = registry.requests();
         let named = requests.iter().filter(|seen| seen.target.contains(digest));
@@ -108,7 +81,7 @@ async fn a_layer_under_two_tags_is_fetched_once() {
 /// A manifest was answered once everything was copied, all platforms of it: clients and proxies gave up before.
 #[tokio::test]
 async fn a_cold_index_waits_for_none_of_its_images() {
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start();
     let images = [Image::random(1, &[50_000]), Image::random(2, &[50_000])];
     let index = Index::of(&images);
     registry.put_index(A, Some("1"), &index);
@@ -117,9 +90,8 @@ async fn a_cold_index_waits_for_none_of_its_images() {
         let child = On::manifest().containing(&image.digest);
         registry.fault(child.forever(), Fault::Hang);
     }
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     let started = Instant::now();
-    let answer = get(&mirror, A, "1").await;
+    let answer = mirror.manifest(A, "1").await;
     assert_eq!(answer.body, index.bytes);
     assert!(started.elapsed() < Duration::from_secs(3));
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -141,22 +113,21 @@ async fn a_mirror_behind_a_mirror_finds_what_is_stored_in_neither() {
         assert_ne!(length, "0");
     }
     assert_eq!(registry.counts().blob_gets, 0);
-    pull(&near, A, &image).await;
+    near.pull(A, &image.digest, &image).await;
     assert_eq!(registry.counts().blob_gets, 2);
 }
 
 /// Signatures of older tools are images under a tag made of a digest.
 #[tokio::test]
 async fn a_signature_under_a_tag_is_an_image_as_any_other() {
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start_with(|config| config.tag_ttl("0s"));
     let image = Image::random(1, &[1000]);
     registry.put_image(A, Some("1"), &image);
     let tag = format!("{}.sig", image.digest.replace(':', "-"));
     let signature = br#"{"schemaVersion":2,"layers":[]}"#;
     registry.put_manifest(A, Some(&tag), OCI_MANIFEST, &signature[..]);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).tag_ttl("0s"));
     for _ in 0..2 {
-        assert_eq!(get(&mirror, A, &tag).await.body, signature[..]);
+        assert_eq!(mirror.manifest(A, &tag).await.body, signature[..]);
         registry.down();
     }
 }
@@ -164,9 +135,8 @@ async fn a_signature_under_a_tag_is_an_image_as_any_other() {
 /// A lock on a transfer ran out after five seconds, and whoever came then began another one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_comes_seconds_later_joins_the_transfer() {
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start();
     let digest = registry.put_generated_blob(A, 1, 4 << 20);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     let url = mirror.blob_url(A, &digest);
     registry.set_rate(512 << 10);
     let early = {
@@ -194,11 +164,11 @@ async fn a_token_that_has_expired_with_a_403_is_replaced() {
     registry.put_image(A, Some("2"), &images[1]);
     let login = "username = \"ci\"\npassword = \"secret\"";
     let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).toml(login));
-    assert_eq!(get(&mirror, A, "1").await.body, images[0].manifest);
+    assert_eq!(mirror.manifest(A, "1").await.body, images[0].manifest);
     // A token just given is not thought to have expired.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let refused = registry.fault(On::manifest(), Fault::status(403));
-    assert_eq!(get(&mirror, A, "2").await.body, images[1].manifest);
+    assert_eq!(mirror.manifest(A, "2").await.body, images[1].manifest);
     assert_eq!(registry.struck(refused), 1);
     assert_eq!(registry.counts().token_gets, 2);
 }
@@ -206,10 +176,9 @@ async fn a_token_that_has_expired_with_a_403_is_replaced() {
 /// 200, a length of 0 and no body, for a blob that the store could not take: complete, as far as a client can see.
 #[tokio::test]
 async fn no_length_at_all_is_not_believed_of_what_passes_through() {
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start();
     let digest = registry.put_generated_blob(A, 1, 100_000);
     let nothing = registry.fault(On::blob().get(), Fault::WrongLength(-100_000));
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     std::fs::remove_dir_all(mirror.store_path()).unwrap();
     std::fs::write(mirror.store_path(), "no directory").unwrap();
     let url = mirror.blob_url(A, &digest);
@@ -222,9 +191,8 @@ async fn no_length_at_all_is_not_believed_of_what_passes_through() {
 /// Quay says 429 with a web page, which clients of a mirror cannot read.
 #[tokio::test]
 async fn a_page_that_limits_is_answered_as_a_registry_does() {
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start();
     registry.fault(On::any().forever(), Fault::Html(429));
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     for url in [
         mirror.manifest_url(A, "1"),
         mirror.blob_url(A, &crate::support::digest_of(b"blob")),
@@ -245,12 +213,13 @@ fn every_test_that_the_documents_name_is_there() {
         .split('`')
         .skip(1)
         .step_by(2)
-        .filter_map(|span| span.split_once("::"))
+        .filter_map(|span| span.rsplit_once("::"))
         .collect();
     assert!(named.len() > 50, "{} tests", named.len());
     for (module, name) in named {
         let defines = ["it", "e2e", "chaos"].iter().any(|suite| {
-            let file = root.join("tests").join(suite).join(format!("{module}.rs"));
+            let path = format!("{}.rs", module.replace("::", "/"));
+            let file = root.join("tests").join(suite).join(path);
             std::fs::read_to_string(file)
                 .is_ok_and(|source| source.contains(&format!("fn {name}(")))
         });

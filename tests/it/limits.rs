@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::support::client::{self, Downloading, Response, download};
+use crate::support::client::{Downloading, Response, download};
 use crate::support::content::Content;
-use crate::support::disk::{Watch, blob_file, blobs, eventually};
+use crate::support::disk::{Watch, blob_file, blobs};
 use crate::support::image::{OCI_MANIFEST, descriptor};
-use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, digest_of};
+use crate::support::{
+    FakeRegistry, Fault, KIB, MIB, Mirror, MirrorConfig, On, client, digest_of, scene,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const KIB: u64 = 1024;
-const MIB: u64 = 1024 * KIB;
 
 /// A manifest over generated blobs of these sizes, tagged; returns its bytes and the blobs.
 fn put_large_image(
@@ -71,8 +71,7 @@ async fn ten_times_the_limit_passes_through_without_ever_exceeding_it() {
                 let answer = client::get(&mirror.manifest_url("a/b", &tag), &[]).await;
                 assert_eq!(answer.unwrap().body, manifest);
                 for digest in blobs {
-                    let url = mirror.blob_url("a/b", &digest);
-                    download(&url, &[]).await.unwrap().assert_is(&digest);
+                    mirror.pull_blob("a/b", &digest).await;
                 }
             }
         })
@@ -90,14 +89,11 @@ async fn ten_times_the_limit_passes_through_without_ever_exceeding_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_used_longest_ago_goes_first() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).max_size("20MiB"));
+    let (registry, mirror) = scene::start_with(|config| config.max_size("20MiB"));
     let store = mirror.store_path();
     let pull = async |seed: u64| {
         let digest = registry.put_generated_blob("a/b", seed, 2 * MIB);
-        let url = mirror.blob_url("a/b", &digest);
-        download(&url, &[]).await.unwrap().assert_is(&digest);
-        eventually(PATIENCE, "the commit", || blobs(&store).contains(&digest));
+        mirror.store_blob("a/b", &digest).await;
         digest
     };
     let mut digests = Vec::new();
@@ -106,8 +102,7 @@ async fn what_was_used_longest_ago_goes_first() {
     }
     assert_eq!(blobs(&store).len(), 9);
     for old in [0, 2] {
-        let url = mirror.blob_url("a/b", &digests[old]);
-        download(&url, &[]).await.unwrap().assert_is(&digests[old]);
+        mirror.pull_blob("a/b", &digests[old]).await;
     }
     for seed in 9..12 {
         digests.push(pull(seed).await);
@@ -125,8 +120,7 @@ async fn what_was_used_longest_ago_goes_first() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_larger_than_the_store_passes_through() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).max_size("4MiB"));
+    let (registry, mirror) = scene::start_with(|config| config.max_size("4MiB"));
     let watch = Watch::start(&mirror.store_path(), 4 * MIB);
     let digest = registry.put_generated_blob("a/b", 1, 9 * MIB);
     let url = mirror.blob_url("a/b", &digest);
@@ -161,9 +155,7 @@ async fn a_blob_larger_than_the_store_passes_through() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_bytes_that_pass_through_never_arrive_complete() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).max_size("4MiB"));
-    let digest = registry.put_generated_blob("a/b", 1, 9 * MIB);
+    let (registry, mirror, digest) = scene::cold_blob(9 * MIB, |config| config.max_size("4MiB"));
     let url = mirror.blob_url("a/b", &digest);
     for fault in [
         Fault::WrongBytes,
@@ -211,8 +203,7 @@ async fn a_disk_too_full_to_store_anything_still_serves() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_of_unknown_length_is_stored() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).max_size("100MiB"));
+    let (registry, mirror) = scene::start_with(|config| config.max_size("100MiB"));
     let digest = registry.put_generated_blob("a/b", 1, 20 * MIB);
     let chunked = registry.fault(On::blob().get(), Fault::NoContentLength);
     let url = mirror.blob_url("a/b", &digest);
@@ -220,8 +211,7 @@ async fn a_blob_of_unknown_length_is_stored() {
     first.unwrap().assert_is(&digest);
     second.unwrap().assert_is(&digest);
     assert_eq!(registry.struck(chunked), 1);
-    let store = mirror.store_path();
-    eventually(PATIENCE, "the commit", || blobs(&store).contains(&digest));
+    mirror.wait_until_stored(&[&digest]);
     registry.down();
     let answer = download(&url, &[]).await.unwrap();
     answer.assert_is(&digest);
@@ -238,13 +228,12 @@ async fn a_blob_of_unknown_length_is_stored() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_of_what_is_evicted_meanwhile_gets_all_of_it() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).max_size("24MiB"));
+    let (registry, mirror) = scene::start_with(|config| config.max_size("24MiB"));
     let store = mirror.store_path();
     let digest = registry.put_generated_blob("a/b", 1, 16 * MIB);
     let url = mirror.blob_url("a/b", &digest);
     download(&url, &[]).await.unwrap().assert_is(&digest);
-    eventually(PATIENCE, "the commit", || blobs(&store).contains(&digest));
+    mirror.wait_until_stored(&[&digest]);
     let slow = Downloading {
         bytes_per_sec: Some(6 * MIB),
         ..Downloading::default()
@@ -270,8 +259,7 @@ async fn a_reader_of_what_is_evicted_meanwhile_gets_all_of_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_of_unknown_length_that_outgrows_the_store_passes_through() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).max_size("20MiB"));
+    let (registry, mirror) = scene::start_with(|config| config.max_size("20MiB"));
     let digest = registry.put_generated_blob("a/b", 1, 40 * MIB);
     registry.fault(On::blob().get().forever(), Fault::NoContentLength);
     let url = mirror.blob_url("a/b", &digest);
@@ -287,6 +275,5 @@ async fn a_blob_of_unknown_length_that_outgrows_the_store_passes_through() {
     }
     // A blob that upstream announces the length of is judged by that.
     let small = registry.put_generated_blob("a/b", 2, MIB);
-    let url = mirror.blob_url("a/b", &small);
-    download(&url, &[]).await.unwrap().assert_is(&small);
+    mirror.pull_blob("a/b", &small).await;
 }

@@ -1,46 +1,62 @@
 //! Integration tests: the program is run, and spoken to over HTTP, between a client and registries that misbehave.
 //!
-//! Contents, in reading order:
-//! - `support`: the fake registry, the program, the client
-//! - `fake_registry`: the fake registry does what its faults say
-//! - `herd`: many clients, one transfer; none waits for another, none spoils it for another
-//! - `wrong_content`: what does not match its digest reaches nobody whole and is not kept
-//! - `tags`: upstream is asked as rarely as promised, and its outages are not the clients'
-//! - `tags_list`: lists of tags, in pages, through outages
-//! - `referrers`: what refers to a manifest, by upstream's API or by the fallback tag
-//! - `catalog`: what is stored, by names that can be pulled
-//! - `search`: upstream's search, passed on
-//! - `ownership`: a blob is read only under a repository that has it
-//! - `routing`: every way to name a registry, and every way to name none
-//! - `ranges`: parts of blobs, stored and cold
-//! - `sendfile`: large bodies past our memory, byte for byte
-//! - `range_model`: any `Range` at all, against the words of the RFC
-//! - `clients`: every obligation towards a client, by the client's name
-//! - `media_types`: manifests of any kind pass through byte by byte
-//! - `any_request`: requests of no kind at all
-//! - `auth`: tokens, passwords, redirects; and where none of them may go
-//! - `headers`: what every answer says about itself
-//! - `lessons`: what users of other mirrors suffered from
-//! - `layers`: the arrows of `src/lib.rs`
-//! - `crash`: killed at any instant, nothing committed is lost and nothing wrong is served
-//! - `limits`: the store stays within its limit, and what has no room passes through
-//! - `damage`: what is damaged on disk is fetched again and not served
-//! - `scrub`: what is damaged on disk is found though nobody asks for it
-//! - `verify`: what is damaged on disk is found because somebody asks, running or not
+//! Contents, in reading order. A new test goes into the first module whose line is true of it; a module of its own wants a
+//! line here. A failure that users of other mirrors had also wants a row in docs/testing.md.
+//!
+//! What tests stand on:
+//! - `support`: the fake registry, the program, the client; `support::scene` has what most tests begin with
+//!
+//! Pulls, cold and stored:
+//! - `herd`: several clients want the same blob at the same time
+//! - `wrong_content`: upstream sends bytes that do not match their digest
+//! - `tags`: a tag: how often upstream is asked about it, and what is served when upstream is away
+//! - `tags_list`: a list of tags
+//! - `referrers`: a list of what refers to a manifest
+//! - `catalog`: the list of what is stored
+//! - `search`: a search
+//! - `ownership`: one blob and two repositories
+//! - `routing`: which registry a request means, and requests that mean none
+//! - `ranges`: a part of a blob or several
+//! - `sendfile`: a body large enough for `sendfile`
+//! - `range_model`: any `Range` at all, against the words of the RFC (property test)
+//! - `media_types`: a manifest of a further kind
+//! - `headers`: what an answer says about itself
+//! - `clients`: what one client program needs, named after it
+//! - `any_request`: any request at all (property test)
+//! - `lessons`: what users of other mirrors suffered from, if no other module holds it
+//!
+//! The store:
+//! - `crash`: the mirror is killed, and what was committed must be there
+//! - `partials`: the mirror is killed or upstream is away, and what has arrived of a blob must be used
+//! - `limits`: the store is full, or a blob does not fit
 //! - `pins`: what is pinned is never evicted
-//! - `admin`: the admin API, and who may not use it
-//! - `server`: limits of connections, TLS and HTTP/2, the admin address, the log, the end
-//! - `circuit`: an upstream that keeps failing is left alone, and noticed when it is back
-//! - `quota`: limits of rate are told apart, honoured, and not run into
-//! - `endpoints`: several places to ask, several to be
-//! - `upstream_trouble`: lies, endless answers and passing failures end in time, and in clear words
-//! - `fairness`: one greedy client cannot starve the rest
-//! - `hostile`: clients that mean harm, byte by byte and frame by frame
-//! - `resume`: a transfer that breaks off goes on where it was
-//! - `partials`: also across a crash and a long outage
-//! - `trouble`: a disk that fails costs no pull
-//! - `proxy`: upstreams through proxies and over TLS, and upstreams that are silent or gone
+//! - `damage`: a file of the store is damaged, and a client asks for it
+//! - `scrub`: a file of the store is damaged, and no client asks for it
+//! - `verify`: the command that looks for damage
+//! - `trouble`: the disk fails
+//!
+//! Upstream:
+//! - `auth`: tokens, passwords and redirects, and where none of them may go
+//! - `proxy`: how an upstream is reached: proxies, TLS, timeouts
+//! - `endpoints`: several places to ask, several users to be
+//! - `resume`: a transfer breaks off and is resumed
+//! - `upstream_trouble`: upstream answers nonsense, without end, or with a passing failure
+//! - `circuit`: upstream keeps failing
+//! - `quota`: upstream limits the rate
+//!
+//! The server:
+//! - `protocols`: HTTP/1.1, HTTP/2 and TLS as such
+//! - `connections`: connections that are many, idle or slow
+//! - `fairness`: one client takes too much
+//! - `hostile`: a client means harm
+//! - `access_log`: what a request leaves in the log
+//! - `admin`: the admin address: health, metrics, the API
+//! - `shutdown`: the end of the program
 //! - `commands`: the command line, its messages and its exit codes
+//!
+//! The code and the tests themselves:
+//! - `layers`: the arrows of `src/lib.rs`
+//! - `fake_registry`: the fake registry does what its faults say
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -52,6 +68,7 @@
 
 mod support;
 
+mod access_log;
 mod admin;
 mod any_request;
 mod auth;
@@ -59,6 +76,7 @@ mod catalog;
 mod circuit;
 mod clients;
 mod commands;
+mod connections;
 mod crash;
 mod damage;
 mod endpoints;
@@ -74,6 +92,7 @@ mod media_types;
 mod ownership;
 mod partials;
 mod pins;
+mod protocols;
 mod proxy;
 mod quota;
 mod range_model;
@@ -84,7 +103,7 @@ mod routing;
 mod scrub;
 mod search;
 mod sendfile;
-mod server;
+mod shutdown;
 mod tags;
 mod tags_list;
 mod trouble;

@@ -5,18 +5,25 @@
 
 use http::{Method, StatusCode};
 
-use crate::support::client::{self, Response};
+use crate::support::client::Response;
 use crate::support::image::{DOCKER_LIST, DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
-use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, digest_of};
+use crate::support::{Fault, On, client, digest_of, scene};
 
 const REPO: &str = "acme/things";
 const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
 const SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 const OCI_ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
 
-/// Name, media type and bytes of one of everything. No two are written alike: spaces, line breaks, the order of keys and
+/// Name, media type and bytes.
+type Specimen = (&'static str, &'static str, String);
+
+/// One of everything. No two are written alike: spaces, line breaks, the order of keys and
 /// escapes are the author's, and the digest is over them.
-fn zoo() -> Vec<(&'static str, &'static str, String)> {
+fn zoo() -> Vec<Specimen> {
+    [images(), artifacts()].concat()
+}
+
+fn images() -> Vec<Specimen> {
     let some = format!("sha256:{}", "a".repeat(64));
     let other = format!("sha256:{}", "b".repeat(64));
     vec![
@@ -68,6 +75,13 @@ fn zoo() -> Vec<(&'static str, &'static str, String)> {
                 r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","artifactType":"application/vnd.docker.attestation.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.empty.v1+json","digest":"{some}","size":2,"data":"e30="}},"layers":[{{"mediaType":"application/vnd.in-toto+json","digest":"{other}","size":5,"annotations":{{"in-toto.io/predicate-type":"https://slsa.dev/provenance/v1"}}}}]}}"#
             ),
         ),
+    ]
+}
+
+fn artifacts() -> Vec<Specimen> {
+    let some = format!("sha256:{}", "a".repeat(64));
+    let other = format!("sha256:{}", "b".repeat(64));
+    vec![
         (
             "helm-chart",
             OCI_MANIFEST,
@@ -117,12 +131,6 @@ fn zoo() -> Vec<(&'static str, &'static str, String)> {
     ]
 }
 
-fn start() -> (FakeRegistry, Mirror) {
-    let registry = FakeRegistry::builder().start_now();
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
-    (registry, mirror)
-}
-
 #[track_caller]
 fn assert_is(answer: &Response, media_type: &str, bytes: &[u8], method: &Method, name: &str) {
     assert_eq!(answer.status, StatusCode::OK, "{name}: {}", answer.text());
@@ -148,7 +156,7 @@ const METHODS: [Method; 4] = [Method::HEAD, Method::GET, Method::HEAD, Method::G
 
 #[tokio::test]
 async fn every_kind_of_manifest_passes_byte_by_byte() {
-    let (registry, mirror) = start();
+    let (registry, mirror) = scene::start();
     for (name, media_type, text) in zoo() {
         let digest = registry.put_manifest(REPO, Some(name), media_type, text.clone());
         // Once first by tag and once first by digest, since whatever comes first is what is stored.
@@ -175,7 +183,7 @@ async fn every_kind_of_manifest_passes_byte_by_byte() {
 
 #[tokio::test]
 async fn every_kind_of_manifest_survives_a_restart_and_an_outage() {
-    let (registry, mut mirror) = start();
+    let (registry, mut mirror) = scene::start();
     for (name, media_type, text) in zoo() {
         registry.put_manifest(REPO, Some(name), media_type, text);
         let url = mirror.manifest_url(REPO, name);
@@ -199,7 +207,7 @@ async fn every_kind_of_manifest_survives_a_restart_and_an_outage() {
 /// that containerd takes the following GET for.
 #[tokio::test]
 async fn a_head_said_another_type_than_the_get_where_upstream_says_only_json() {
-    let (registry, mirror) = start();
+    let (registry, mirror) = scene::start();
     for (number, content_type) in [
         "application/json",
         "text/plain; charset=utf-8",
@@ -236,7 +244,7 @@ async fn a_head_said_another_type_than_the_get_where_upstream_says_only_json() {
 
 #[tokio::test]
 async fn json_of_no_known_kind_lost_the_type_upstream_gave_it() {
-    let (registry, mirror) = start();
+    let (registry, mirror) = scene::start();
     let text = r#"{"some": "thing"}"#;
     registry.put_manifest(REPO, Some("1"), "application/json; charset=utf-8", text);
     for method in METHODS {
@@ -254,7 +262,7 @@ async fn json_of_no_known_kind_lost_the_type_upstream_gave_it() {
 
 #[tokio::test]
 async fn parameters_of_a_media_type_are_left_out() {
-    let (registry, mirror) = start();
+    let (registry, mirror) = scene::start();
     let text = r#"{"schemaVersion":2,"manifests":[]}"#;
     registry.put_manifest(
         REPO,
@@ -272,7 +280,7 @@ async fn parameters_of_a_media_type_are_left_out() {
 /// Upstream that compresses without being asked: what is stored would not be what the digest is of.
 #[tokio::test]
 async fn an_encoded_manifest_is_not_taken_for_the_manifest() {
-    let (registry, mirror) = start();
+    let (registry, mirror) = scene::start();
     let text = r#"{"schemaVersion":2,"manifests":[]}"#;
     registry.put_manifest(REPO, Some("1"), OCI_INDEX, text);
     let encoded = Fault::Status(
@@ -294,7 +302,7 @@ async fn an_encoded_manifest_is_not_taken_for_the_manifest() {
 /// A blob is bytes: a chart, a database, a model, a page of HTML, nothing at all.
 #[tokio::test]
 async fn a_blob_may_be_anything() {
-    let (registry, mirror) = start();
+    let (registry, mirror) = scene::start();
     let zstd = b"\x28\xb5\x2f\xfd\x04\x00\x01\x00\x00\x99\xe9\xd8\x51".to_vec();
     let gzip = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00"
         .to_vec();

@@ -2,20 +2,16 @@
 
 use http::StatusCode;
 
-use crate::support::{FakeRegistry, Image, Mirror, MirrorConfig, client, digest_of, until};
+use crate::support::{FakeRegistry, Image, Mirror, MirrorConfig, client, digest_of, scene, until};
 
 const A: &str = "acme/private";
 const B: &str = "acme/public";
 
 /// A mirror that has stored a blob of `A`, and that blob.
 async fn stored_via_a() -> (FakeRegistry, Mirror, String) {
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start();
     let digest = registry.put_generated_blob(A, 1, 100_000);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
-    client::download(&mirror.blob_url(A, &digest), &[])
-        .await
-        .unwrap()
-        .assert_is(&digest);
+    mirror.pull_blob(A, &digest).await;
     registry.reset_counts();
     (registry, mirror, digest)
 }
@@ -25,10 +21,7 @@ async fn a_blob_that_two_repositories_have_is_transferred_once() {
     let (registry, mirror, digest) = stored_via_a().await;
     registry.put_generated_blob(B, 1, 100_000);
     for _ in 0..3 {
-        client::download(&mirror.blob_url(B, &digest), &[])
-            .await
-            .unwrap()
-            .assert_is(&digest);
+        mirror.pull_blob(B, &digest).await;
     }
     let counts = registry.counts();
     assert_eq!((counts.blob_heads, counts.requests()), (1, 1));
@@ -62,17 +55,13 @@ async fn an_outage_opens_no_door() {
         .unwrap();
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     // Its own repository is not concerned.
-    client::download(&mirror.blob_url(A, &digest), &[])
-        .await
-        .unwrap()
-        .assert_is(&digest);
+    mirror.pull_blob(A, &digest).await;
 }
 
 #[tokio::test]
 async fn a_running_transfer_is_not_joined_by_a_repository_without_the_blob() {
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start();
     let digest = registry.put_generated_blob(A, 1, 1_000_000);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     registry.set_rate(200_000);
     let url = mirror.blob_url(A, &digest);
     let owner = tokio::spawn(async move { client::download(&url, &[]).await.unwrap() });
@@ -90,14 +79,12 @@ async fn a_running_transfer_is_not_joined_by_a_repository_without_the_blob() {
 
 #[tokio::test]
 async fn a_manifest_vouches_for_its_blobs_without_upstream() {
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start_with(|config| config.tag_ttl("1h"));
     let image = Image::random(1, &[5000, 100]);
     registry.put_image(A, Some("1"), &image);
     registry.put_image(B, Some("1"), &image);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).tag_ttl("1h"));
     for blob in image.blobs() {
-        let url = mirror.blob_url(A, &blob);
-        client::download(&url, &[]).await.unwrap().assert_is(&blob);
+        mirror.pull_blob(A, &blob).await;
     }
     let manifest = client::get(&mirror.manifest_url(B, "1"), &[]).await;
     assert_eq!(manifest.unwrap().body, image.manifest);
@@ -107,8 +94,7 @@ async fn a_manifest_vouches_for_its_blobs_without_upstream() {
             registry.down();
         }
         for blob in image.blobs() {
-            let url = mirror.blob_url(B, &blob);
-            client::download(&url, &[]).await.unwrap().assert_is(&blob);
+            mirror.pull_blob(B, &blob).await;
         }
     }
     assert_eq!(registry.counts().requests(), 0);

@@ -6,12 +6,12 @@ use http::StatusCode;
 
 use crate::support::client::{Downloading, download};
 use crate::support::content::Content;
-use crate::support::disk::{Watch, blob_file, blobs, eventually, files};
-use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, Redirect, digest_of};
+use crate::support::disk::{Watch, blob_file, eventually, files};
+use crate::support::{
+    FakeRegistry, Fault, MIB, Mirror, MirrorConfig, On, REPO, Redirect, digest_of, plain, scene,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const MIB: u64 = 1024 * 1024;
-const REPO: &str = "acme/big";
 
 fn partials(mirror: &Mirror) -> Vec<std::path::PathBuf> {
     files(&mirror.store_path().join("partial"))
@@ -53,7 +53,7 @@ async fn a_mirror_killed_half_way_goes_on_where_it_was() {
         "{sent} bytes for a blob of {size}"
     );
     let store = mirror.store_path();
-    eventually(PATIENCE, "the commit", || blobs(&store).contains(&digest));
+    mirror.wait_until_stored(&[&digest]);
     assert!(partials(&mirror).is_empty());
     assert!(files(&store.join("ingest")).is_empty());
     registry.down();
@@ -70,10 +70,9 @@ async fn a_mirror_killed_half_way_goes_on_where_it_was() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_given_up_on_is_gone_on_with_when_it_is_back() {
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start();
     let size = 32 * MIB;
     let digest = registry.put_generated_blob(REPO, 1, size);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     registry.fault(On::blob().get(), Fault::CutAfter(20 * MIB));
     registry.fault(On::blob().get().forever(), Fault::status(500));
     let url = mirror.blob_url(REPO, &digest);
@@ -145,9 +144,7 @@ async fn a_crash_of_the_machine_leaves_nothing_to_go_on_with() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partial_longer_than_the_blob_is_thrown_away() {
-    let registry = FakeRegistry::start().await;
-    let digest = registry.put_generated_blob(REPO, 3, 3 * MIB);
-    let mut mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let (_registry, mut mirror, digest) = scene::cold_blob(3 * MIB, plain);
     mirror.kill9();
     let hex = digest.strip_prefix("sha256:").unwrap();
     let partial = mirror.store_path().join("partial/docker.io");
@@ -155,8 +152,7 @@ async fn a_partial_longer_than_the_blob_is_thrown_away() {
     let path = partial.join(format!("sha256-{hex}"));
     std::fs::write(&path, vec![1; 5 * MIB as usize]).unwrap();
     mirror.restart();
-    let url = mirror.blob_url(REPO, &digest);
-    download(&url, &[]).await.unwrap().assert_is(&digest);
+    mirror.pull_blob(REPO, &digest).await;
     assert!(!path.exists());
 }
 
@@ -166,8 +162,7 @@ async fn an_upstream_without_ranges_is_read_past_what_a_crash_left() {
     let (mut mirror, digest) = killed_half_way(&registry, 8 * MIB).await;
     registry.fault(On::blob().get().forever(), Fault::IgnoreRange);
     mirror.restart();
-    let url = mirror.blob_url(REPO, &digest);
-    download(&url, &[]).await.unwrap().assert_is(&digest);
+    mirror.pull_blob(REPO, &digest).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -183,16 +178,16 @@ async fn what_one_upstream_sent_is_not_taken_for_what_another_has() {
         .await
         .unwrap();
     assert!(torn.error.is_some());
-    let url = mirror.blob_url(&format!("other.example/{REPO}"), &digest);
-    download(&url, &[]).await.unwrap().assert_is(&digest);
+    mirror
+        .pull_blob(&format!("other.example/{REPO}"), &digest)
+        .await;
     let asked = second.requests();
     assert!(asked.iter().all(|request| request.range().is_none()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partials_count_against_the_limit_and_are_evicted() {
-    let registry = FakeRegistry::start().await;
-    let mut mirror = Mirror::start(MirrorConfig::for_upstream(&registry).max_size("40MiB"));
+    let (registry, mut mirror) = scene::start_with(|config| config.max_size("40MiB"));
     let watch = Watch::start(&mirror.store_path(), 40 * MIB);
     for seed in 0..8 {
         let digest = registry.put_generated_blob(REPO, seed, 16 * MIB);
@@ -210,21 +205,17 @@ async fn partials_count_against_the_limit_and_are_evicted() {
     let kept = partials(&mirror).len();
     assert!((1..=3).contains(&kept), "{kept} partials of 12 MiB in 40");
     let whole = registry.put_generated_blob(REPO, 100, 30 * MIB);
-    let url = mirror.blob_url(REPO, &whole);
-    download(&url, &[]).await.unwrap().assert_is(&whole);
+    mirror.pull_blob(REPO, &whole).await;
     let file = blob_file(&mirror.store_path(), &whole);
-    eventually(PATIENCE, "the commit", || file.exists());
+    eventually("the commit", || file.exists());
     assert!(watch.most() <= 40 * MIB);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_of_unknown_length_that_breaks_goes_on_too() {
-    let registry = FakeRegistry::start().await;
-    let digest = registry.put_generated_blob(REPO, 9, 6 * MIB);
+    let (registry, mirror, digest) = scene::cold_blob(6 * MIB, plain);
     registry.fault(On::blob().get(), Fault::CutChunked(4 * MIB));
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
-    let url = mirror.blob_url(REPO, &digest);
-    download(&url, &[]).await.unwrap().assert_is(&digest);
+    mirror.pull_blob(REPO, &digest).await;
     let sent = registry.counts().bytes_sent;
     assert!(sent <= 7 * MIB, "{sent} bytes for a blob of {}", 6 * MIB);
 }

@@ -1,18 +1,14 @@
 //! What is pinned must survive every eviction, and what is not must make room as before.
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::client::{self, download};
+use crate::support::client::download;
 use crate::support::disk::{Watch, blob_file, blobs, eventually, manifest_file};
-use crate::support::image::Index;
 use crate::support::mirror::Ran;
-use crate::support::{FakeRegistry, Image, Mirror, MirrorConfig};
+use crate::support::{FakeRegistry, Image, Index, MIB, Mirror, MirrorConfig, client};
 
-const PATIENCE: Duration = Duration::from_secs(20);
-const MIB: u64 = 1024 * 1024;
 const SIZE: usize = 1024 * 1024;
 
 fn config(registry: &FakeRegistry, max_size: &str) -> MirrorConfig {
@@ -21,21 +17,10 @@ fn config(registry: &FakeRegistry, max_size: &str) -> MirrorConfig {
         .max_size(max_size)
 }
 
-/// Pulls an image by a tag; every byte is checked.
-async fn pull(mirror: &Mirror, repo: &str, tag: &str, image: &Image) {
-    let answer = client::get(&mirror.manifest_url(repo, tag), &[])
-        .await
-        .unwrap();
-    assert_eq!(answer.status, 200, "{repo}:{tag}: {}", answer.text());
-    assert_eq!(answer.body, image.manifest);
-    pull_blobs(mirror, repo, image).await;
-}
-
-async fn pull_blobs(mirror: &Mirror, repo: &str, image: &Image) {
-    for digest in image.blobs() {
-        let url = mirror.blob_url(repo, &digest);
-        download(&url, &[]).await.unwrap().assert_is(&digest);
-    }
+fn start(max_size: &str) -> (FakeRegistry, Mirror) {
+    let registry = FakeRegistry::builder().start_now();
+    let mirror = Mirror::start(config(&registry, max_size));
+    (registry, mirror)
 }
 
 fn is_stored(store: &Path, image: &Image) -> bool {
@@ -47,12 +32,9 @@ fn is_stored(store: &Path, image: &Image) -> bool {
 
 /// Pulls that many mebibytes of what nobody has pinned, and waits until they are stored.
 async fn storm(registry: &FakeRegistry, mirror: &Mirror, seeds: std::ops::Range<u64>) {
-    let store = mirror.store_path();
     for seed in seeds {
         let digest = registry.put_generated_blob("x/storm", 10_000 + seed, MIB);
-        let url = mirror.blob_url("x/storm", &digest);
-        download(&url, &[]).await.unwrap().assert_is(&digest);
-        eventually(PATIENCE, "the commit", || blobs(&store).contains(&digest));
+        mirror.store_blob("x/storm", &digest).await;
     }
 }
 
@@ -67,8 +49,7 @@ fn assert_said(ran: &Ran, code: i32, words: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pinned_image_survives_a_storm_and_others_make_room() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(config(&registry, "20MiB"));
+    let (registry, mirror) = start("20MiB");
     let store = mirror.store_path();
     let watch = Watch::start(&store, 20 * MIB);
     let (kept, other) = (
@@ -78,8 +59,8 @@ async fn a_pinned_image_survives_a_storm_and_others_make_room() {
     registry.put_image("library/kept", Some("1"), &kept);
     registry.put_image("library/other", Some("1"), &other);
     for (repo, image) in [("library/kept", &kept), ("library/other", &other)] {
-        pull(&mirror, repo, "1", image).await;
-        eventually(PATIENCE, "the commits", || is_stored(&store, image));
+        mirror.pull(repo, "1", image).await;
+        eventually("the commits", || is_stored(&store, image));
     }
     // Docker's names: the default registry, and its library.
     let pinned = mirror.command(&["pin", "kept:1"]);
@@ -99,8 +80,8 @@ async fn a_pinned_image_survives_a_storm_and_others_make_room() {
 
     // By tag and by digest, from the store alone.
     registry.down();
-    pull(&mirror, "library/kept", "1", &kept).await;
-    pull(&mirror, "library/kept", &kept.digest, &kept).await;
+    mirror.pull("library/kept", "1", &kept).await;
+    mirror.pull("library/kept", &kept.digest, &kept).await;
     registry.up();
     let most = watch.most();
     assert!(most <= 20 * MIB, "{most} bytes on disk");
@@ -133,13 +114,12 @@ async fn a_pinned_image_survives_a_storm_and_others_make_room() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pins_survive_a_kill_and_count_from_the_first_eviction_on() {
-    let registry = FakeRegistry::start().await;
-    let mut mirror = Mirror::start(config(&registry, "20MiB"));
+    let (registry, mut mirror) = start("20MiB");
     let store = mirror.store_path();
     let image = Image::random(1, &[4 * SIZE, SIZE]);
     registry.put_image("a/b", Some("1"), &image);
-    pull(&mirror, "a/b", "1", &image).await;
-    eventually(PATIENCE, "the commits", || is_stored(&store, &image));
+    mirror.pull("a/b", "1", &image).await;
+    eventually("the commits", || is_stored(&store, &image));
     let by_digest = format!("a/b@{}", image.digest);
     assert_said(&mirror.command(&["pin", &by_digest]), 0, &["pinned"]);
     storm(&registry, &mirror, 0..8).await;
@@ -147,10 +127,10 @@ async fn pins_survive_a_kill_and_count_from_the_first_eviction_on() {
     // Smaller than what is stored: the scan at the start evicts, and must know what it may not.
     mirror.reconfigure(config(&registry, "8MiB"));
     mirror.restart();
-    eventually(PATIENCE, "the shrinking", || mirror.du() <= 8 * MIB);
+    eventually("the shrinking", || mirror.du() <= 8 * MIB);
     storm(&registry, &mirror, 8..20).await;
     registry.down();
-    pull(&mirror, "a/b", &image.digest, &image).await;
+    mirror.pull("a/b", &image.digest, &image).await;
     assert!(mirror.du() <= 8 * MIB);
     assert_said(&mirror.command(&["pin"]), 0, &[&by_digest, "5 MiB stored"]);
 }
@@ -166,21 +146,19 @@ async fn a_pin_follows_its_tag() {
     let early = mirror.command(&["pin", "a/b:1"]);
     assert_said(&early, 0, &["pinned docker.io/a/b:1", "not stored yet"]);
     registry.put_image("a/b", Some("1"), &old);
-    pull(&mirror, "a/b", "1", &old).await;
-    eventually(PATIENCE, "the commits", || is_stored(&store, &old));
+    mirror.pull("a/b", "1", &old).await;
+    eventually("the commits", || is_stored(&store, &old));
     storm(&registry, &mirror, 0..30).await;
     assert!(is_stored(&store, &old));
 
     registry.put_image("a/b", Some("1"), &new);
     // A HEAD alone learns that it moved: what there is of it stays until there is something else.
-    client::head(&mirror.manifest_url("a/b", "1"), &[])
-        .await
-        .unwrap();
+    mirror.head("a/b", "1").await;
     storm(&registry, &mirror, 30..60).await;
     assert!(is_stored(&store, &old), "the new one was never fetched");
 
-    pull(&mirror, "a/b", "1", &new).await;
-    eventually(PATIENCE, "the commits", || is_stored(&store, &new));
+    mirror.pull("a/b", "1", &new).await;
+    eventually("the commits", || is_stored(&store, &new));
     storm(&registry, &mirror, 60..90).await;
     assert!(is_stored(&store, &new));
     assert!(!is_stored(&store, &old), "nobody has pinned the old one");
@@ -191,13 +169,12 @@ async fn a_pin_follows_its_tag() {
     assert_eq!(answer.unwrap().status, 404);
     storm(&registry, &mirror, 90..120).await;
     registry.down();
-    pull(&mirror, "a/b", &new.digest, &new).await;
+    mirror.pull("a/b", &new.digest, &new).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_platforms_of_an_index_are_kept_as_they_arrive() {
-    let registry = FakeRegistry::start().await;
-    let mut mirror = Mirror::start(config(&registry, "20MiB"));
+    let (registry, mut mirror) = start("20MiB");
     let store = mirror.store_path();
     let (amd, arm) = (Image::random(1, &[3 * SIZE]), Image::random(2, &[3 * SIZE]));
     let index = Index::of(&[amd.clone(), arm.clone()]);
@@ -207,27 +184,26 @@ async fn the_platforms_of_an_index_are_kept_as_they_arrive() {
         assert_eq!(answer.unwrap().body, index.bytes);
     };
     fetch_index(&mirror).await;
-    pull(&mirror, "a/b", &amd.digest, &amd).await;
-    eventually(PATIENCE, "the commits", || is_stored(&store, &amd));
+    mirror.pull("a/b", &amd.digest, &amd).await;
+    eventually("the commits", || is_stored(&store, &amd));
     assert_said(&mirror.command(&["pin", "a/b:1"]), 0, &["3 MiB stored"]);
     storm(&registry, &mirror, 0..30).await;
     assert!(is_stored(&store, &amd));
     mirror.restart();
-    pull(&mirror, "a/b", &arm.digest, &arm).await;
-    eventually(PATIENCE, "the commits", || is_stored(&store, &arm));
+    mirror.pull("a/b", &arm.digest, &arm).await;
+    eventually("the commits", || is_stored(&store, &arm));
     storm(&registry, &mirror, 30..60).await;
     registry.down();
     fetch_index(&mirror).await;
     for image in [&amd, &arm] {
-        pull(&mirror, "a/b", &image.digest, image).await;
+        mirror.pull("a/b", &image.digest, image).await;
     }
     assert_said(&mirror.command(&["pin"]), 0, &["6 MiB stored"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_of_two_pinned_images_is_kept_for_the_one_that_is_left() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(config(&registry, "20MiB"));
+    let (registry, mirror) = start("20MiB");
     let store = mirror.store_path();
     let first = Image::random(1, &[3 * SIZE]);
     let shared = first.layers[0].clone();
@@ -235,8 +211,8 @@ async fn a_blob_of_two_pinned_images_is_kept_for_the_one_that_is_left() {
     let second = Image::of_layers("amd64", vec![shared, more], &["/bin/sh"]);
     for (tag, image) in [("1", &first), ("2", &second)] {
         registry.put_image("a/b", Some(tag), image);
-        pull(&mirror, "a/b", tag, image).await;
-        eventually(PATIENCE, "the commits", || is_stored(&store, image));
+        mirror.pull("a/b", tag, image).await;
+        eventually("the commits", || is_stored(&store, image));
         assert_said(
             &mirror.command(&["pin", &format!("a/b:{tag}")]),
             0,
@@ -246,26 +222,25 @@ async fn a_blob_of_two_pinned_images_is_kept_for_the_one_that_is_left() {
     assert_said(&mirror.command(&["unpin", "a/b:1"]), 0, &["unpinned"]);
     storm(&registry, &mirror, 0..30).await;
     registry.down();
-    pull(&mirror, "a/b", "2", &second).await;
+    mirror.pull("a/b", "2", &second).await;
     assert!(!is_stored(&store, &first));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_than_fits_can_be_pinned_is_told_and_passes_through() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(config(&registry, "8MiB"));
+    let (registry, mirror) = start("8MiB");
     let watch = Watch::start(&mirror.store_path(), 8 * MIB);
     let (first, second) = (Image::random(1, &[5 * SIZE]), Image::random(2, &[5 * SIZE]));
     for (tag, image) in [("1", &first), ("2", &second)] {
         registry.put_image("a/b", Some(tag), image);
     }
-    pull(&mirror, "a/b", "1", &first).await;
+    mirror.pull("a/b", "1", &first).await;
     let store = mirror.store_path();
-    eventually(PATIENCE, "the commits", || is_stored(&store, &first));
+    eventually("the commits", || is_stored(&store, &first));
     let fits = mirror.command(&["pin", "a/b:1"]);
     assert_said(&fits, 0, &["5 MiB stored"]);
     assert_eq!(fits.err, "");
-    pull(&mirror, "a/b", "2", &second).await;
+    mirror.pull("a/b", "2", &second).await;
     // The second pushes the first one out, or finds no room, depending on which was pinned.
     let crowded = mirror.command(&["pin", "a/b:2"]);
     assert_said(
@@ -274,8 +249,8 @@ async fn more_than_fits_can_be_pinned_is_told_and_passes_through() {
         &["pinned docker.io/a/b:2", "8 MiB", "raise max_size"],
     );
     for _ in 0..2 {
-        pull(&mirror, "a/b", "2", &second).await;
-        pull(&mirror, "a/b", "1", &first).await;
+        mirror.pull("a/b", "2", &second).await;
+        mirror.pull("a/b", "1", &first).await;
     }
     let layer = &second.blobs()[1];
     let answer = download(&mirror.blob_url("a/b", layer), &[]).await.unwrap();
@@ -286,13 +261,12 @@ async fn more_than_fits_can_be_pinned_is_told_and_passes_through() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pins_can_be_changed_while_the_mirror_is_stopped() {
-    let registry = FakeRegistry::start().await;
-    let mut mirror = Mirror::start(config(&registry, "20MiB"));
+    let (registry, mut mirror) = start("20MiB");
     let store = mirror.store_path();
     let image = Image::random(1, &[4 * SIZE]);
     registry.put_image("library/kept", Some("latest"), &image);
-    pull(&mirror, "library/kept", "latest", &image).await;
-    eventually(PATIENCE, "the commits", || is_stored(&store, &image));
+    mirror.pull("library/kept", "latest", &image).await;
+    eventually("the commits", || is_stored(&store, &image));
     mirror.kill9();
     let run = |arguments: &[&str]| mirror.command_without_admin(arguments);
     assert_said(&run(&["pin"]), 0, &["nothing is pinned"]);
@@ -310,19 +284,18 @@ async fn pins_can_be_changed_while_the_mirror_is_stopped() {
     mirror.restart();
     storm(&registry, &mirror, 0..30).await;
     registry.down();
-    pull(&mirror, "library/kept", "latest", &image).await;
+    mirror.pull("library/kept", "latest", &image).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_manifest_lets_nothing_go_that_it_named() {
-    let registry = FakeRegistry::start().await;
-    let mut mirror = Mirror::start(config(&registry, "20MiB"));
+    let (registry, mut mirror) = start("20MiB");
     let store = mirror.store_path();
     let (image, other) = (Image::random(1, &[4 * SIZE]), Image::random(2, &[SIZE]));
     registry.put_image("a/b", Some("1"), &image);
     registry.put_image("a/b", Some("2"), &other);
-    pull(&mirror, "a/b", "1", &image).await;
-    eventually(PATIENCE, "the commits", || is_stored(&store, &image));
+    mirror.pull("a/b", "1", &image).await;
+    eventually("the commits", || is_stored(&store, &image));
     assert_said(&mirror.command(&["pin", "a/b:1"]), 0, &["pinned"]);
     let file = manifest_file(&store, "a/b", &image.digest);
     std::fs::write(&file, "{}\ndamaged").unwrap();
@@ -332,20 +305,19 @@ async fn a_damaged_manifest_lets_nothing_go_that_it_named() {
         &["1 damaged and dropped"],
     );
     // Another record of that repository has its pins traced anew.
-    pull(&mirror, "a/b", "2", &other).await;
+    mirror.pull("a/b", "2", &other).await;
     storm(&registry, &mirror, 0..30).await;
     assert!(is_stored(&store, &image));
     mirror.command(&["pin"]);
-    pull(&mirror, "a/b", "1", &image).await;
+    mirror.pull("a/b", "1", &image).await;
     mirror.restart();
     registry.down();
-    pull(&mirror, "a/b", "1", &image).await;
+    mirror.pull("a/b", "1", &image).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_that_are_none_are_refused_with_64_or_by_the_mirror() {
-    let registry = FakeRegistry::start().await;
-    let mut mirror = Mirror::start(config(&registry, "20MiB"));
+    let (_registry, mut mirror) = start("20MiB");
     for wrong in ["", "UPPER", "a b", "https://quay.io/a/b", "a@sha256:12"] {
         for command in ["pin", "unpin"] {
             let ran = mirror.command(&[command, wrong]);

@@ -8,13 +8,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::support::client::{self, download};
+use crate::support::client::download;
 use crate::support::disk::blobs;
 use crate::support::loopback::any_port;
 use crate::support::tls::{Certificate, Front};
-use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On};
-
-const MIB: u64 = 1024 * 1024;
+use crate::support::{
+    FakeRegistry, Fault, Image, MIB, Mirror, MirrorConfig, On, REPO, TAG, client, plain, scene,
+};
 
 /// An HTTP proxy that remembers the heads of the requests it was sent.
 struct Proxy {
@@ -79,28 +79,10 @@ async fn pass(mut client: TcpStream, seen: Arc<Mutex<Vec<String>>>) -> Option<()
     client.shutdown().await.ok()
 }
 
-async fn pull(mirror: &Mirror, image: &Image) {
-    let answer = client::get(&mirror.manifest_url("a/b", "1"), &[])
-        .await
-        .unwrap();
-    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
-    assert_eq!(answer.body, image.manifest);
-    for digest in image.blobs() {
-        let url = mirror.blob_url("a/b", &digest);
-        download(&url, &[]).await.unwrap().assert_is(&digest);
-    }
-}
-
-async fn with_image() -> (FakeRegistry, Image) {
-    let registry = FakeRegistry::start().await;
-    let image = Image::random(1, &[200_000]);
-    registry.put_image("a/b", Some("1"), &image);
-    (registry, image)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plain_upstream_is_asked_through_the_proxy() {
-    let (registry, image) = with_image().await;
+    let image = Image::random(1, &[200_000]);
+    let registry = scene::registry_with(FakeRegistry::builder(), &image);
     for by_key in [false, true] {
         let proxy = Proxy::start().await;
         let config = MirrorConfig::for_upstream(&registry);
@@ -109,17 +91,18 @@ async fn a_plain_upstream_is_asked_through_the_proxy() {
         } else {
             config.environment("HTTP_PROXY", &proxy.url)
         };
-        pull(&Mirror::start(config), &image).await;
+        Mirror::start(config).pull(REPO, TAG, &image).await;
         let lines = proxy.lines();
         assert_eq!(lines.len(), 3, "{lines:?}");
-        let expected = format!("GET {}/v2/a/b/manifests/1 HTTP/1.1", registry.url());
+        let expected = format!("GET {}/v2/{REPO}/manifests/{TAG} HTTP/1.1", registry.url());
         assert_eq!(lines[0], expected);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_https_upstream_is_reached_through_a_tunnel() {
-    let (registry, image) = with_image().await;
+    let image = Image::random(1, &[200_000]);
+    let registry = scene::registry_with(FakeRegistry::builder(), &image);
     let certificate = Certificate::new();
     let front = Front::start(&certificate, registry.authority()).await;
     let ca_file = format!("ca_file = \"{}\"", certificate.certificate().display());
@@ -131,7 +114,7 @@ async fn an_https_upstream_is_reached_through_a_tunnel() {
         } else {
             config.clone().environment("HTTPS_PROXY", &proxy.url)
         };
-        pull(&Mirror::start(config), &image).await;
+        Mirror::start(config).pull(REPO, TAG, &image).await;
         let lines = proxy.lines();
         let tunnel = format!("CONNECT {} HTTP/1.1", front.address);
         assert!(
@@ -140,19 +123,18 @@ async fn an_https_upstream_is_reached_through_a_tunnel() {
         );
     }
     // The same without a proxy, and refused without the certificate.
-    pull(&Mirror::start(config), &image).await;
+    Mirror::start(config).pull(REPO, TAG, &image).await;
     let distrusting = MirrorConfig::for_url(&format!("https://{}", front.address));
     let mirror = Mirror::start(distrusting);
-    let answer = client::get(&mirror.manifest_url("a/b", "1"), &[])
-        .await
-        .unwrap();
+    let answer = mirror.manifest(REPO, TAG).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(answer.text().contains("certificate"), "{}", answer.text());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_gets_the_credentials_in_its_url_and_upstream_does_not() {
-    let (registry, image) = with_image().await;
+    let image = Image::random(1, &[200_000]);
+    let registry = scene::registry_with(FakeRegistry::builder(), &image);
     let certificate = Certificate::new();
     let front = Front::start(&certificate, registry.authority()).await;
     let proxy = Proxy::start().await;
@@ -166,7 +148,7 @@ async fn a_proxy_gets_the_credentials_in_its_url_and_upstream_does_not() {
             .environment("HTTPS_PROXY", &url)
             .environment("HTTP_PROXY", &url);
         let mirror = Mirror::start(config);
-        pull(&mirror, &image).await;
+        mirror.pull(REPO, TAG, &image).await;
         assert!(!mirror.output().contains("user:pass"));
     }
     let seen = proxy.seen();
@@ -188,7 +170,8 @@ async fn a_proxy_gets_the_credentials_in_its_url_and_upstream_does_not() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_proxy_and_none_go_straight_to_the_upstream() {
-    let (registry, image) = with_image().await;
+    let image = Image::random(1, &[200_000]);
+    let registry = scene::registry_with(FakeRegistry::builder(), &image);
     let proxy = Proxy::start().await;
     let config = || {
         MirrorConfig::for_upstream(&registry)
@@ -203,11 +186,11 @@ async fn no_proxy_and_none_go_straight_to_the_upstream() {
         config().environment("no_proxy", "*"),
         config().toml("proxy = \"none\""),
     ] {
-        pull(&Mirror::start(config), &image).await;
+        Mirror::start(config).pull(REPO, TAG, &image).await;
         assert_eq!(proxy.lines(), Vec::<String>::new());
     }
     let elsewhere = config().environment("NO_PROXY", "example.com,10.0.0.0/8");
-    pull(&Mirror::start(elsewhere), &image).await;
+    Mirror::start(elsewhere).pull(REPO, TAG, &image).await;
     assert_eq!(proxy.lines().len(), 3);
 }
 
@@ -219,9 +202,7 @@ async fn a_proxy_that_says_nothing_costs_no_more_than_header_timeout() {
         .toml(&format!("proxy = \"{url}\"\nheader_timeout = \"1s\""));
     let mirror = Mirror::start(config);
     let started = Instant::now();
-    let answer = client::get(&mirror.manifest_url("a/b", "1"), &[])
-        .await
-        .unwrap();
+    let answer = mirror.manifest(REPO, TAG).await;
     assert_eq!(
         answer.status,
         StatusCode::GATEWAY_TIMEOUT,
@@ -234,14 +215,14 @@ async fn a_proxy_that_says_nothing_costs_no_more_than_header_timeout() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_that_never_answers_is_given_up_in_time() {
     let registry = FakeRegistry::start().await;
-    let digest = registry.put_generated_blob("a/b", 1, MIB);
+    let digest = registry.put_generated_blob(REPO, 1, MIB);
     registry.fault(On::any().forever(), Fault::Hang);
     let config = MirrorConfig::for_upstream(&registry).toml("header_timeout = \"1s\"");
     let mirror = Mirror::start(config);
     let urls = [
-        mirror.manifest_url("a/b", "1"),
-        mirror.manifest_url("a/b", &digest),
-        mirror.blob_url("a/b", &digest),
+        mirror.manifest_url(REPO, TAG),
+        mirror.manifest_url(REPO, &digest),
+        mirror.blob_url(REPO, &digest),
     ];
     let started = Instant::now();
     let asked = urls.iter().flat_map(|url| {
@@ -269,14 +250,15 @@ async fn a_body_that_stalls_is_aborted_and_not_ended() {
             Fault::Stall(MIB / 2, Duration::from_secs(60)),
         ),
     ] {
-        let digest = registry.put_generated_blob("a/b", size, size);
+        let digest = registry.put_generated_blob(REPO, size, size);
         let stalled = registry.fault(On::blob().get().forever(), framing);
-        let config = MirrorConfig::for_upstream(&registry)
-            .toml("idle_timeout = \"1s\"")
-            .max_size(max_size);
-        let mirror = Mirror::start(config);
+        let mirror = Mirror::start(
+            MirrorConfig::for_upstream(&registry)
+                .toml("idle_timeout = \"1s\"")
+                .max_size(max_size),
+        );
         let started = Instant::now();
-        let answer = download(&mirror.blob_url("a/b", &digest), &[])
+        let answer = download(&mirror.blob_url(REPO, &digest), &[])
             .await
             .unwrap();
         let took = started.elapsed();
@@ -292,20 +274,18 @@ async fn a_body_that_stalls_is_aborted_and_not_ended() {
         assert!(registry.struck(stalled) > 0);
         assert!(!blobs(&mirror.store_path()).contains(&digest));
         registry.clear_faults();
-        let again = download(&mirror.blob_url("a/b", &digest), &[]).await;
+        let again = download(&mirror.blob_url(REPO, &digest), &[]).await;
         again.unwrap().assert_is(&digest);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_port_is_told_at_once() {
-    let registry = FakeRegistry::start().await;
-    let digest = registry.put_generated_blob("a/b", 1, MIB);
+    let (registry, mirror, digest) = scene::cold_blob(MIB, plain);
     registry.down();
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     for url in [
-        mirror.manifest_url("a/b", "1"),
-        mirror.blob_url("a/b", &digest),
+        mirror.manifest_url(REPO, TAG),
+        mirror.blob_url(REPO, &digest),
     ] {
         let started = Instant::now();
         let answer = client::get(&url, &[]).await.unwrap();
@@ -315,6 +295,5 @@ async fn a_dead_port_is_told_at_once() {
         assert!(started.elapsed() < Duration::from_secs(3));
     }
     registry.up();
-    let url = mirror.blob_url("a/b", &digest);
-    download(&url, &[]).await.unwrap().assert_is(&digest);
+    mirror.pull_blob(REPO, &digest).await;
 }

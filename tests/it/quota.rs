@@ -4,31 +4,15 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use crate::support::{Client, FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, client, until};
+use crate::support::{
+    Client, FakeRegistry, Fault, Mirror, MirrorConfig, On, REPO, client, image, scene, until,
+};
 
-const REPO: &str = "acme/app";
 const STALE: &str = "pierglass; hit; detail=stale";
 const LIMITS: &str = "pierglass_upstream_rate_limits_total";
 
-fn image(seed: u64) -> Image {
-    Image::random(seed, &[1000])
-}
-
-fn hasty(registry: &FakeRegistry) -> MirrorConfig {
-    MirrorConfig::for_upstream(registry)
-        .toml("stale_after = \"20s\"")
-        .tag_ttl("0s")
-        .negative_ttl("0s")
-}
-
-async fn get(mirror: &Mirror, reference: &str) -> client::Response {
-    let url = mirror.manifest_url(REPO, reference);
-    client::get(&url, &[]).await.unwrap()
-}
-
-async fn head(mirror: &Mirror, reference: &str) -> client::Response {
-    let url = mirror.manifest_url(REPO, reference);
-    client::head(&url, &[]).await.unwrap()
+fn config(registry: &FakeRegistry) -> MirrorConfig {
+    MirrorConfig::for_upstream(registry).patient()
 }
 
 /// A 429 in Docker Hub's words of one kind or the other.
@@ -59,8 +43,8 @@ async fn a_spent_quota_holds_manifests_alone() {
     registry.put_image(REPO, Some("1.0"), &image(1));
     registry.put_image(REPO, Some("2.0"), &image(2));
     registry.set_rate_limit(100, 0);
-    let mirror = Mirror::start(hasty(&registry));
-    let answer = get(&mirror, "1.0").await;
+    let mirror = Mirror::start(config(&registry));
+    let answer = mirror.manifest(REPO, "1.0").await;
     assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(answer.json()["errors"][0]["code"], "TOOMANYREQUESTS");
     assert!(answer.text().contains("pull quota"), "{}", answer.text());
@@ -75,29 +59,27 @@ async fn a_spent_quota_holds_manifests_alone() {
     // It said so: it is not asked for another.
     registry.reset_counts();
     assert_eq!(
-        get(&mirror, "2.0").await.status,
+        mirror.manifest(REPO, "2.0").await.status,
         StatusCode::TOO_MANY_REQUESTS
     );
     assert_eq!(registry.counts().manifest_gets, 0);
     // Blobs and HEADs are free.
     let blob = client::get(&mirror.blob_url(REPO, &image(1).blobs()[0]), &[]).await;
     assert_eq!(blob.unwrap().status, StatusCode::OK);
-    assert_eq!(head(&mirror, "2.0").await.status, StatusCode::OK);
+    assert_eq!(mirror.head(REPO, "2.0").await.status, StatusCode::OK);
     // A HEAD tells that there is something again, however long the hold was to last.
     registry.set_rate_limit(100, 50);
-    assert_eq!(head(&mirror, "1.0").await.status, StatusCode::OK);
-    assert_eq!(get(&mirror, "1.0").await.status, StatusCode::OK);
+    assert_eq!(mirror.head(REPO, "1.0").await.status, StatusCode::OK);
+    assert_eq!(mirror.manifest(REPO, "1.0").await.status, StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn abuse_holds_everything() {
-    let registry = FakeRegistry::start().await;
-    registry.put_image(REPO, Some("1.0"), &image(1));
-    let mirror = Mirror::start(hasty(&registry));
-    assert_eq!(get(&mirror, "1.0").await.status, StatusCode::OK);
+    let (registry, mirror, _) = scene::cold_image(|config| config.patient());
+    assert_eq!(mirror.manifest(REPO, "1.0").await.status, StatusCode::OK);
     let fault = registry.fault(On::any(), limited(false, Some("60")));
     assert_eq!(
-        get(&mirror, "1.0").await.header("cache-status"),
+        mirror.manifest(REPO, "1.0").await.header("cache-status"),
         Some(STALE)
     );
     assert_eq!(registry.struck(fault), 1);
@@ -111,13 +93,13 @@ async fn abuse_holds_everything() {
     registry.reset_counts();
     // Stored: served. Not stored: refused, with what is left of the minute.
     assert_eq!(
-        get(&mirror, "1.0").await.header("cache-status"),
+        mirror.manifest(REPO, "1.0").await.header("cache-status"),
         Some(STALE)
     );
     let url = mirror.blob_url(REPO, &image(1).blobs()[0]);
     for answer in [
-        get(&mirror, "2.0").await,
-        head(&mirror, "2.0").await,
+        mirror.manifest(REPO, "2.0").await,
+        mirror.head(REPO, "2.0").await,
         client::get(&url, &[]).await.unwrap(),
     ] {
         assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
@@ -148,12 +130,12 @@ async fn a_short_limit_is_waited_for_instead_of_passed_on() {
     ] {
         let registry = FakeRegistry::start().await;
         registry.put_image(REPO, Some("1.0"), &image(1));
-        let mirror = Mirror::start(hasty(&registry));
+        let mirror = Mirror::start(config(&registry));
         let date = date();
         let said = told.as_deref().map(|told| told.replace("date", &date));
         let fault = registry.fault(On::any(), limited(quota, said.as_deref()));
         let started = Instant::now();
-        let answer = get(&mirror, "1.0").await;
+        let answer = mirror.manifest(REPO, "1.0").await;
         assert_eq!(answer.status, StatusCode::OK, "{told:?}: {}", answer.text());
         assert_eq!(registry.struck(fault), 1);
         assert_eq!(registry.counts().manifest_gets, 2);
@@ -169,12 +151,12 @@ async fn a_long_limit_is_passed_on_with_what_is_left_of_it() {
     let registry = FakeRegistry::start().await;
     registry.put_image(REPO, Some("1.0"), &image(1));
     registry.fault(On::any(), limited(false, Some("17")));
-    let mirror = Mirror::start(hasty(&registry));
-    let first = get(&mirror, "1.0").await;
+    let mirror = Mirror::start(config(&registry));
+    let first = mirror.manifest(REPO, "1.0").await;
     assert_eq!(first.status, StatusCode::TOO_MANY_REQUESTS);
     assert!((16..=17).contains(&retry_after(&first)));
     until("less is left", async || {
-        let answer = get(&mirror, "1.0").await;
+        let answer = mirror.manifest(REPO, "1.0").await;
         assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
         retry_after(&answer) < retry_after(&first)
     })
@@ -187,11 +169,11 @@ async fn a_stored_tag_does_not_wait_for_a_limit_to_end() {
     for quota in [true, false] {
         let registry = FakeRegistry::start().await;
         registry.put_image(REPO, Some("1.0"), &image(1));
-        let mirror = Mirror::start(hasty(&registry));
-        get(&mirror, "1.0").await;
+        let mirror = Mirror::start(config(&registry));
+        mirror.manifest(REPO, "1.0").await;
         registry.fault(On::manifest().forever(), limited(quota, Some("3")));
         let started = Instant::now();
-        let answer = get(&mirror, "1.0").await;
+        let answer = mirror.manifest(REPO, "1.0").await;
         assert_eq!(answer.header("cache-status"), Some(STALE));
         // stale_after is twenty seconds: it was the refusal that decided.
         assert!(started.elapsed() < Duration::from_secs(3));
@@ -204,11 +186,11 @@ async fn the_blob_hosts_limit_is_not_the_registrys() {
     registry.put_image(REPO, Some("1.0"), &image(1));
     let blobs = image(1).blobs();
     registry.fault(On::blob(), limited(false, Some("60")));
-    let mirror = Mirror::start(hasty(&registry));
+    let mirror = Mirror::start(config(&registry));
     let url = mirror.blob_url(REPO, &blobs[0]);
     let answer = client::get(&url, &[]).await.unwrap();
     assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
-    assert_eq!(get(&mirror, "1.0").await.status, StatusCode::OK);
+    assert_eq!(mirror.manifest(REPO, "1.0").await.status, StatusCode::OK);
     let answer = client::get(&url, &[]).await.unwrap();
     assert_eq!(answer.status, StatusCode::OK);
 }
@@ -272,7 +254,7 @@ async fn pull_a_thousand_times(moving: bool) {
         assert!(stale > Some(0.0), "what is old is called so");
         // An image nobody has pulled yet is what the rest was kept for.
         registry.put_image(REPO, Some("new"), &image(7));
-        assert_eq!(get(&mirror, "new").await.status, StatusCode::OK);
+        assert_eq!(mirror.manifest(REPO, "new").await.status, StatusCode::OK);
     } else {
         assert_eq!(pulled, 5, "each image once");
     }
@@ -292,12 +274,15 @@ async fn a_thousand_pulls_of_five_images_that_move_do_not_spend_ten() {
 async fn a_stored_image_costs_no_quota() {
     let registry = FakeRegistry::docker_hub().start().await;
     registry.put_image(REPO, Some("1.0"), &image(1));
-    let mirror = Mirror::start(hasty(&registry));
+    let mirror = Mirror::start(config(&registry));
     let pull = async || {
-        assert_eq!(head(&mirror, "1.0").await.status, StatusCode::OK);
+        assert_eq!(mirror.head(REPO, "1.0").await.status, StatusCode::OK);
         let image = image(1);
-        assert_eq!(get(&mirror, &image.digest).await.status, StatusCode::OK);
-        assert_eq!(get(&mirror, "1.0").await.status, StatusCode::OK);
+        assert_eq!(
+            mirror.manifest(REPO, &image.digest).await.status,
+            StatusCode::OK
+        );
+        assert_eq!(mirror.manifest(REPO, "1.0").await.status, StatusCode::OK);
         for blob in image.blobs() {
             let got = client::download(&mirror.blob_url(REPO, &blob), &[]).await;
             got.unwrap().assert_is(&blob);
@@ -327,12 +312,15 @@ async fn a_stored_image_costs_no_quota() {
 async fn a_moved_tag_waits_for_the_quota_and_then_moves() {
     let registry = FakeRegistry::docker_hub().start().await;
     registry.put_image(REPO, Some("1.0"), &image(1));
-    let mirror = Mirror::start(hasty(&registry));
-    get(&mirror, "1.0").await;
+    let mirror = Mirror::start(config(&registry));
+    mirror.manifest(REPO, "1.0").await;
     registry.set_rate_limit(100, 20);
     registry.put_image(REPO, Some("1.0"), &image(2));
     for _ in 0..3 {
-        for answer in [head(&mirror, "1.0").await, get(&mirror, "1.0").await] {
+        for answer in [
+            mirror.head(REPO, "1.0").await,
+            mirror.manifest(REPO, "1.0").await,
+        ] {
             assert_eq!(answer.header("cache-status"), Some(STALE));
             assert_eq!(
                 answer.header("docker-content-digest"),
@@ -342,7 +330,7 @@ async fn a_moved_tag_waits_for_the_quota_and_then_moves() {
     }
     assert_eq!(registry.quota_left(), Some(20));
     registry.set_rate_limit(100, 90);
-    let answer = get(&mirror, "1.0").await;
+    let answer = mirror.manifest(REPO, "1.0").await;
     assert_eq!(
         answer.header("docker-content-digest"),
         Some(&*image(2).digest)
@@ -354,10 +342,10 @@ async fn without_a_reserve_a_moved_tag_is_fetched_to_the_last_pull() {
     let registry = FakeRegistry::docker_hub().start().await;
     registry.put_image(REPO, Some("1.0"), &image(1));
     registry.set_rate_limit(100, 2);
-    let mirror = Mirror::start(hasty(&registry).toml("quota_reserve = \"0%\""));
-    get(&mirror, "1.0").await;
+    let mirror = Mirror::start(config(&registry).toml("quota_reserve = \"0%\""));
+    mirror.manifest(REPO, "1.0").await;
     registry.put_image(REPO, Some("1.0"), &image(2));
-    let answer = get(&mirror, "1.0").await;
+    let answer = mirror.manifest(REPO, "1.0").await;
     assert_eq!(
         answer.header("docker-content-digest"),
         Some(&*image(2).digest)
@@ -365,7 +353,7 @@ async fn without_a_reserve_a_moved_tag_is_fetched_to_the_last_pull() {
     assert_eq!(registry.quota_left(), Some(0));
     // Spent. What is stored is served, and says so.
     registry.put_image(REPO, Some("1.0"), &image(3));
-    let answer = get(&mirror, "1.0").await;
+    let answer = mirror.manifest(REPO, "1.0").await;
     assert_eq!(answer.header("cache-status"), Some(STALE));
     assert_eq!(
         answer.header("docker-content-digest"),

@@ -13,12 +13,13 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
 
-use crate::support::client::{Client, Response};
+use crate::support::client::Response;
 use crate::support::content::Content;
 use crate::support::multipart::{content_range, parts};
-use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, digest_of, until};
+use crate::support::{
+    Client, FakeRegistry, Fault, Mirror, MirrorConfig, On, REPO, digest_of, until,
+};
 
-const REPO: &str = "acme/app";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where the mirror has the blob when it is asked.

@@ -4,25 +4,24 @@ use http::StatusCode;
 
 use crate::support::content::Content;
 use crate::support::image::OCI_MANIFEST;
-use crate::support::{Client, FakeRegistry, Image, Mirror, MirrorConfig, client, digest_of, until};
+use crate::support::{
+    Client, FakeRegistry, Image, Mirror, REPO, client, digest_of, plain, scene, until,
+};
 
-const REPO: &str = "acme/app";
 const SIZE: u64 = 300_000;
 
 fn part(from: u64, to: u64) -> Vec<u8> {
     Content::generated(1, SIZE).read(from, usize::try_from(to - from).unwrap())
 }
 
-async fn cold() -> (FakeRegistry, Mirror, String) {
-    let registry = FakeRegistry::start().await;
-    let digest = registry.put_generated_blob(REPO, 1, SIZE);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+fn cold() -> (FakeRegistry, Mirror, String) {
+    let (registry, mirror, digest) = scene::cold_blob(SIZE, plain);
     let url = mirror.blob_url(REPO, &digest);
     (registry, mirror, url)
 }
 
 async fn stored() -> (FakeRegistry, Mirror, String) {
-    let (registry, mirror, url) = cold().await;
+    let (registry, mirror, url) = cold();
     client::get(&url, &[]).await.unwrap();
     until("stored", async || {
         let head = client::head(&url, &[]).await.unwrap();
@@ -156,7 +155,7 @@ async fn a_head_ignores_ranges() {
 /// containerd and soci take a 200 for "this mirror knows no ranges" and download everything.
 #[tokio::test]
 async fn ranges_of_a_cold_blob_are_parts_and_one_transfer() {
-    let (registry, _mirror, url) = cold().await;
+    let (registry, _mirror, url) = cold();
     registry.set_rate(1_000_000);
     let ranges = [
         ("bytes=0-0", 0, 1),
@@ -194,7 +193,7 @@ async fn ranges_of_a_cold_blob_are_parts_and_one_transfer() {
 
 #[tokio::test]
 async fn a_range_of_a_cold_blob_of_unknown_length_has_a_numeric_total() {
-    let (registry, _mirror, url) = cold().await;
+    let (registry, _mirror, url) = cold();
     registry.fault(
         crate::support::On::blob().get(),
         crate::support::Fault::NoContentLength,
@@ -210,10 +209,9 @@ async fn a_range_of_a_cold_blob_of_unknown_length_has_a_numeric_total() {
 /// containerd's parallel fetch asks for `bytes=0-` of manifests as well.
 #[tokio::test]
 async fn a_range_does_no_harm_to_a_manifest() {
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start();
     let image = Image::random(1, &[100]);
     registry.put_image(REPO, Some("1.0"), &image);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     for reference in ["1.0", &image.digest] {
         for range in ["bytes=0-", "bytes=0-9", "bytes=99999-"] {
             let url = mirror.manifest_url(REPO, reference);
@@ -228,14 +226,13 @@ async fn a_range_does_no_harm_to_a_manifest() {
 /// The header waited for the last byte of the whole blob.
 #[tokio::test]
 async fn a_range_of_a_cold_blob_of_unknown_length_waited_for_all_of_it() {
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start();
     let digest = registry.put_generated_blob(REPO, 2, 16 * 1024 * 1024);
     registry.fault(
         crate::support::On::blob().get(),
         crate::support::Fault::NoContentLength,
     );
     registry.set_rate(1024 * 1024);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     let url = mirror.blob_url(REPO, &digest);
     let asked = client::get(&url, &[("range", "bytes=0-1")]);
     let answer = tokio::time::timeout(std::time::Duration::from_secs(6), asked).await;
@@ -246,14 +243,12 @@ async fn a_range_of_a_cold_blob_of_unknown_length_waited_for_all_of_it() {
 
 #[tokio::test]
 async fn an_upstream_that_knows_no_head_costs_no_pull() {
-    let (registry, mirror, blob) = cold().await;
+    let (registry, mirror, blob) = cold();
     let image = Image::random(1, &[100]);
     registry.put_image(REPO, Some("1.0"), &image);
     let (on, fault) = (crate::support::On::any, crate::support::Fault::status);
     registry.fault(on().head().forever(), fault(405));
-    let tag = client::head(&mirror.manifest_url(REPO, "1.0"), &[])
-        .await
-        .unwrap();
+    let tag = mirror.head(REPO, "1.0").await;
     assert_eq!(
         tag.header("docker-content-digest"),
         Some(image.digest.as_str())

@@ -5,18 +5,12 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::support::image::{OCI_INDEX, OCI_MANIFEST, descriptor};
-use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, client, until};
+use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, REPO, client, image, until};
 
-const REPO: &str = "acme/app";
 const STALE: &str = "pierglass; hit; detail=stale";
 
-fn hasty(registry: &FakeRegistry) -> MirrorConfig {
-    MirrorConfig::for_upstream(registry)
-        .toml("stale_after = \"300ms\"\nheader_timeout = \"1s\"\nconnect_timeout = \"1s\"")
-}
-
-fn image() -> Image {
-    Image::random(1, &[100])
+fn config(registry: &FakeRegistry) -> MirrorConfig {
+    MirrorConfig::for_upstream(registry).impatient()
 }
 
 /// Pushes a manifest of that kind whose subject is the image; its digest.
@@ -24,7 +18,7 @@ fn refer(registry: &FakeRegistry, kind: &str) -> String {
     let manifest = json!({
         "schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": kind, "layers": [],
         "config": {"mediaType": "application/vnd.oci.empty.v1+json"},
-        "subject": descriptor(OCI_MANIFEST, &image().manifest),
+        "subject": descriptor(OCI_MANIFEST, &image(1).manifest),
     });
     registry.put_manifest(REPO, None, OCI_MANIFEST, manifest.to_string())
 }
@@ -32,7 +26,7 @@ fn refer(registry: &FakeRegistry, kind: &str) -> String {
 /// A registry with an image and referrers of these kinds.
 async fn registry_with(kinds: &[&str]) -> FakeRegistry {
     let registry = FakeRegistry::start().await;
-    registry.put_image(REPO, Some("1"), &image());
+    registry.put_image(REPO, Some("1"), &image(1));
     for kind in kinds {
         refer(&registry, kind);
     }
@@ -40,7 +34,7 @@ async fn registry_with(kinds: &[&str]) -> FakeRegistry {
 }
 
 fn url(mirror: &Mirror, query: &str) -> String {
-    let digest = image().digest;
+    let digest = image(1).digest;
     format!("{}/v2/{REPO}/referrers/{digest}{query}", mirror.url())
 }
 
@@ -68,13 +62,13 @@ fn kinds(answer: &client::Response) -> Vec<String> {
 }
 
 fn fallback_tag() -> String {
-    image().digest.replace(':', "-")
+    image(1).digest.replace(':', "-")
 }
 
 #[tokio::test]
 async fn upstreams_list_is_passed_on_and_kept() {
     let registry = registry_with(&["a/sig", "b/sbom"]).await;
-    let mirror = Mirror::start(hasty(&registry).tag_ttl("1h"));
+    let mirror = Mirror::start(config(&registry).tag_ttl("1h"));
     for _ in 0..3 {
         let answer = list(&mirror, "").await;
         assert_eq!(kinds(&answer), ["a/sig", "b/sbom"]);
@@ -89,7 +83,7 @@ async fn upstreams_list_is_passed_on_and_kept() {
 #[tokio::test]
 async fn a_filter_is_applied_and_said_to_be() {
     let registry = registry_with(&["a/sig", "b/sbom", "c/vex"]).await;
-    let mirror = Mirror::start(hasty(&registry).tag_ttl("1h"));
+    let mirror = Mirror::start(config(&registry).tag_ttl("1h"));
     for (query, expected) in [
         ("?artifactType=b%2Fsbom", vec!["b/sbom"]),
         (
@@ -109,7 +103,7 @@ async fn a_filter_is_applied_and_said_to_be() {
 async fn upstreams_pages_are_one_list() {
     let registry = registry_with(&["a/1", "a/2", "a/3", "a/4", "a/5"]).await;
     registry.set_page(2);
-    let mirror = Mirror::start(hasty(&registry));
+    let mirror = Mirror::start(config(&registry));
     let all = ["a/1", "a/2", "a/3", "a/4", "a/5"];
     let answer = list(&mirror, "").await;
     assert_eq!(kinds(&answer), all);
@@ -120,7 +114,7 @@ async fn upstreams_pages_are_one_list() {
 #[tokio::test]
 async fn nothing_that_refers_is_an_empty_index_and_never_404() {
     let registry = registry_with(&[]).await;
-    let mirror = Mirror::start(hasty(&registry).tag_ttl("1h"));
+    let mirror = Mirror::start(config(&registry).tag_ttl("1h"));
     assert!(kinds(&list(&mirror, "").await).is_empty());
     let zeros = format!("sha256:{}", "0".repeat(64));
     for repo in [REPO, "no/such"] {
@@ -150,7 +144,7 @@ async fn registries_without_the_api_are_read_by_their_fallback_tag() {
             {"mediaType": OCI_MANIFEST, "digest": refer(&registry, "b/sbom"), "size": 1, "artifactType": "b/sbom"},
         ]});
         registry.put_manifest(REPO, Some(&fallback_tag()), OCI_INDEX, index.to_string());
-        let mirror = Mirror::start(hasty(&registry).tag_ttl("1h"));
+        let mirror = Mirror::start(config(&registry).tag_ttl("1h"));
         let all = list(&mirror, "").await;
         assert_eq!(kinds(&all), ["a/sig", "b/sbom"], "{fault:?}");
         let one = list(&mirror, "?artifactType=a/sig").await;
@@ -169,8 +163,8 @@ async fn registries_without_the_api_are_read_by_their_fallback_tag() {
 async fn a_fallback_tag_that_is_no_index_refers_to_nothing() {
     let registry = registry_with(&[]).await;
     registry.forget_referrers_api();
-    registry.tag(REPO, &fallback_tag(), &image().digest);
-    let mirror = Mirror::start(hasty(&registry));
+    registry.tag(REPO, &fallback_tag(), &image(1).digest);
+    let mirror = Mirror::start(config(&registry));
     assert!(kinds(&list(&mirror, "").await).is_empty());
 }
 
@@ -179,10 +173,10 @@ async fn what_stands_under_a_stale_tag_is_called_stale() {
     let registry = registry_with(&[]).await;
     registry.forget_referrers_api();
     let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [
-        {"mediaType": OCI_MANIFEST, "digest": image().digest, "size": 1, "artifactType": "a/sig"},
+        {"mediaType": OCI_MANIFEST, "digest": image(1).digest, "size": 1, "artifactType": "a/sig"},
     ]});
     registry.put_manifest(REPO, Some(&fallback_tag()), OCI_INDEX, index.to_string());
-    let mirror = Mirror::start(hasty(&registry).tag_ttl("0s"));
+    let mirror = Mirror::start(config(&registry).tag_ttl("0s"));
     // A client that knows nothing of the API pulled the tag.
     let tag = mirror.manifest_url(REPO, &fallback_tag());
     client::get(&tag, &[]).await.unwrap();
@@ -201,7 +195,7 @@ async fn what_stands_under_a_stale_tag_is_called_stale() {
 #[tokio::test]
 async fn an_outage_is_no_empty_list() {
     let registry = registry_with(&["a/sig"]).await;
-    let mirror = Mirror::start(hasty(&registry).negative_ttl("0s"));
+    let mirror = Mirror::start(config(&registry).negative_ttl("0s"));
     registry.down();
     assert_eq!(
         list(&mirror, "").await.status,
@@ -235,7 +229,7 @@ async fn an_outage_is_no_empty_list() {
 #[tokio::test]
 async fn a_stored_list_outlives_outages_and_restarts() {
     let registry = registry_with(&["a/sig"]).await;
-    let mut mirror = Mirror::start(hasty(&registry).tag_ttl("0s"));
+    let mut mirror = Mirror::start(config(&registry).tag_ttl("0s"));
     assert_eq!(kinds(&list(&mirror, "").await), ["a/sig"]);
     for fault in [Fault::status(503), Fault::status(429), Fault::Hang] {
         registry.fault(On::any().forever(), fault.clone());
@@ -260,7 +254,7 @@ async fn a_stored_list_outlives_outages_and_restarts() {
 async fn a_signature_is_found_soon_after_it_is_pushed() {
     let registry = registry_with(&[]).await;
     registry.forget_referrers_api();
-    let config = hasty(&registry).tag_ttl("0s").negative_ttl("300ms");
+    let config = config(&registry).tag_ttl("0s").negative_ttl("300ms");
     let mirror = Mirror::start(config);
     let tag = format!("{}.sig", fallback_tag());
     let tag = mirror.manifest_url(REPO, &tag);

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use crate::support::client::download;
 use crate::support::large::Large;
-use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, Redirect};
-
-const MIB: u64 = 1024 * 1024;
-const REPO: &str = "acme/big";
+use crate::support::{
+    FakeRegistry, Fault, MIB, Mirror, MirrorConfig, On, REPO, Redirect, plain, scene,
+};
 
 async fn resumes(mirror: &Mirror) -> f64 {
     let name = "pierglass_fill_resumes_total";
@@ -41,11 +40,9 @@ async fn a_body_cut_again_and_again_arrives_whole_and_costs_its_bytes_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_that_ignores_range_is_read_past_what_is_there() {
-    let registry = FakeRegistry::start().await;
-    let digest = registry.put_generated_blob(REPO, 2, 3 * MIB);
+    let (registry, mirror, digest) = scene::cold_blob(3 * MIB, plain);
     registry.fault(On::blob().get(), Fault::CutAfter(2 * MIB));
     registry.fault(On::blob().get(), Fault::IgnoreRange);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     let got = download(&mirror.blob_url(REPO, &digest), &[]).await;
     got.unwrap().assert_is(&digest);
     assert_eq!(resumes(&mirror).await, 1.0);
@@ -53,21 +50,17 @@ async fn an_upstream_that_ignores_range_is_read_past_what_is_there() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_error_between_two_pieces_is_not_the_end() {
-    let registry = FakeRegistry::start().await;
-    let digest = registry.put_generated_blob(REPO, 3, 3 * MIB);
+    let (registry, mirror, digest) = scene::cold_blob(3 * MIB, plain);
     registry.fault(On::blob().get(), Fault::CutAfter(MIB));
     registry.fault(On::blob().get(), Fault::status(503));
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     let got = download(&mirror.blob_url(REPO, &digest), &[]).await;
     got.unwrap().assert_is(&digest);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_that_never_gets_ahead_is_given_up() {
-    let registry = FakeRegistry::start().await;
-    let digest = registry.put_generated_blob(REPO, 4, 3 * MIB);
+    let (registry, mirror, digest) = scene::cold_blob(3 * MIB, plain);
     registry.fault(On::blob().get().forever(), Fault::CutAfter(64 * 1024));
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     let url = mirror.blob_url(REPO, &digest);
     let got = tokio::time::timeout(Duration::from_secs(20), download(&url, &[])).await;
     let got = got.expect("it is given up in time").unwrap();
@@ -77,11 +70,9 @@ async fn a_transfer_that_never_gets_ahead_is_given_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_half_that_is_wrong_is_noticed() {
-    let registry = FakeRegistry::start().await;
-    let digest = registry.put_generated_blob(REPO, 5, 3 * MIB);
+    let (registry, mirror, digest) = scene::cold_blob(3 * MIB, plain);
     registry.fault(On::blob().get(), Fault::CutAfter(MIB));
     registry.fault(On::blob().get(), Fault::WrongBytes);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     let got = download(&mirror.blob_url(REPO, &digest), &[])
         .await
         .unwrap();

@@ -2,8 +2,8 @@
 
 use http::{Method, StatusCode};
 
-use crate::support::client::{self, Response};
-use crate::support::{FakeRegistry, Image, Mirror, MirrorConfig};
+use crate::support::client::Response;
+use crate::support::{FakeRegistry, Mirror, MirrorConfig, client, image};
 
 /// Docker Hub (the default) and two others, one of them with a port in its name.
 struct Scene {
@@ -11,10 +11,6 @@ struct Scene {
     quay: FakeRegistry,
     local: FakeRegistry,
     mirror: Mirror,
-}
-
-fn image(seed: u64) -> Image {
-    Image::random(seed, &[100])
 }
 
 async fn scene() -> Scene {
@@ -40,11 +36,6 @@ async fn scene() -> Scene {
 }
 
 impl Scene {
-    async fn get(&self, path: &str) -> Response {
-        let url = format!("{}{path}", self.mirror.url());
-        client::get(&url, &[]).await.unwrap()
-    }
-
     fn upstream_requests(&self) -> u64 {
         [&self.hub, &self.quay, &self.local]
             .map(|registry| registry.counts().requests())
@@ -104,7 +95,7 @@ async fn every_way_to_name_a_registry_leads_there() {
         // library/ is Docker Hub's alone.
         ("/v2/single/manifests/1?ns=quay.io", 6),
     ] {
-        let answer = scene.get(path).await;
+        let answer = scene.mirror.get(path).await;
         assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.text());
         assert_eq!(answer.body, image(seed).manifest, "{path}");
     }
@@ -115,6 +106,7 @@ async fn ns_is_echoed_and_only_ns() {
     let scene = scene().await;
     for ns in ["quay.io", "docker.io"] {
         let answer = scene
+            .mirror
             .get(&format!("/v2/acme/app/manifests/1?ns={ns}"))
             .await;
         assert_eq!(answer.header("oci-namespace"), Some(ns));
@@ -123,7 +115,7 @@ async fn ns_is_echoed_and_only_ns() {
         "/v2/acme/app/manifests/1",
         "/v2/quay.io/acme/app/manifests/1",
     ] {
-        assert_eq!(scene.get(path).await.header("oci-namespace"), None);
+        assert_eq!(scene.mirror.get(path).await.header("oci-namespace"), None);
     }
 }
 
@@ -148,7 +140,7 @@ async fn an_unknown_registry_is_refused_and_never_dialled() {
         "/v2/acme/app/manifests/1?ns=quay.io.evil.example".to_owned(),
         "/v2/acme/app/manifests/1?ns=localhost".to_owned(),
     ] {
-        assert_error(&scene.get(&path).await, 404, "NAME_UNKNOWN", &path);
+        assert_error(&scene.mirror.get(&path).await, 404, "NAME_UNKNOWN", &path);
     }
     assert_eq!(stranger.counts().requests(), 0);
     assert_eq!(stranger.connections(), 0);
@@ -166,7 +158,7 @@ async fn the_base_is_open_under_every_prefix() {
         "/docker.io/v2/",
         "/localhost:5000/v2/",
     ] {
-        let answer = scene.get(path).await;
+        let answer = scene.mirror.get(path).await;
         assert_eq!(answer.status, StatusCode::OK, "{path}");
         assert_eq!(answer.text(), "{}", "{path}");
         assert_eq!(answer.header("content-type"), Some("application/json"));
@@ -253,7 +245,7 @@ async fn what_is_no_name_is_refused_before_anybody_is_asked() {
         ("/favicon.ico", 404, "NAME_UNKNOWN"),
         ("/metrics", 404, "NAME_UNKNOWN"),
     ] {
-        assert_error(&scene.get(path).await, status, code, path);
+        assert_error(&scene.mirror.get(path).await, status, code, path);
     }
     assert_eq!(scene.upstream_requests(), 0);
 }

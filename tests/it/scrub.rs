@@ -2,33 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::support::client::{self, download};
 use crate::support::disk::{blob_file, blobs, eventually, flip_a_bit};
-use crate::support::{FakeRegistry, Image, Mirror, MirrorConfig, until};
+use crate::support::{MirrorConfig, REPO, scene, until};
 
-const PATIENCE: Duration = Duration::from_secs(30);
 const DAMAGED: &str = "pierglass_store_damaged_total";
 const SCRUBBED: &str = "pierglass_store_scrubbed_bytes_total";
-
-async fn with_image(
-    config: impl Fn(MirrorConfig) -> MirrorConfig,
-) -> (FakeRegistry, Mirror, Image) {
-    let registry = FakeRegistry::start().await;
-    let image = Image::random(1, &[3_000_000, 50_000]);
-    registry.put_image("a/b", Some("1"), &image);
-    let mirror = Mirror::start(config(MirrorConfig::for_upstream(&registry).tag_ttl("1h")));
-    client::get(&mirror.manifest_url("a/b", "1"), &[])
-        .await
-        .unwrap();
-    for digest in image.blobs() {
-        let url = mirror.blob_url("a/b", &digest);
-        download(&url, &[]).await.unwrap().assert_is(&digest);
-    }
-    let store = mirror.store_path();
-    eventually(PATIENCE, "the commits", || blobs(&store).len() == 3);
-    registry.reset_counts();
-    (registry, mirror, image)
-}
 
 fn eager(config: MirrorConfig) -> MirrorConfig {
     config
@@ -38,22 +16,21 @@ fn eager(config: MirrorConfig) -> MirrorConfig {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flipped_bit_is_found_and_the_blob_fetched_again_when_asked_for() {
-    let (registry, mirror, image) = with_image(eager).await;
+    let (registry, mirror, image) = scene::stored_image(eager).await;
     let store = mirror.store_path();
     for (round, digest) in (1..).zip(image.blobs()) {
         let file = blob_file(&store, &digest);
         flip_a_bit(&file);
-        eventually(PATIENCE, "the damage found", || !file.exists());
+        eventually("the damage found", || !file.exists());
         until("the damage counted", async || {
             let found = mirror.metric(DAMAGED, &[("found_by", "scrub")]).await;
             found == Some(f64::from(round))
         })
         .await;
         registry.reset_counts();
-        let url = mirror.blob_url("a/b", &digest);
-        download(&url, &[]).await.unwrap().assert_is(&digest);
+        mirror.pull_blob(REPO, &digest).await;
         assert_eq!(registry.counts().blob_gets, 1);
-        eventually(PATIENCE, "the commit", || file.exists());
+        eventually("the commit", || file.exists());
     }
     assert_eq!(blobs(&store).len(), 3, "what is right stays");
     let hex = image.blobs()[0].replace("sha256:", "");
@@ -63,7 +40,7 @@ async fn a_flipped_bit_is_found_and_the_blob_fetched_again_when_asked_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_right_keeps_its_recency_however_often_it_is_read() {
-    let (registry, mirror, image) = with_image(eager).await;
+    let (registry, mirror, image) = scene::stored_image(eager).await;
     let store = mirror.store_path();
     let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000);
     let files: Vec<_> = image
@@ -100,7 +77,7 @@ async fn a_restart_does_not_read_again_what_was_read_before_it() {
             .store("scrub_rate", "\"1GiB\"")
             .store("scrub_every", "\"1h\"")
     };
-    let (_registry, mut mirror, image) = with_image(patient).await;
+    let (_registry, mut mirror, image) = scene::stored_image(patient).await;
     let file = blob_file(&mirror.store_path(), &image.blobs()[2]);
     // As if it had come before there was a scrub.
     rustix::fs::removexattr(&file, "user.pierglass.checked").unwrap();
@@ -111,7 +88,7 @@ async fn a_restart_does_not_read_again_what_was_read_before_it() {
     })
     .await;
     let mut noted = [0; 8];
-    eventually(PATIENCE, "the note", || {
+    eventually("the note", || {
         rustix::fs::getxattr(&file, "user.pierglass.checked", &mut [0; 8]) == Ok(8)
     });
     rustix::fs::getxattr(&file, "user.pierglass.checked", &mut noted).unwrap();
@@ -122,7 +99,7 @@ async fn a_restart_does_not_read_again_what_was_read_before_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_scrub_delays_no_end_and_none_runs_once_turned_off() {
-    let (_registry, mut mirror, _image) = with_image(|config| {
+    let (_registry, mut mirror, _image) = scene::stored_image(|config| {
         config
             .store("scrub_rate", "1")
             .store("scrub_every", "\"1ms\"")
@@ -135,7 +112,7 @@ async fn a_slow_scrub_delays_no_end_and_none_runs_once_turned_off() {
     })
     .await;
     assert!(mirror.term_and_wait().success());
-    let (_registry, mirror, image) = with_image(|config| {
+    let (_registry, mirror, image) = scene::stored_image(|config| {
         config
             .store("scrub_rate", "0")
             .store("scrub_every", "\"1ms\"")

@@ -2,10 +2,10 @@
 
 use http::StatusCode;
 
-use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, client};
+use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, client, scene};
 
 /// What dockerd sends when nobody is logged in.
-const NOBODY: (&str, &str) = ("authorization", "Basic Og==");
+const NOT_LOGGED_IN: (&str, &str) = ("authorization", "Basic Og==");
 
 async fn hub() -> FakeRegistry {
     let hub = FakeRegistry::docker_hub().start().await;
@@ -13,9 +13,9 @@ async fn hub() -> FakeRegistry {
     hub
 }
 
-async fn get(mirror: &Mirror, path: &str) -> client::Response {
+async fn as_dockerd(mirror: &Mirror, path: &str) -> client::Response {
     let url = format!("{}{path}", mirror.url());
-    client::get(&url, &[NOBODY]).await.unwrap()
+    client::get(&url, &[NOT_LOGGED_IN]).await.unwrap()
 }
 
 #[track_caller]
@@ -35,24 +35,24 @@ async fn docker_search_finds_what_upstream_finds() {
     let config =
         MirrorConfig::for_upstream(&hub).toml("username = \"ci-bot\"\npassword = \"secret\"");
     let mirror = Mirror::start(config.tag_ttl("1h"));
-    let ping = get(&mirror, "/v1/_ping").await;
+    let ping = as_dockerd(&mirror, "/v1/_ping").await;
     assert_eq!(ping.status, StatusCode::OK);
     assert_eq!(ping.header("x-docker-registry-standalone"), Some("true"));
     assert!(ping.json().is_object());
     assert_eq!(hub.counts().requests(), 0);
 
-    let found = get(&mirror, "/v1/search?q=nginx&n=25").await;
+    let found = as_dockerd(&mirror, "/v1/search?q=nginx&n=25").await;
     assert_eq!(names(&found), ["nginx", "acme/nginx"]);
-    let again = get(&mirror, "/v1/search?q=nginx&n=25").await;
+    let again = as_dockerd(&mirror, "/v1/search?q=nginx&n=25").await;
     assert_eq!(again.body, found.body);
     assert_eq!(again.header("cache-status"), Some("pierglass; hit"));
     assert_eq!(hub.counts().requests(), 1);
     assert_eq!(hub.requests()[0].target, "/v1/search?q=nginx&n=25");
     assert_eq!(hub.requests()[0].header("authorization"), None);
 
-    let one = get(&mirror, "/v1/search?q=nginx&n=1").await;
+    let one = as_dockerd(&mirror, "/v1/search?q=nginx&n=1").await;
     assert_eq!(names(&one), ["nginx"]);
-    assert!(names(&get(&mirror, "/v1/search?q=none").await).is_empty());
+    assert!(names(&as_dockerd(&mirror, "/v1/search?q=none").await).is_empty());
     let labels = [("kind", "search"), ("upstream", "docker.io")];
     let asked = mirror.metric("pierglass_upstream_requests_total", &labels);
     assert_eq!(asked.await, Some(3.0));
@@ -65,19 +65,18 @@ async fn each_upstream_is_searched_by_its_name() {
     let config = MirrorConfig::for_upstream(&hub).upstream("quay.io", &quay);
     let mirror = Mirror::start(config);
     for path in ["/v1/search?q=only&ns=quay.io", "/quay.io/v1/search?q=only"] {
-        assert_eq!(names(&get(&mirror, path).await), ["org/quay-only"]);
+        assert_eq!(names(&as_dockerd(&mirror, path).await), ["org/quay-only"]);
     }
-    assert!(names(&get(&mirror, "/v1/search?q=only").await).is_empty());
+    assert!(names(&as_dockerd(&mirror, "/v1/search?q=only").await).is_empty());
     assert_eq!(quay.counts().searches, 1);
     assert!(!quay.requests()[0].target.contains("ns="));
 }
 
 #[tokio::test]
 async fn a_registry_without_search_is_said_to_have_none() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).negative_ttl("0s"));
+    let (registry, mirror) = scene::start_with(|config| config.negative_ttl("0s"));
     let no_search = async || {
-        let answer = get(&mirror, "/v1/search?q=nginx").await;
+        let answer = as_dockerd(&mirror, "/v1/search?q=nginx").await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND);
         assert_eq!(answer.header("content-type"), Some("application/json"));
         assert_eq!(answer.json()["errors"][0]["code"], "UNSUPPORTED");
@@ -96,8 +95,11 @@ async fn an_outage_is_not_said_to_be_a_registry_without_search() {
     let mirror = Mirror::start(MirrorConfig::for_upstream(&hub));
     for (fault, status) in [(Fault::status(500), 503), (Fault::status(429), 429)] {
         hub.fault(On::search(), fault);
-        let answer = get(&mirror, "/v1/search?q=nginx").await;
+        let answer = as_dockerd(&mirror, "/v1/search?q=nginx").await;
         assert_eq!(answer.status.as_u16(), status);
     }
-    assert_eq!(names(&get(&mirror, "/v1/search?q=redis").await), ["redis"]);
+    assert_eq!(
+        names(&as_dockerd(&mirror, "/v1/search?q=redis").await),
+        ["redis"]
+    );
 }

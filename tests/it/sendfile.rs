@@ -5,30 +5,26 @@
 use std::fs::{File, OpenOptions};
 use std::time::Duration;
 
-use crate::support::client::{self, Downloading, Ending, Raw, download};
+use crate::support::client::{Downloading, Ending, Raw, download};
 use crate::support::content::Content;
 use crate::support::disk::{blob_file, eventually};
 use crate::support::mirror::log_field;
-use crate::support::{FakeRegistry, Mirror, MirrorConfig};
+use crate::support::{FakeRegistry, KIB, MIB, Mirror, client, scene};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const SEED: u64 = 4711;
-const KIB: u64 = 1024;
-const MIB: u64 = 1024 * KIB;
 /// From here on bodies go by `sendfile`.
 const LARGE: u64 = 8 * MIB;
 
 /// A mirror that has stored generated blobs of these sizes.
 async fn stored(sizes: &[u64]) -> (FakeRegistry, Mirror, Vec<String>) {
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start();
     let put = |size: &u64| registry.put_generated_blob("a/b", SEED, *size);
     let digests: Vec<_> = sizes.iter().map(put).collect();
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     for digest in &digests {
-        let url = mirror.blob_url("a/b", digest);
-        download(&url, &[]).await.unwrap().assert_is(digest);
+        mirror.pull_blob("a/b", digest).await;
         let file = blob_file(&mirror.store_path(), digest);
-        eventually(PATIENCE, "the commit", || file.exists());
+        eventually("the commit", || file.exists());
     }
     (registry, mirror, digests)
 }
@@ -73,8 +69,7 @@ async fn every_size_arrives_as_it_is() {
     let total = sizes.iter().sum::<u64>();
     let before = all_sent(&mirror, total).await;
     for digest in &digests {
-        let url = mirror.blob_url("a/b", digest);
-        download(&url, &[]).await.unwrap().assert_is(digest);
+        mirror.pull_blob("a/b", digest).await;
     }
     let copied = all_sent(&mirror, 2 * total).await.1 - before.1;
     // Short ones are copied, and of large ones what is left over beyond the last full slice, up to 64 KiB.
@@ -160,18 +155,16 @@ async fn what_is_not_in_the_page_cache_arrives_as_it_is() {
         file.sync_all().unwrap();
         // All of it, and then all but some in the middle.
         rustix::fs::fadvise(&file, kept, None, rustix::fs::Advice::DontNeed).unwrap();
-        let url = mirror.blob_url("a/b", &digests[0]);
-        download(&url, &[]).await.unwrap().assert_is(&digests[0]);
+        mirror.pull_blob("a/b", &digests[0]).await;
     }
     assert!(sent(&mirror, "sendfile").await >= 24 * MIB);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_still_coming_in_leaves_the_same_way() {
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start();
     let digest = registry.put_generated_blob("a/b", SEED, 12 * MIB);
     registry.set_rate(8 * MIB);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     let url = mirror.blob_url("a/b", &digest);
     // The first goes with the fill, in small pieces; those after it find much that is there.
     let clients = (0..8).map(async |client| {

@@ -6,14 +6,14 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::json;
 
-use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, client, until};
+use crate::support::{
+    FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, REPO, client, scene, until,
+};
 
-const REPO: &str = "acme/app";
 const STALE: &str = "pierglass; hit; detail=stale";
 
-fn hasty(registry: &FakeRegistry) -> MirrorConfig {
-    MirrorConfig::for_upstream(registry)
-        .toml("stale_after = \"300ms\"\nheader_timeout = \"1s\"\nconnect_timeout = \"1s\"")
+fn config(registry: &FakeRegistry) -> MirrorConfig {
+    MirrorConfig::for_upstream(registry).impatient()
 }
 
 /// A registry whose repository has these tags.
@@ -31,14 +31,8 @@ fn put(registry: &FakeRegistry, tags: &[&str]) {
     }
 }
 
-async fn get(mirror: &Mirror, path: &str) -> client::Response {
-    client::get(&format!("{}{path}", mirror.url()), &[])
-        .await
-        .unwrap()
-}
-
 async fn list(mirror: &Mirror, query: &str) -> client::Response {
-    get(mirror, &format!("/v2/{REPO}/tags/list{query}")).await
+    mirror.get(&format!("/v2/{REPO}/tags/list{query}")).await
 }
 
 #[track_caller]
@@ -51,7 +45,7 @@ fn assert_lists(answer: &client::Response, tags: &[&str]) {
 #[tokio::test]
 async fn a_list_is_fetched_once_and_served_while_it_is_fresh() {
     let registry = registry_with(&["v2", "latest", "V1", "v10"]).await;
-    let mirror = Mirror::start(hasty(&registry).tag_ttl("1h"));
+    let mirror = Mirror::start(config(&registry).tag_ttl("1h"));
     let sorted = ["V1", "latest", "v10", "v2"];
     let answer = list(&mirror, "").await;
     assert_lists(&answer, &sorted);
@@ -71,7 +65,7 @@ async fn a_list_is_fetched_once_and_served_while_it_is_fresh() {
 #[tokio::test]
 async fn a_head_says_what_a_get_says() {
     let registry = registry_with(&["1", "2"]).await;
-    let mirror = Mirror::start(hasty(&registry));
+    let mirror = Mirror::start(config(&registry));
     let url = format!("{}/v2/{REPO}/tags/list?n=1", mirror.url());
     let head = client::head(&url, &[]).await.unwrap();
     let get = client::get(&url, &[]).await.unwrap();
@@ -88,7 +82,7 @@ async fn pages_follow_their_links_to_the_end() {
     let tags: Vec<String> = (0..25).map(|number| format!("t{number:02}")).collect();
     let texts: Vec<&str> = tags.iter().map(String::as_str).collect();
     let registry = registry_with(&texts).await;
-    let mirror = Mirror::start(hasty(&registry).upstream("quay.io", &registry));
+    let mirror = Mirror::start(config(&registry).upstream("quay.io", &registry));
     for path in [
         format!("/v2/{REPO}/tags/list?n=10"),
         format!("/v2/{REPO}/tags/list?ns=quay.io&n=10"),
@@ -97,7 +91,7 @@ async fn pages_follow_their_links_to_the_end() {
     ] {
         let (mut found, mut next, mut pages) = (Vec::new(), Some(path.clone()), 0);
         while let Some(path) = next {
-            let answer = get(&mirror, &path).await;
+            let answer = mirror.get(&path).await;
             let page = answer.json()["tags"].as_array().unwrap().clone();
             found.extend(page);
             let link = answer.header("link").map(|link| {
@@ -120,7 +114,7 @@ async fn upstreams_pages_are_one_list() {
     let texts: Vec<&str> = tags.iter().map(String::as_str).collect();
     let registry = registry_with(&texts).await;
     registry.set_page(10);
-    let mirror = Mirror::start(hasty(&registry));
+    let mirror = Mirror::start(config(&registry));
     assert_lists(&list(&mirror, "").await, &texts);
     assert_eq!(registry.counts().tag_lists, 10);
     assert!(registry.requests()[0].target.ends_with("?n=1000"));
@@ -130,7 +124,7 @@ async fn upstreams_pages_are_one_list() {
 async fn a_list_whose_second_page_fails_is_no_list() {
     let registry = registry_with(&["1", "2", "3"]).await;
     registry.set_page(2);
-    let mirror = Mirror::start(hasty(&registry));
+    let mirror = Mirror::start(config(&registry));
     registry.fault(On::tags().skip(1), Fault::status(500));
     assert_eq!(
         list(&mirror, "").await.status,
@@ -144,7 +138,7 @@ async fn a_registry_that_takes_no_n_is_asked_without() {
     for status in [400, 405] {
         let registry = registry_with(&["1", "2"]).await;
         let fault = registry.fault(On::tags().containing("n=").forever(), Fault::status(status));
-        let mirror = Mirror::start(hasty(&registry));
+        let mirror = Mirror::start(config(&registry));
         assert_lists(&list(&mirror, "").await, &["1", "2"]);
         assert_eq!(registry.struck(fault), 1);
         assert_eq!(registry.counts().tag_lists, 2);
@@ -154,7 +148,7 @@ async fn a_registry_that_takes_no_n_is_asked_without() {
 #[tokio::test]
 async fn odd_parameters_are_answered_as_the_specification_says() {
     let registry = registry_with(&["a", "b"]).await;
-    let mirror = Mirror::start(hasty(&registry));
+    let mirror = Mirror::start(config(&registry));
     let none = list(&mirror, "?n=0").await;
     assert_lists(&none, &[]);
     assert_eq!(none.header("link"), None);
@@ -173,7 +167,7 @@ async fn odd_parameters_are_answered_as_the_specification_says() {
 #[tokio::test]
 async fn a_stored_list_outlives_outages_and_restarts() {
     let registry = registry_with(&["1", "2"]).await;
-    let mut mirror = Mirror::start(hasty(&registry).tag_ttl("0s"));
+    let mut mirror = Mirror::start(config(&registry).tag_ttl("0s"));
     assert_lists(&list(&mirror, "").await, &["1", "2"]);
     let again = list(&mirror, "").await;
     let revalidated = Some("pierglass; hit; detail=revalidated");
@@ -215,7 +209,7 @@ async fn a_stored_list_outlives_outages_and_restarts() {
 #[tokio::test]
 async fn nothing_is_listed_that_upstream_did_not_list() {
     let registry = registry_with(&["1"]).await;
-    let mirror = Mirror::start(hasty(&registry).negative_ttl("0s"));
+    let mirror = Mirror::start(config(&registry).negative_ttl("0s"));
     for (fault, status) in [
         (Fault::status(503), 503),
         (Fault::status(403), 403),
@@ -230,7 +224,7 @@ async fn nothing_is_listed_that_upstream_did_not_list() {
         registry.clear_faults();
     }
     registry.down();
-    let mirror = Mirror::start(hasty(&registry));
+    let mirror = Mirror::start(config(&registry));
     assert_eq!(
         list(&mirror, "").await.status,
         StatusCode::SERVICE_UNAVAILABLE
@@ -239,8 +233,7 @@ async fn nothing_is_listed_that_upstream_did_not_list() {
 
 #[tokio::test]
 async fn an_unknown_repository_is_asked_about_once() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(hasty(&registry));
+    let (registry, mirror) = scene::start_with(|config| config.impatient());
     for _ in 0..5 {
         let answer = list(&mirror, "").await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND);
@@ -254,7 +247,7 @@ async fn thirty_clients_on_one_cold_list_are_one_request() {
     let registry = registry_with(&["1"]).await;
     let slow = Fault::DelayHeaders(Duration::from_millis(500));
     registry.fault(On::tags(), slow);
-    let mirror = Mirror::start(hasty(&registry));
+    let mirror = Mirror::start(config(&registry));
     let url = format!("{}/v2/{REPO}/tags/list", mirror.url());
     let clients: Vec<_> = (0..30)
         .map(|_| {
@@ -274,7 +267,7 @@ async fn thirty_clients_on_one_cold_list_are_one_request() {
 #[tokio::test]
 async fn a_damaged_list_is_fetched_again() {
     let registry = registry_with(&["1", "2"]).await;
-    let mut mirror = Mirror::start(hasty(&registry).tag_ttl("1h"));
+    let mut mirror = Mirror::start(config(&registry).tag_ttl("1h"));
     list(&mirror, "").await;
     let file = mirror
         .store_path()

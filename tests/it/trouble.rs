@@ -9,14 +9,14 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
-use crate::support::client::{self, Downloading, download};
+use crate::support::client::{Downloading, download};
 use crate::support::content::Content;
 use crate::support::disk::{blob_file, blobs, eventually};
-use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, digest_of};
+use crate::support::{
+    FakeRegistry, Fault, MIB, Mirror, MirrorConfig, On, REPO, client, digest_of, scene,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const MIB: u64 = 1024 * 1024;
-const REPO: &str = "acme/app";
 
 async fn rescues(mirror: &Mirror) -> f64 {
     let name = "pierglass_body_rescues_total";
@@ -25,10 +25,7 @@ async fn rescues(mirror: &Mirror) -> f64 {
 
 async fn stored(registry: &FakeRegistry, mirror: &Mirror, seed: u64, size: u64) -> String {
     let digest = registry.put_generated_blob(REPO, seed, size);
-    let url = mirror.blob_url(REPO, &digest);
-    download(&url, &[]).await.unwrap().assert_is(&digest);
-    let store = mirror.store_path();
-    eventually(PATIENCE, "the commit", || blobs(&store).contains(&digest));
+    mirror.store_blob(REPO, &digest).await;
     digest
 }
 
@@ -68,8 +65,7 @@ async fn truncated_meanwhile(mirror: &Mirror, digest: &str, range: Option<&str>)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_truncated_while_it_is_sent_goes_on_from_upstream() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let (registry, mirror) = scene::start();
     let digest = stored(&registry, &mirror, 1, 16 * MIB).await;
     let got = truncated_meanwhile(&mirror, &digest, None).await;
     assert_eq!(digest_of(&got), digest);
@@ -78,7 +74,7 @@ async fn a_blob_truncated_while_it_is_sent_goes_on_from_upstream() {
     let url = mirror.blob_url(REPO, &digest);
     download(&url, &[]).await.unwrap().assert_is(&digest);
     let file = blob_file(&mirror.store_path(), &digest);
-    eventually(PATIENCE, "the commit", || {
+    eventually("the commit", || {
         file.metadata().is_ok_and(|file| file.len() == 16 * MIB)
     });
     registry.down();
@@ -87,8 +83,7 @@ async fn a_blob_truncated_while_it_is_sent_goes_on_from_upstream() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_range_that_is_cut_off_goes_on_from_upstream() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let (registry, mirror) = scene::start();
     let digest = stored(&registry, &mirror, 2, 16 * MIB).await;
     let got = truncated_meanwhile(&mirror, &digest, Some("bytes=1000-9999999")).await;
     let expected = Content::generated(2, 16 * MIB).read(1000, 9_999_000);
@@ -99,8 +94,7 @@ async fn a_range_that_is_cut_off_goes_on_from_upstream() {
 /// What the kernel sends from the file by itself ends where the file does, and nothing can be put in its place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_truncated_under_sendfile_is_never_whole_and_right_the_next_time() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let (registry, mirror) = scene::start();
     let digest = stored(&registry, &mirror, 1, 64 * MIB).await;
     let url = mirror.blob_url(REPO, &digest);
     let slow = Downloading {
@@ -121,14 +115,12 @@ async fn a_blob_truncated_under_sendfile_is_never_whole_and_right_the_next_time(
     if got.error.is_none() {
         got.assert_is(&digest);
     }
-    let url = mirror.blob_url(REPO, &digest);
-    download(&url, &[]).await.unwrap().assert_is(&digest);
+    mirror.pull_blob(REPO, &digest).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rescue_that_brings_other_bytes_is_never_a_whole_body() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).max_size("20MiB"));
+    let (registry, mirror) = scene::start_with(|config| config.max_size("20MiB"));
     let digest = registry.put_generated_blob(REPO, 3, 40 * MIB);
     // Of unknown length it outgrows the store; what follows is wrong.
     registry.fault(On::blob().get(), Fault::NoContentLength);
@@ -142,19 +134,16 @@ async fn a_rescue_that_brings_other_bytes_is_never_a_whole_body() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_removed_under_the_mirror_is_begun_anew_and_told_once() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let (registry, mirror) = scene::start();
     let first = stored(&registry, &mirror, 4, MIB).await;
     std::fs::remove_dir_all(mirror.store_path()).unwrap();
-    let url = mirror.blob_url(REPO, &first);
-    download(&url, &[]).await.unwrap().assert_is(&first);
+    mirror.pull_blob(REPO, &first).await;
     let store = mirror.store_path();
-    eventually(PATIENCE, "the store", || blobs(&store).contains(&first));
+    eventually("the store", || blobs(&store).contains(&first));
     let second = stored(&registry, &mirror, 5, MIB).await;
     registry.down();
     for digest in [&first, &second] {
-        let url = mirror.blob_url(REPO, digest);
-        download(&url, &[]).await.unwrap().assert_is(digest);
+        mirror.pull_blob(REPO, digest).await;
     }
     assert_eq!(mirror.metric("pierglass_store_blobs", &[]).await, Some(2.0));
     let bytes = mirror.metric("pierglass_store_bytes", &[]).await.unwrap() as u64;
@@ -171,8 +160,7 @@ async fn a_store_removed_under_the_mirror_is_begun_anew_and_told_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_is_no_directory_any_more_is_told_once_and_heals() {
-    let registry = FakeRegistry::start().await;
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let (registry, mirror) = scene::start();
     stored(&registry, &mirror, 6, MIB).await;
     let store = mirror.store_path();
     std::fs::remove_dir_all(&store).unwrap();
@@ -199,7 +187,6 @@ async fn a_store_that_is_no_directory_any_more_is_told_once_and_heals() {
     assert_eq!(mirror.metric(trouble, &[]).await, Some(0.0));
     let digest = stored(&registry, &mirror, 21, MIB).await;
     registry.down();
-    let url = mirror.blob_url(REPO, &digest);
-    download(&url, &[]).await.unwrap().assert_is(&digest);
+    mirror.pull_blob(REPO, &digest).await;
     assert!(!mirror.output().contains("panicked"), "{}", mirror.output());
 }

@@ -6,28 +6,18 @@ use http::StatusCode;
 
 use crate::support::client::{Response, download, get};
 use crate::support::disk::blobs;
-use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, Redirect, until};
+use crate::support::{
+    FakeRegistry, Fault, Mirror, MirrorConfig, On, REPO, Redirect, image, scene, until,
+};
 
-const REPO: &str = "acme/app";
 /// `header_timeout` here, and what a busy machine may add to it.
 const LIMIT: Duration = Duration::from_secs(2);
 const SOON: Duration = Duration::from_secs(8);
 
-fn image() -> Image {
-    Image::random(1, &[1000])
-}
-
-fn hasty(registry: &FakeRegistry) -> MirrorConfig {
+fn limited(registry: &FakeRegistry) -> MirrorConfig {
     MirrorConfig::for_upstream(registry)
-        .toml(&format!("header_timeout = \"{}s\"", LIMIT.as_secs()))
-        .tag_ttl("0s")
-        .negative_ttl("0s")
-}
-
-async fn serving() -> FakeRegistry {
-    let registry = FakeRegistry::start().await;
-    registry.put_image(REPO, Some("1.0"), &image());
-    registry
+        .timeouts(&format!("{}s", LIMIT.as_secs()))
+        .asking_each_time()
 }
 
 /// An error in the words of the API that names the upstream, and nothing of what upstream sent.
@@ -49,7 +39,7 @@ fn assert_clear(answer: &Response, started: Instant, what: &str) {
 fn kinds(mirror: &Mirror) -> [String; 3] {
     [
         mirror.manifest_url(REPO, "1.0"),
-        mirror.blob_url(REPO, &image().blobs()[0]),
+        mirror.blob_url(REPO, &image(1).blobs()[0]),
         format!("{}/v2/{REPO}/tags/list", mirror.url()),
     ]
 }
@@ -65,9 +55,9 @@ async fn answers_that_do_not_end_or_make_no_sense_end_in_clear_words() {
         Fault::RedirectLoop,
         Fault::Html(500),
     ] {
-        let registry = serving().await;
+        let registry = scene::registry_with(FakeRegistry::builder(), &image(1));
         let struck = registry.fault(On::any().forever(), fault.clone());
-        let mirror = Mirror::start(hasty(&registry));
+        let mirror = Mirror::start(limited(&registry));
         for url in kinds(&mirror) {
             let started = Instant::now();
             let answer = get(&url, &[]).await.unwrap();
@@ -77,7 +67,7 @@ async fn answers_that_do_not_end_or_make_no_sense_end_in_clear_words() {
         registry.clear_faults();
         until("it is served after all", async || {
             let url = mirror.manifest_url(REPO, "1.0");
-            get(&url, &[]).await.unwrap().body == image().manifest
+            get(&url, &[]).await.unwrap().body == image(1).manifest
         })
         .await;
     }
@@ -85,8 +75,8 @@ async fn answers_that_do_not_end_or_make_no_sense_end_in_clear_words() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_that_does_not_end_is_a_refusal_all_the_same() {
-    let registry = serving().await;
-    let mirror = Mirror::start(hasty(&registry));
+    let registry = scene::registry_with(FakeRegistry::builder(), &image(1));
+    let mirror = Mirror::start(limited(&registry));
     let url = mirror.manifest_url(REPO, "1.0");
     for (status, expected) in [(404, 404), (403, 403), (429, 429)] {
         for drip in [true, false] {
@@ -116,8 +106,8 @@ async fn a_page_in_the_place_of_an_answer_is_no_answer() {
             drip: false,
         },
     ] {
-        let registry = serving().await;
-        let mirror = Mirror::start(hasty(&registry));
+        let registry = scene::registry_with(FakeRegistry::builder(), &image(1));
+        let mirror = Mirror::start(limited(&registry));
         let [manifest, _, tags] = kinds(&mirror);
         for (on, url) in [(On::manifest(), &manifest), (On::tags(), &tags)] {
             registry.fault(on.forever(), fault.clone());
@@ -158,9 +148,9 @@ async fn what_is_not_a_token_is_told_as_that() {
         Fault::Hang,
     ] {
         let registry = FakeRegistry::builder().bearer(None).start().await;
-        registry.put_image(REPO, Some("1.0"), &image());
+        registry.put_image(REPO, Some("1.0"), &image(1));
         let struck = registry.fault(On::token(), fault.clone());
-        let mirror = Mirror::start(hasty(&registry));
+        let mirror = Mirror::start(limited(&registry));
         let started = Instant::now();
         let url = mirror.manifest_url(REPO, "1.0");
         let answer = get(&url, &[]).await.unwrap();
@@ -174,7 +164,7 @@ async fn what_is_not_a_token_is_told_as_that() {
 async fn a_part_that_was_not_asked_for_is_not_taken() {
     let registry = FakeRegistry::start().await;
     let digest = registry.put_generated_blob(REPO, 1, 3_000_000);
-    let mirror = Mirror::start(hasty(&registry));
+    let mirror = Mirror::start(limited(&registry));
     let url = mirror.blob_url(REPO, &digest);
     let part = |range: &str| {
         let header = vec![("Content-Range".to_owned(), range.to_owned())];
@@ -212,8 +202,8 @@ async fn a_part_that_was_not_asked_for_is_not_taken() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_at_all_is_nothing() {
-    let registry = serving().await;
-    let mirror = Mirror::start(hasty(&registry));
+    let registry = scene::registry_with(FakeRegistry::builder(), &image(1));
+    let mirror = Mirror::start(limited(&registry));
     let nothing = Fault::Status(200, String::new(), Vec::new());
     registry.fault(On::any().forever(), nothing);
     let [manifest, blob, tags] = kinds(&mirror);
@@ -227,7 +217,7 @@ async fn nothing_at_all_is_nothing() {
     assert!(blobs(&mirror.store_path()).is_empty());
     registry.clear_faults();
     let right = download(&blob, &[]).await.unwrap();
-    right.assert_is(&image().blobs()[0]);
+    right.assert_is(&image(1).blobs()[0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -240,7 +230,7 @@ async fn what_passes_in_a_moment_is_not_the_clients() {
     ] {
         let builder = FakeRegistry::builder().redirect_blobs(Redirect::Absolute307);
         let registry = builder.start().await;
-        registry.put_image(REPO, Some("1.0"), &image());
+        registry.put_image(REPO, Some("1.0"), &image(1));
         let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
         let [manifest, blob, tags] = kinds(&mirror);
         for (on, url) in [
@@ -260,7 +250,7 @@ async fn what_passes_in_a_moment_is_not_the_clients() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_pass_is_asked_for_three_times_and_no_more() {
-    let registry = serving().await;
+    let registry = scene::registry_with(FakeRegistry::builder(), &image(1));
     let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     let struck = registry.fault(On::manifest().forever(), Fault::status(503));
     let url = mirror.manifest_url(REPO, "1.0");
@@ -288,15 +278,15 @@ async fn what_does_not_pass_is_asked_for_three_times_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_without_end_ends_within_the_clients_patience() {
-    let registry = serving().await;
+    let registry = scene::registry_with(FakeRegistry::builder(), &image(1));
     for number in 0..2000 {
-        registry.tag(REPO, &format!("t{number}"), &image().digest);
+        registry.tag(REPO, &format!("t{number}"), &image(1).digest);
     }
     registry.set_page(1);
     // Each page in time, all of them never.
     let slow = Fault::DelayHeaders(Duration::from_millis(300));
     registry.fault(On::tags().forever(), slow);
-    let mirror = Mirror::start(hasty(&registry));
+    let mirror = Mirror::start(limited(&registry));
     let started = Instant::now();
     let url = format!("{}/v2/{REPO}/tags/list", mirror.url());
     let answer = get(&url, &[]).await.unwrap();

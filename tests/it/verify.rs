@@ -1,36 +1,14 @@
 //! `verify` must find every damage, change nothing unless told to, and work whether the mirror runs or not.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
-use crate::support::client::{self, download};
+use crate::support::client::download;
 use crate::support::disk::{blob_file, blobs, eventually, files, flip_a_bit, manifest_file};
 use crate::support::mirror::Ran;
-use crate::support::{FakeRegistry, Image, Mirror, MirrorConfig};
+use crate::support::{Image, Mirror, MirrorConfig, REPO, TAG, scene};
 
-const PATIENCE: Duration = Duration::from_secs(20);
-
-async fn with_image() -> (FakeRegistry, Mirror, Image) {
-    let registry = FakeRegistry::start().await;
-    let image = Image::random(1, &[3_000_000, 50_000]);
-    registry.put_image("a/b", Some("1"), &image);
-    let config = MirrorConfig::for_upstream(&registry).tag_ttl("1h");
-    let mirror = Mirror::start(config.store("scrub_rate", "0"));
-    pull(&mirror, &image).await;
-    let store = mirror.store_path();
-    eventually(PATIENCE, "the commits", || blobs(&store).len() == 3);
-    registry.reset_counts();
-    (registry, mirror, image)
-}
-
-async fn pull(mirror: &Mirror, image: &Image) {
-    let answer = client::get(&mirror.manifest_url("a/b", "1"), &[]).await;
-    assert_eq!(answer.unwrap().body, image.manifest);
-    for digest in image.blobs() {
-        let url = mirror.blob_url("a/b", &digest);
-        download(&url, &[]).await.unwrap().assert_is(&digest);
-    }
+fn unscrubbed(config: MirrorConfig) -> MirrorConfig {
+    config.store("scrub_rate", "0")
 }
 
 /// Damages a blob and the manifest; the words that name them.
@@ -38,7 +16,7 @@ fn damage(mirror: &Mirror, image: &Image) -> [String; 2] {
     let (store, blob) = (mirror.store_path(), image.blobs()[1].clone());
     flip_a_bit(&blob_file(&store, &blob));
     // The last byte is the manifest's own; the middle may be in the line above it.
-    let file = manifest_file(&store, "a/b", &image.digest);
+    let file = manifest_file(&store, REPO, &image.digest);
     let mut bytes = std::fs::read(&file).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&file, bytes).unwrap();
@@ -56,7 +34,7 @@ fn assert_found(ran: &Ran, code: i32, words: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_running_mirror_finds_drops_and_fetches_again() {
-    let (registry, mirror, image) = with_image().await;
+    let (registry, mirror, image) = scene::stored_image(unscrubbed).await;
     assert_found(&mirror.command(&["verify"]), 0, &["nothing is damaged"]);
     let [blob, manifest] = damage(&mirror, &image);
     let file = blob_file(&mirror.store_path(), &image.blobs()[1]);
@@ -76,16 +54,16 @@ async fn a_running_mirror_finds_drops_and_fetches_again() {
         0,
         "fetched when asked for, not before"
     );
-    pull(&mirror, &image).await;
+    mirror.pull(REPO, TAG, &image).await;
     let counts = registry.counts();
     assert_eq!((counts.blob_gets, counts.manifest_gets), (1, 1));
-    eventually(PATIENCE, "the commit", || file.exists());
+    eventually("the commit", || file.exists());
     assert_found(&mirror.command(&["verify"]), 0, &["nothing is damaged"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_at_rest_is_checked_without_a_mirror() {
-    let (registry, mut mirror, image) = with_image().await;
+    let (registry, mut mirror, image) = scene::stored_image(unscrubbed).await;
     mirror.kill9();
     let [blob, manifest] = damage(&mirror, &image);
     let before = files(&mirror.store_path()).len();
@@ -108,13 +86,13 @@ async fn a_store_at_rest_is_checked_without_a_mirror() {
     mirror.reconfigure(MirrorConfig::for_upstream(&registry).tag_ttl("1h"));
     mirror.restart();
     registry.reset_counts();
-    pull(&mirror, &image).await;
+    mirror.pull(REPO, TAG, &image).await;
     assert_eq!(registry.counts().blob_gets, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mirror_that_holds_the_store_is_found_by_its_configuration() {
-    let (_registry, mut mirror, image) = with_image().await;
+    let (_registry, mut mirror, image) = scene::stored_image(unscrubbed).await;
     damage(&mirror, &image);
     mirror.write_down_addresses();
     let told = mirror.command_without_admin(&["verify"]);
@@ -130,7 +108,7 @@ async fn a_mirror_that_holds_the_store_is_found_by_its_configuration() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn programs_get_an_event_a_line() {
-    let (_registry, mut mirror, image) = with_image().await;
+    let (_registry, mut mirror, image) = scene::stored_image(unscrubbed).await;
     damage(&mirror, &image);
     for running in [true, false] {
         let ran = match running {
@@ -161,7 +139,7 @@ async fn programs_get_an_event_a_line() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_done_is_said_with_what_to_do() {
-    let (_registry, mirror, _image) = with_image().await;
+    let (_registry, mirror, _image) = scene::stored_image(unscrubbed).await;
     let nowhere = mirror.command_without_admin(&["verify", "--store", "/nonexistent/store"]);
     assert_eq!(nowhere.code, Some(1), "{nowhere:?}");
     assert!(nowhere.err.contains("/nonexistent/store"), "{nowhere:?}");
@@ -180,8 +158,8 @@ async fn what_cannot_be_done_is_said_with_what_to_do() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pulls_go_on_while_everything_is_read() {
-    let (_registry, mirror, image) = with_image().await;
-    let url = mirror.blob_url("a/b", &image.blobs()[1]);
+    let (_registry, mirror, image) = scene::stored_image(unscrubbed).await;
+    let url = mirror.blob_url(REPO, &image.blobs()[1]);
     let pulls = tokio::spawn({
         let (url, digest) = (url.clone(), image.blobs()[1].clone());
         async move {

@@ -1,37 +1,16 @@
 //! What does not match its digest must never reach a client as a complete body, and must never be kept.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use http::StatusCode;
 
-use crate::support::client::{self, Download};
+use crate::support::client::Download;
+use crate::support::disk::files;
 use crate::support::image::OCI_MANIFEST;
 use crate::support::mirror::sum_of;
-use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, until};
+use crate::support::{Fault, Image, Mirror, On, REPO, client, plain, scene, until};
 
-const REPO: &str = "acme/app";
 const SIZE: u64 = 1_000_000;
-
-async fn with_blob() -> (FakeRegistry, Mirror, String) {
-    let registry = FakeRegistry::start().await;
-    let digest = registry.put_generated_blob(REPO, 1, SIZE);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
-    (registry, mirror, digest)
-}
-
-/// All files below a directory.
-fn files(path: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    entries
-        .flat_map(|entry| {
-            if entry.path().is_dir() {
-                files(&entry.path())
-            } else {
-                vec![entry.path()]
-            }
-        })
-        .collect()
-}
 
 async fn failures(mirror: &Mirror) -> f64 {
     let name = "pierglass_store_ingest_failures_total";
@@ -76,7 +55,7 @@ async fn downloaded(url: &str) -> Option<Download> {
 
 #[tokio::test]
 async fn a_wrong_blob_is_never_delivered_whole_nor_kept() {
-    let (registry, mirror, digest) = with_blob().await;
+    let (registry, mirror, digest) = scene::cold_blob(SIZE, plain);
     let url = mirror.blob_url(REPO, &digest);
     // Never right, however often it is asked for.
     let hopeless = [
@@ -121,7 +100,7 @@ async fn a_blob_that_breaks_off_is_never_taken_for_a_whole_one() {
         Fault::CutChunked(500_000),
         Fault::CutChunked(SIZE),
     ] {
-        let (registry, mirror, digest) = with_blob().await;
+        let (registry, mirror, digest) = scene::cold_blob(SIZE, plain);
         let url = mirror.blob_url(REPO, &digest);
         let id = registry.fault(On::blob().get().forever(), fault.clone());
         let download = downloaded(&url).await;
@@ -146,9 +125,7 @@ async fn a_blob_that_breaks_off_is_never_taken_for_a_whole_one() {
 
 #[tokio::test]
 async fn a_small_wrong_blob_sends_not_one_wrong_byte() {
-    let registry = FakeRegistry::start().await;
-    let digest = registry.put_generated_blob(REPO, 2, 10_000);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+    let (registry, mirror, digest) = scene::cold_blob(10_000, plain);
     registry.fault(On::blob().get().forever(), Fault::WrongBytes);
     if let Some(download) = downloaded(&mirror.blob_url(REPO, &digest)).await {
         assert_eq!(download.bytes, 0);
@@ -158,7 +135,7 @@ async fn a_small_wrong_blob_sends_not_one_wrong_byte() {
 
 #[tokio::test]
 async fn a_chunked_blob_of_unknown_length_is_checked_as_well() {
-    let (registry, mirror, digest) = with_blob().await;
+    let (registry, mirror, digest) = scene::cold_blob(SIZE, plain);
     let url = mirror.blob_url(REPO, &digest);
     registry.fault(On::blob().get(), Fault::NoContentLength);
     let download = client::download(&url, &[]).await.unwrap();
@@ -177,7 +154,7 @@ async fn a_chunked_blob_of_unknown_length_is_checked_as_well() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_who_read_along_fail_alike() {
-    let (registry, mirror, digest) = with_blob().await;
+    let (registry, mirror, digest) = scene::cold_blob(SIZE, plain);
     let url = mirror.blob_url(REPO, &digest);
     let wrong = registry.fault(On::blob().get().times(1), Fault::WrongBytes);
     // Slow enough for all to join the transfer before it goes wrong.
@@ -238,9 +215,8 @@ async fn a_wrong_manifest_is_refused_and_not_kept() {
         Fault::WrongLength(-1),
         Fault::WrongLength(1),
     ];
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start();
     registry.put_image(REPO, Some("1.0"), &right);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     for fault in faults {
         let id = registry.fault(On::manifest().get().forever(), fault.clone());
         let url = mirror.manifest_url(REPO, &right.digest);
@@ -263,9 +239,8 @@ async fn a_wrong_manifest_is_refused_and_not_kept() {
 #[tokio::test]
 async fn a_page_of_html_is_no_manifest_of_a_tag() {
     let right = Image::random(1, &[100]);
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start();
     registry.put_image(REPO, Some("1.0"), &right);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     let url = mirror.manifest_url(REPO, "1.0");
     for fault in [
         Fault::Html(200),
@@ -284,9 +259,8 @@ async fn a_page_of_html_is_no_manifest_of_a_tag() {
 #[tokio::test]
 async fn a_digest_that_upstream_lied_about_is_not_stuck() {
     let right = Image::random(1, &[100]);
-    let registry = FakeRegistry::start().await;
+    let (registry, mirror) = scene::start();
     registry.put_image(REPO, Some("1.0"), &right);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
     // By digest the lie is seen at once.
     registry.fault(On::manifest().head(), Fault::LyingDigestHeader);
     let by_digest = mirror.manifest_url(REPO, &right.digest);

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// The file of a blob, `sha256:...` being its digest.
 pub fn blob_file(store: &Path, digest: &str) -> PathBuf {
     let hex = digest.strip_prefix("sha256:").unwrap();
@@ -120,10 +122,10 @@ fn occupied(path: &Path) -> u64 {
 
 /// Looks again and again until `condition` holds.
 #[track_caller]
-pub fn eventually(patience: Duration, what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + patience;
+pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
     while !condition() {
-        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -3,7 +3,6 @@
 //! It is agreed that the program writes one JSON line with `"message": "listening"` on standard error once it accepts
 //! connections, and that `listen` and `admin` in it are the addresses it got.
 
-use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -15,137 +14,11 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::client;
+use super::config::MirrorConfig;
 use super::loopback::any_port;
-use super::registry::FakeRegistry;
 
 const START: Duration = Duration::from_secs(20);
 const STOP: Duration = Duration::from_secs(60);
-
-/// A configuration file in the making.
-#[derive(Debug, Clone, Default)]
-pub struct MirrorConfig {
-    top: String,
-    store: String,
-    freshness: String,
-    rest: String,
-    environment: Vec<(String, String)>,
-    store_path: Option<PathBuf>,
-    keep_ports: bool,
-}
-
-impl MirrorConfig {
-    /// Nothing but a place to listen and a place to store: no upstream is named.
-    pub fn bare() -> MirrorConfig {
-        MirrorConfig::default()
-    }
-
-    /// The fake registry is Docker Hub, the default upstream, as the only one.
-    pub fn for_upstream(registry: &FakeRegistry) -> MirrorConfig {
-        MirrorConfig::for_url(&registry.url())
-    }
-
-    /// Docker Hub at that URL.
-    pub fn for_url(url: &str) -> MirrorConfig {
-        MirrorConfig::bare().toml(&format!(
-            "[upstream.\"docker.io\"]\nurl = \"{url}\"\ndefault = true\n"
-        ))
-    }
-
-    /// A further upstream, or more keys of the last one named: TOML lines.
-    #[must_use]
-    pub fn upstream(self, name: &str, registry: &FakeRegistry) -> MirrorConfig {
-        self.toml(&format!(
-            "[upstream.\"{name}\"]\nurl = \"{}\"\n",
-            registry.url()
-        ))
-    }
-
-    /// Appends TOML. Straight after [`MirrorConfig::for_upstream`] plain keys belong to that upstream.
-    #[must_use]
-    pub fn toml(mut self, text: &str) -> MirrorConfig {
-        self.rest.push_str(text);
-        self.rest.push('\n');
-        self
-    }
-
-    /// A key of the top of the file, its value as TOML.
-    #[must_use]
-    pub fn top(mut self, key: &str, value: &str) -> MirrorConfig {
-        let _ = writeln!(self.top, "{key} = {value}");
-        self
-    }
-
-    #[must_use]
-    pub fn max_size(self, size: &str) -> MirrorConfig {
-        self.store("max_size", &format!("\"{size}\""))
-    }
-
-    /// A key of `[store]`, its value as TOML.
-    #[must_use]
-    pub fn store(mut self, key: &str, value: &str) -> MirrorConfig {
-        let _ = writeln!(self.store, "{key} = {value}");
-        self
-    }
-
-    #[must_use]
-    pub fn tag_ttl(self, span: &str) -> MirrorConfig {
-        self.freshness("tag_ttl", span)
-    }
-
-    #[must_use]
-    pub fn max_stale(self, span: &str) -> MirrorConfig {
-        self.freshness("max_stale", span)
-    }
-
-    #[must_use]
-    pub fn negative_ttl(self, span: &str) -> MirrorConfig {
-        self.freshness("negative_ttl", span)
-    }
-
-    fn freshness(mut self, key: &str, span: &str) -> MirrorConfig {
-        let _ = writeln!(self.freshness, "{key} = \"{span}\"");
-        self
-    }
-
-    /// A store elsewhere than in the mirror's temporary directory: it outlives the mirror.
-    #[must_use]
-    pub fn store_path(self, path: &Path) -> MirrorConfig {
-        MirrorConfig {
-            store_path: Some(path.to_owned()),
-            ..self
-        }
-    }
-
-    #[must_use]
-    pub fn environment(mut self, name: &str, value: &str) -> MirrorConfig {
-        self.environment.push((name.into(), value.into()));
-        self
-    }
-
-    /// After a restart the mirror listens where it did before.
-    #[must_use]
-    pub fn keep_ports(self) -> MirrorConfig {
-        MirrorConfig {
-            keep_ports: true,
-            ..self
-        }
-    }
-
-    fn text(&self, store: &Path, listen: &str, admin: &str) -> String {
-        let MirrorConfig {
-            top,
-            store: keys,
-            freshness,
-            rest,
-            ..
-        } = self;
-        let store = store.display();
-        format!(
-            "listen = \"{listen}\"\nadmin_listen = \"{admin}\"\n{top}\n[log]\nformat = \"json\"\n\n\
-             [store]\npath = \"{store}\"\n{keys}\n[freshness]\n{freshness}\n{rest}"
-        )
-    }
-}
 
 /// What the program wrote, and what it said about itself.
 #[derive(Debug, Default)]

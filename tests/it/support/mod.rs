@@ -14,6 +14,8 @@
 pub mod auth;
 /// A small HTTP client that reports times, digests and incomplete bodies.
 pub mod client;
+/// What the program under test is told to do.
+pub mod config;
 /// Repositories, blobs (large ones computed on the fly) and manifests.
 pub mod content;
 /// The store as it lies on disk.
@@ -42,15 +44,19 @@ pub mod patience;
 pub mod registry;
 /// How the fake registry answers.
 pub mod routes;
+/// A registry, a mirror, one blob or image, and what clients do: what most tests begin with.
+pub mod scene;
 /// Certificates, and TLS on both sides of the program.
 pub mod tls;
 /// HTTP/1.1 by hand, for answers no well-behaved server gives.
 pub mod wire;
 
 pub use client::{Client, Download, Downloading, Response};
+pub use config::MirrorConfig;
 pub use content::{digest_of, generated_digest};
 pub use fault::{Fault, On};
 pub use image::{Image, Index};
-pub use mirror::{Mirror, MirrorConfig};
+pub use mirror::Mirror;
 pub use patience::until;
 pub use registry::{FakeRegistry, Redirect};
+pub use scene::{KIB, MIB, REPO, TAG, image, plain};

@@ -1,0 +1,101 @@
+//! No request may pass unseen: each is a line in the log and a count in the metrics.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::client::Downloading;
+use crate::support::disk::eventually;
+use crate::support::mirror::log_field;
+use crate::support::{MIB, client, plain, scene};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_leaves_one_line_in_the_log() {
+    let (_registry, mirror, digest) = scene::cold_blob(100_000, plain);
+    let path = format!("/v2/a/b/blobs/{digest}");
+    let at = |path: &str| format!("{}{path}", mirror.url());
+    client::get(&at(&path), &[]).await.unwrap();
+    mirror.wait_until_stored(&[&digest]);
+    client::head(&at(&path), &[]).await.unwrap();
+    client::get(&at("/v2/"), &[]).await.unwrap();
+    client::get(&at("/v2/a/b/manifests/none"), &[])
+        .await
+        .unwrap();
+    client::request(http::Method::PUT, &at("/v2/a/b/manifests/1"), &[])
+        .await
+        .unwrap();
+    let expected = [
+        ("GET", &*path, 200, "docker.io", "blob", "miss", 100_000),
+        ("HEAD", &path, 200, "docker.io", "blob", "hit", 0),
+        ("GET", "/v2/", 200, "none", "base", "hit", 2),
+        (
+            "GET",
+            "/v2/a/b/manifests/none",
+            404,
+            "docker.io",
+            "manifest",
+            "error",
+            0,
+        ),
+        (
+            "PUT",
+            "/v2/a/b/manifests/1",
+            405,
+            "none",
+            "manifest",
+            "error",
+            0,
+        ),
+    ];
+    let lines = || {
+        let is_request =
+            |line: &Value| log_field(line, "message").and_then(Value::as_str) == Some("request");
+        mirror
+            .logs()
+            .into_iter()
+            .filter(is_request)
+            .collect::<Vec<_>>()
+    };
+    eventually("the last line", || lines().len() >= expected.len());
+    let lines = lines();
+    assert_eq!(lines.len(), expected.len());
+    for (line, (method, path, status, upstream, kind, outcome, bytes)) in lines.iter().zip(expected)
+    {
+        let field = |name| log_field(line, name).cloned().unwrap_or_default();
+        assert_eq!(field("client"), "127.0.0.1", "{line}");
+        assert_eq!(
+            (field("method"), field("path")),
+            (method.into(), path.into())
+        );
+        assert_eq!(field("status"), status, "{line}");
+        assert_eq!(field("upstream"), upstream, "{line}");
+        assert_eq!(field("kind"), kind, "{line}");
+        assert_eq!(field("outcome"), outcome, "{line}");
+        assert!(field("ms").is_u64(), "{line}");
+        if status == 200 {
+            assert_eq!(field("bytes"), bytes, "{line}");
+        } else {
+            assert!(field("error").is_string(), "{line}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_is_logged_with_what_it_took() {
+    let (_registry, mirror, digest) = scene::stored_blob(32 * MIB, plain).await;
+    let leaving = Downloading {
+        abort_after: Some(MIB),
+        ..Downloading::default()
+    };
+    let url = mirror.blob_url("a/b", &digest);
+    let taken = leaving.run(&url, &[]).await.unwrap();
+    let line = mirror.wait_for_log(PATIENCE, |line| {
+        let bytes = log_field(line, "bytes").and_then(Value::as_u64);
+        let outcome = log_field(line, "outcome").and_then(Value::as_str);
+        outcome == Some("hit") && bytes != Some(32 * MIB)
+    });
+    let bytes = log_field(&line, "bytes").and_then(Value::as_u64).unwrap();
+    assert!(bytes >= taken.bytes && bytes < 32 * MIB, "{line}");
+}

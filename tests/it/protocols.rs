@@ -1,0 +1,140 @@
+//! HTTP/1.1, HTTP/2 and TLS must all lead to the same bytes, and what is none of them must be refused.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::net::TcpStream;
+
+use crate::support::client::{Ending, Raw, raw};
+use crate::support::tls::{Certificate, get_h1, get_h2};
+use crate::support::{
+    FakeRegistry, Fault, Image, MIB, Mirror, MirrorConfig, On, digest_of, plain, scene,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What `/v2/` says to a header with this much in it, sent in pieces until there is an answer: a connection that is
+/// closed over unread bytes is reset, and the answer lost.
+async fn with_header_of(mirror: &Mirror, length: usize) -> String {
+    let mut connection = Raw::connect(mirror.authority()).await;
+    connection
+        .send("GET /v2/ HTTP/1.1\r\nhost: m\r\nconnection: close\r\nx-filler: ")
+        .await;
+    let filler = "x".repeat(length);
+    for piece in filler.as_bytes().chunks(16 * 1024) {
+        connection.send(piece).await;
+        let (answer, _) = connection.read(Duration::from_millis(20)).await;
+        if !answer.is_empty() {
+            return String::from_utf8(answer).unwrap();
+        }
+    }
+    connection.send("\r\n\r\n").await;
+    let (answer, _) = connection.read(PATIENCE).await;
+    String::from_utf8(answer).unwrap()
+}
+
+fn panicked(mirror: &Mirror) -> bool {
+    mirror.output().contains("panicked")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_headers_are_accepted_and_longer_ones_refused() {
+    let mirror = Mirror::start(MirrorConfig::bare());
+    for length in [10, 20_000, 32 * 1024] {
+        let answer = with_header_of(&mirror, length).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{length}: {answer}");
+    }
+    let answer = with_header_of(&mirror, 1_000_000).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_http_is_refused() {
+    let (_registry, mirror, digest) = scene::stored_blob(1000, plain).await;
+    let noise: Vec<u8> = (0..=255).cycle().take(5000).collect();
+    let cases: [&[u8]; 9] = [
+        b"\r\n\r\n\r\n\r\nGARBAGE\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /v2/ HTTP/1.1\r\nhost m\r\n\r\n",
+        b"GET /v2/ HTTP/1.1\r\ncontent-length: x\r\n\r\n",
+        b"GET /v2/\x00\xff HTTP/1.1\r\nhost: m\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"PRINT / HTTP/1.1\r\n\r\n",
+        &noise,
+    ];
+    for case in cases {
+        let (answer, ending) = raw(mirror.authority(), case, PATIENCE).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert_ne!(ending, Ending::Silent, "{answer}");
+        assert!(!answer.contains("200 OK"), "{answer}");
+    }
+    assert!(!panicked(&mirror));
+    mirror.pull_blob("a/b", &digest).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http2_is_understood_without_asking() {
+    let (registry, mirror) = scene::start();
+    let image = Image::random(1, &[3_000_000, 500_000]);
+    registry.put_image("a/b", Some("1"), &image);
+    let mut urls = vec![mirror.manifest_url("a/b", "1")];
+    urls.extend(image.blobs().iter().map(|it| mirror.blob_url("a/b", it)));
+    for _ in ["cold", "warm"] {
+        let stream = TcpStream::connect(mirror.authority()).await.unwrap();
+        let answers = get_h2(stream, &urls).await;
+        let digests: Vec<_> = answers
+            .into_iter()
+            .map(|answer| digest_of(&answer.unwrap().body))
+            .collect();
+        assert_eq!(digests[0], image.digest);
+        assert_eq!(digests[1..], image.blobs());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_blob_does_not_end_cleanly_over_http2() {
+    let (registry, mirror) = scene::start();
+    let digest = registry.put_generated_blob("a/b", 1, 2 * MIB);
+    let spoilt = On::blob().get().containing(&digest).forever();
+    registry.fault(spoilt, Fault::WrongBytes);
+    let good = registry.put_generated_blob("a/b", 2, 2 * MIB);
+    let urls = [
+        mirror.blob_url("a/b", &digest),
+        mirror.blob_url("a/b", &good),
+    ];
+    let stream = TcpStream::connect(mirror.authority()).await.unwrap();
+    let answers = get_h2(stream, &urls).await;
+    let whole = answers[0]
+        .as_ref()
+        .is_ok_and(|answer| answer.status == StatusCode::OK);
+    assert!(!whole, "a wrong blob came whole");
+    // The other pull on the same connection is none the worse.
+    assert_eq!(digest_of(&answers[1].as_ref().unwrap().body), good);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_serves_both_versions_of_http() {
+    let registry = FakeRegistry::start().await;
+    let certificate = Certificate::new();
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).toml(&certificate.toml()));
+    let digest = registry.put_generated_blob("a/b", 1, 2 * MIB);
+    let url = format!("https://{}/v2/a/b/blobs/{digest}", mirror.authority());
+    for (offered, chosen) in [
+        (&["h2", "http/1.1"][..], Some(&b"h2"[..])),
+        (&["http/1.1"], Some(b"http/1.1")),
+        (&[], None),
+    ] {
+        let stream = certificate.connect(mirror.authority(), offered).await;
+        assert_eq!(stream.get_ref().1.alpn_protocol(), chosen);
+        let answer = if chosen == Some(b"h2") {
+            get_h2(stream, std::slice::from_ref(&url)).await.remove(0)
+        } else {
+            get_h1(stream, &url).await
+        };
+        assert_eq!(digest_of(&answer.unwrap().body), digest);
+    }
+    // Plain http on this port is no way in.
+    let (answer, _) = raw(mirror.authority(), "GET /v2/ HTTP/1.1\r\n\r\n", PATIENCE).await;
+    assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
+}
