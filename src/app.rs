@@ -107,7 +107,7 @@ impl App {
         let (stop, stopped) = watch::channel(false);
         let admin = Arc::new(Admin::new(Arc::clone(&mirror), Arc::clone(&metrics)));
         let limits = limits_for_clients(&config.server, files, &metrics);
-        let service = Arc::new(Service::new(mirror, Arc::clone(&metrics)));
+        let service = Arc::new(Service::new(mirror, &metrics));
         let answer = move |request, asker| {
             let service = Arc::clone(&service);
             async move { service.answer(request, asker).await }

@@ -1,7 +1,7 @@
 //! The metrics of the program, by the names of the public contract.
 //!
 //! One value of [`Metrics`] is built at start and shared; there is no global registry. Label values come
-//! from configuration and from closed sets of words of ours, never from what a client wrote.
+//! from configuration and from closed sets of words, never from what a client wrote.
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -14,73 +14,105 @@ const FIRST_BYTE_BUCKETS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
 
-/// Every metric this program exports, except those of the process, which are collected when scraped.
-pub struct Metrics {
-    registry: Registry,
-    /// Requests answered: upstream, kind, outcome, status.
-    pub requests: IntCounterVec,
-    /// Body bytes sent to clients: upstream, kind, outcome.
-    pub response_bytes: IntCounterVec,
-    /// Of those, the bytes that went from the page cache to the socket inside the kernel.
-    pub bytes_by_sendfile: IntCounter,
-    /// And those that went through memory of ours.
-    pub bytes_copied: IntCounter,
-    /// Seconds until the response header was ready: kind, outcome.
-    pub request_duration: HistogramVec,
-    /// Requests made of upstreams: upstream, kind, method, status.
-    pub upstream_requests: IntCounterVec,
-    /// Body bytes received from upstreams: upstream.
-    pub upstream_bytes: IntCounterVec,
-    /// Seconds until upstream's response header: upstream, kind.
-    pub upstream_request_duration: HistogramVec,
-    /// The pull quota upstream states: upstream.
-    pub ratelimit_limit: GaugeVec,
-    /// What upstream says is left of it: upstream.
-    pub ratelimit_remaining: GaugeVec,
-    /// 1 while the last contact with an upstream worked, 0 after one that failed: upstream.
-    pub upstream_up: IntGaugeVec,
-    /// 0 closed, 1 half open, 2 open: upstream, endpoint.
-    pub circuit_state: IntGaugeVec,
-    /// How often an origin was left alone after failing: upstream, endpoint.
-    pub circuit_openings: IntCounterVec,
-    /// Answers that upstream limits us (429): upstream, kind.
-    pub rate_limits: IntCounterVec,
-    /// Until when upstream is not asked because of that, in Unix time: upstream, kind.
-    pub held_until: GaugeVec,
-    /// Credentials (or nothing) exchanged for tokens: upstream, result.
-    pub token_exchanges: IntCounterVec,
-    /// Blob transfers from upstream under way: upstream.
-    pub fills_in_flight: IntGaugeVec,
-    /// Transfers that broke off and went on at that place: upstream.
-    pub fill_resumes: IntCounterVec,
-    /// Bytes the store accounts for, ingests in progress included.
-    pub store_bytes: Gauge,
-    /// The configured limit of the store in bytes.
-    pub store_capacity: Gauge,
-    /// Blobs committed and not evicted.
-    pub store_blobs: IntGauge,
-    /// Bytes removed to make room.
-    pub evicted_bytes: IntCounter,
-    /// Bytes of what is stored that are pinned.
-    pub store_pinned: Gauge,
-    /// Stored content that was found damaged and dropped: found_by.
-    pub damaged: IntCounterVec,
-    /// Bytes that the check behind the requests has read.
-    pub scrubbed_bytes: IntCounter,
-    /// Ingests that did not become a blob: reason.
-    pub ingest_failures: IntCounterVec,
-    /// Failures of the disk the store is on: cause.
-    pub store_disk_errors: IntCounterVec,
-    /// 1 while this keeps the store from being written to: cause.
-    pub store_trouble: IntGaugeVec,
-    /// Bodies that the store could not send to their end, and that went on from upstream: upstream.
-    pub body_rescues: IntCounterVec,
-    /// Client connections open now.
-    pub connections: IntGauge,
-    /// Clients that had their share: limit, result.
-    pub client_limited: IntCounterVec,
-    /// Idle connections closed because places ran short.
-    pub closed_for_room: IntCounter,
+/// One metric as the public contract has it.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name in Prometheus.
+    pub name: &'static str,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+}
+
+/// Makes [`Metrics`] and [`TABLE`] from a line for each metric: its field, kind, name, labels and help.
+macro_rules! metrics {
+    ($($field:ident: $kind:ident = $name:literal, [$($label:ident),*], $help:literal;)*) => {
+        /// Every metric this program exports, except those of the process, which are collected when scraped.
+        pub struct Metrics {
+            registry: Registry,
+            $(#[doc = $help] pub $field: $kind,)*
+        }
+
+        /// What [`Metrics`] holds. `docs/operations.md` says how to read each.
+        pub const TABLE: &[Metric] = &[
+            $(Metric { name: $name, labels: &[$(stringify!($label)),*] },)*
+        ];
+
+        impl Metrics {
+            fn registered(registry: Registry) -> Result<Self, prometheus::Error> {
+                Ok(Self {
+                    $($field: register(&registry, $name, $help, &[$(stringify!($label)),*])?,)*
+                    registry,
+                })
+            }
+        }
+    };
+}
+
+metrics! {
+    requests: IntCounterVec = "pierglass_requests_total", [upstream, kind, outcome, status],
+        "Requests answered to clients.";
+    response_bytes: IntCounterVec = "pierglass_response_bytes_total", [upstream, kind, outcome],
+        "Body bytes sent to clients.";
+    sent_bytes: IntCounterVec = "pierglass_sent_bytes_total", [way],
+        "Body bytes sent to clients, by how: with sendfile, or copied.";
+    request_duration: HistogramVec = "pierglass_request_duration_seconds", [kind, outcome],
+        "Time until the response header was ready, in seconds.";
+    upstream_requests: IntCounterVec = "pierglass_upstream_requests_total", [upstream, kind, method, status],
+        "Requests made of upstream registries; status is a code, or the word for what went wrong.";
+    upstream_bytes: IntCounterVec = "pierglass_upstream_bytes_total", [upstream],
+        "Body bytes received from upstream registries.";
+    upstream_request_duration: HistogramVec = "pierglass_upstream_request_duration_seconds", [upstream, kind],
+        "Time until upstream's response header, in seconds.";
+    ratelimit_limit: GaugeVec = "pierglass_upstream_ratelimit_limit", [upstream],
+        "Pulls that upstream allows per window.";
+    ratelimit_remaining: GaugeVec = "pierglass_upstream_ratelimit_remaining", [upstream],
+        "Pulls that upstream says are left in the window.";
+    upstream_up: IntGaugeVec = "pierglass_upstream_up", [upstream],
+        "1 while the last contact with the upstream worked, 0 after one that failed.";
+    circuit_state: IntGaugeVec = "pierglass_upstream_circuit_state", [upstream, endpoint],
+        "Whether an origin is left alone because it kept failing: 0 no, 1 it is being tried, 2 yes.";
+    circuit_openings: IntCounterVec = "pierglass_upstream_circuit_openings_total", [upstream, endpoint],
+        "How often an origin began to be left alone because it kept failing.";
+    rate_limits: IntCounterVec = "pierglass_upstream_rate_limits_total", [upstream, kind],
+        "Answers of upstream that it limits us; kind is quota (pulls) or abuse (requests).";
+    held_until: GaugeVec = "pierglass_upstream_held_until_timestamp_seconds", [upstream, kind],
+        "Until when upstream is not asked because it limited us, in Unix time.";
+    token_exchanges: IntCounterVec = "pierglass_token_exchanges_total", [upstream, result],
+        "Token requests made of upstreams' realms.";
+    fills_in_flight: IntGaugeVec = "pierglass_fills_in_flight", [upstream],
+        "Blob transfers from upstream under way.";
+    fill_resumes: IntCounterVec = "pierglass_fill_resumes_total", [upstream],
+        "Blob transfers that broke off and went on at that place.";
+    store_bytes: Gauge = "pierglass_store_bytes", [],
+        "Bytes the store accounts for, ingests in progress included.";
+    store_capacity: Gauge = "pierglass_store_capacity_bytes", [],
+        "Configured limit of the store in bytes.";
+    store_blobs: IntGauge = "pierglass_store_blobs", [],
+        "Blobs stored.";
+    evicted_bytes: IntCounter = "pierglass_store_evicted_bytes_total", [],
+        "Bytes removed to make room.";
+    store_pinned: Gauge = "pierglass_store_pinned_bytes", [],
+        "Bytes of what is stored that are pinned and not evicted.";
+    damaged: IntCounterVec = "pierglass_store_damaged_total", [found_by],
+        "Stored content found damaged and dropped.";
+    scrubbed_bytes: IntCounter = "pierglass_store_scrubbed_bytes_total", [],
+        "Bytes read again to see whether they are still what they were.";
+    ingest_failures: IntCounterVec = "pierglass_store_ingest_failures_total", [reason],
+        "Ingests that did not become a stored blob.";
+    store_disk_errors: IntCounterVec = "pierglass_store_disk_errors_total", [cause],
+        "Failures of the disk the store is on.";
+    store_trouble: IntGaugeVec = "pierglass_store_trouble", [cause],
+        "1 while this keeps the store from being written to, 0 otherwise.";
+    body_rescues: IntCounterVec = "pierglass_body_rescues_total", [upstream],
+        "Bodies that the store could not send to their end, and that went on from upstream.";
+    connections: IntGauge = "pierglass_connections", [],
+        "Client connections open.";
+    client_limited: IntCounterVec = "pierglass_client_limited_total", [limit, result],
+        "Times that a client had its share and waited for more, or was refused it.";
+    closed_for_room: IntCounter = "pierglass_connections_closed_for_room_total", [],
+        "Idle connections closed because places for connections ran short.";
+    build_info: IntGaugeVec = "pierglass_build_info", [version],
+        "Always 1; the labels say what is running.";
 }
 
 impl Metrics {
@@ -89,203 +121,16 @@ impl Metrics {
     /// Fails only if two of them share a name, which a test would show.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let r = &registry;
         #[cfg(target_os = "linux")]
-        r.register(Box::new(
+        registry.register(Box::new(
             prometheus::process_collector::ProcessCollector::for_self(),
         ))?;
-        let by_way = counters(
-            r,
-            "pierglass_sent_bytes_total",
-            "Body bytes sent to clients, by how: with sendfile, or copied.",
-            &["way"],
-        )?;
-        let build = build_info(r)?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        Ok(Self {
-            requests: counters(
-                r,
-                "pierglass_requests_total",
-                "Requests answered to clients.",
-                &["upstream", "kind", "outcome", "status"],
-            )?,
-            response_bytes: counters(
-                r,
-                "pierglass_response_bytes_total",
-                "Body bytes sent to clients.",
-                &["upstream", "kind", "outcome"],
-            )?,
-            bytes_by_sendfile: by_way.with_label_values(&["sendfile"]),
-            bytes_copied: by_way.with_label_values(&["copied"]),
-            request_duration: histograms(
-                r,
-                "pierglass_request_duration_seconds",
-                "Time until the response header was ready, in seconds.",
-                &["kind", "outcome"],
-            )?,
-            upstream_requests: counters(
-                r,
-                "pierglass_upstream_requests_total",
-                "Requests made of upstream registries; status is a code, or the word for what went wrong.",
-                &["upstream", "kind", "method", "status"],
-            )?,
-            upstream_bytes: counters(
-                r,
-                "pierglass_upstream_bytes_total",
-                "Body bytes received from upstream registries.",
-                &["upstream"],
-            )?,
-            upstream_request_duration: histograms(
-                r,
-                "pierglass_upstream_request_duration_seconds",
-                "Time until upstream's response header, in seconds.",
-                &["upstream", "kind"],
-            )?,
-            ratelimit_limit: gauges(
-                r,
-                "pierglass_upstream_ratelimit_limit",
-                "Pulls that upstream allows per window.",
-                &["upstream"],
-            )?,
-            ratelimit_remaining: gauges(
-                r,
-                "pierglass_upstream_ratelimit_remaining",
-                "Pulls that upstream says are left in the window.",
-                &["upstream"],
-            )?,
-            upstream_up: int_gauges(
-                r,
-                "pierglass_upstream_up",
-                "1 while the last contact with the upstream worked, 0 after one that failed.",
-                &["upstream"],
-            )?,
-            circuit_state: int_gauges(
-                r,
-                "pierglass_upstream_circuit_state",
-                "Whether an origin is left alone because it kept failing: 0 no, 1 it is being tried, 2 yes.",
-                &["upstream", "endpoint"],
-            )?,
-            circuit_openings: counters(
-                r,
-                "pierglass_upstream_circuit_openings_total",
-                "How often an origin began to be left alone because it kept failing.",
-                &["upstream", "endpoint"],
-            )?,
-            rate_limits: counters(
-                r,
-                "pierglass_upstream_rate_limits_total",
-                "Answers of upstream that it limits us; kind is quota (pulls) or abuse (requests).",
-                &["upstream", "kind"],
-            )?,
-            held_until: gauges(
-                r,
-                "pierglass_upstream_held_until_timestamp_seconds",
-                "Until when upstream is not asked because it limited us, in Unix time.",
-                &["upstream", "kind"],
-            )?,
-            token_exchanges: counters(
-                r,
-                "pierglass_token_exchanges_total",
-                "Token requests made of upstreams' realms.",
-                &["upstream", "result"],
-            )?,
-            fills_in_flight: int_gauges(
-                r,
-                "pierglass_fills_in_flight",
-                "Blob transfers from upstream under way.",
-                &["upstream"],
-            )?,
-            fill_resumes: counters(
-                r,
-                "pierglass_fill_resumes_total",
-                "Blob transfers that broke off and went on at that place.",
-                &["upstream"],
-            )?,
-            store_bytes: register(
-                r,
-                Gauge::new(
-                    "pierglass_store_bytes",
-                    "Bytes the store accounts for, ingests in progress included.",
-                )?,
-            )?,
-            store_capacity: register(
-                r,
-                Gauge::new(
-                    "pierglass_store_capacity_bytes",
-                    "Configured limit of the store in bytes.",
-                )?,
-            )?,
-            store_blobs: register(r, IntGauge::new("pierglass_store_blobs", "Blobs stored.")?)?,
-            evicted_bytes: register(
-                r,
-                IntCounter::new(
-                    "pierglass_store_evicted_bytes_total",
-                    "Bytes removed to make room.",
-                )?,
-            )?,
-            store_pinned: register(
-                r,
-                Gauge::new(
-                    "pierglass_store_pinned_bytes",
-                    "Bytes of what is stored that are pinned and not evicted.",
-                )?,
-            )?,
-            damaged: counters(
-                r,
-                "pierglass_store_damaged_total",
-                "Stored content found damaged and dropped.",
-                &["found_by"],
-            )?,
-            scrubbed_bytes: register(
-                r,
-                IntCounter::new(
-                    "pierglass_store_scrubbed_bytes_total",
-                    "Bytes read again to see whether they are still what they were.",
-                )?,
-            )?,
-            ingest_failures: counters(
-                r,
-                "pierglass_store_ingest_failures_total",
-                "Ingests that did not become a stored blob.",
-                &["reason"],
-            )?,
-            store_disk_errors: counters(
-                r,
-                "pierglass_store_disk_errors_total",
-                "Failures of the disk the store is on.",
-                &["cause"],
-            )?,
-            store_trouble: int_gauges(
-                r,
-                "pierglass_store_trouble",
-                "1 while this keeps the store from being written to, 0 otherwise.",
-                &["cause"],
-            )?,
-            body_rescues: counters(
-                r,
-                "pierglass_body_rescues_total",
-                "Bodies that the store could not send to their end, and that went on from upstream.",
-                &["upstream"],
-            )?,
-            connections: register(
-                r,
-                IntGauge::new("pierglass_connections", "Client connections open.")?,
-            )?,
-            client_limited: counters(
-                r,
-                "pierglass_client_limited_total",
-                "Times that a client had its share and waited for more, or was refused it.",
-                &["limit", "result"],
-            )?,
-            closed_for_room: register(
-                r,
-                IntCounter::new(
-                    "pierglass_connections_closed_for_room_total",
-                    "Idle connections closed because places for connections ran short.",
-                )?,
-            )?,
-            registry,
-        })
+        let metrics = Self::registered(registry)?;
+        let build = metrics
+            .build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")]);
+        build.set(1);
+        Ok(metrics)
     }
 
     /// Everything in Prometheus' text format (version 0.0.4), and its media type.
@@ -296,56 +141,73 @@ impl Metrics {
     }
 }
 
-fn register<C: Collector + Clone + 'static>(
+/// A kind of metric.
+trait Kind: Collector + Clone + 'static {
+    fn build(opts: Opts, labels: &[&str]) -> Result<Self, prometheus::Error>;
+}
+
+macro_rules! kinds {
+    ($($kind:ident: |$opts:ident, $labels:pat_param| $build:expr;)*) => {
+        $(impl Kind for $kind {
+            fn build($opts: Opts, $labels: &[&str]) -> Result<Self, prometheus::Error> {
+                $build
+            }
+        })*
+    };
+}
+
+kinds! {
+    Gauge: |opts, _| Self::with_opts(opts);
+    GaugeVec: |opts, labels| Self::new(opts, labels);
+    IntCounter: |opts, _| Self::with_opts(opts);
+    IntCounterVec: |opts, labels| Self::new(opts, labels);
+    IntGauge: |opts, _| Self::with_opts(opts);
+    IntGaugeVec: |opts, labels| Self::new(opts, labels);
+    HistogramVec: |opts, labels| {
+        Self::new(HistogramOpts::from(opts).buckets(FIRST_BYTE_BUCKETS.to_vec()), labels)
+    };
+}
+
+fn register<K: Kind>(
     registry: &Registry,
-    metric: C,
-) -> Result<C, prometheus::Error> {
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<K, prometheus::Error> {
+    let metric = K::build(Opts::new(name, help), labels)?;
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }
 
-fn build_info(registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
-    int_gauges(
-        registry,
-        "pierglass_build_info",
-        "Always 1; the labels say what is running.",
-        &["version"],
-    )
-}
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
 
-fn counters(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntCounterVec, prometheus::Error> {
-    register(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
-}
+    use super::*;
 
-fn gauges(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<GaugeVec, prometheus::Error> {
-    register(registry, GaugeVec::new(Opts::new(name, help), labels)?)
-}
+    /// Names and labels in the first column of the table of metrics: `name` {label, label}.
+    fn documented() -> BTreeMap<&'static str, Vec<&'static str>> {
+        let lines = include_str!("../docs/operations.md").lines();
+        let mut found = BTreeMap::new();
+        for row in lines.filter_map(|line| line.strip_prefix("| `pierglass_")) {
+            let (first, _) = row.split_once(" |").unwrap();
+            let (names, labels) = first.split_once(" {").unwrap_or((first, "}"));
+            let (labels, _) = labels.split_once('}').unwrap();
+            let labels = labels.split(", ").filter(|label| !label.is_empty());
+            let labels: Vec<_> = labels.collect();
+            for name in names.trim_end_matches('`').split("`, `pierglass_") {
+                assert!(found.insert(name, labels.clone()).is_none(), "{name} twice");
+            }
+        }
+        found
+    }
 
-fn int_gauges(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntGaugeVec, prometheus::Error> {
-    register(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
-}
-
-fn histograms(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<HistogramVec, prometheus::Error> {
-    let opts = HistogramOpts::new(name, help).buckets(FIRST_BYTE_BUCKETS.to_vec());
-    register(registry, HistogramVec::new(opts, labels)?)
+    #[test]
+    fn the_document_has_every_metric_with_its_labels_and_no_other() {
+        let exported = TABLE.iter().map(|metric| {
+            let name = metric.name.strip_prefix("pierglass_").unwrap();
+            (name, metric.labels.to_vec())
+        });
+        assert_eq!(documented(), exported.collect());
+    }
 }

@@ -17,19 +17,28 @@ const NO_UPSTREAM: &str = "none";
 /// The label for requests that name no endpoint.
 const NO_KIND: &str = "other";
 
+/// How bytes went to a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Through a buffer of this program.
+    Copied,
+    /// From the page cache to the socket, inside the kernel.
+    Sendfile,
+}
+
 /// What is counted of all requests that have the same labels.
-pub(crate) struct Counters {
-    /// Answers.
-    pub(crate) requests: IntCounter,
+pub(super) struct Counters {
+    pub(super) requests: IntCounter,
     /// Seconds until the header was ready.
-    pub(crate) duration: Histogram,
-    /// Bytes of bodies.
-    pub(crate) bytes: IntCounter,
+    pub(super) duration: Histogram,
+    pub(super) bytes: IntCounter,
 }
 
 /// Counters by label. Those of ordinary answers are kept.
 pub(crate) struct CounterTable {
     metrics: Arc<Metrics>,
+    copied: IntCounter,
+    by_sendfile: IntCounter,
     ordinary: HashMap<Namespace, Ordinary>,
 }
 
@@ -40,12 +49,22 @@ impl CounterTable {
     pub(crate) fn new(metrics: &Arc<Metrics>, upstreams: impl Iterator<Item = Namespace>) -> Self {
         Self {
             metrics: Arc::clone(metrics),
+            copied: metrics.sent_bytes.with_label_values(&["copied"]),
+            by_sendfile: metrics.sent_bytes.with_label_values(&["sendfile"]),
             ordinary: upstreams.map(|name| (name, Ordinary::default())).collect(),
         }
     }
 
+    /// Bytes of bodies that went to clients this way.
+    pub(super) fn sent(&self, way: Way) -> &IntCounter {
+        match way {
+            Way::Copied => &self.copied,
+            Way::Sendfile => &self.by_sendfile,
+        }
+    }
+
     /// The counters of requests of one kind to one upstream that ended alike.
-    pub(crate) fn of(
+    pub(super) fn of(
         &self,
         upstream: Option<&Namespace>,
         kind: Option<Kind>,
@@ -87,12 +106,12 @@ impl CounterTable {
 }
 
 /// The word for an upstream, or for none.
-pub(crate) fn upstream_label(upstream: Option<&Namespace>) -> &str {
+pub(super) fn upstream_label(upstream: Option<&Namespace>) -> &str {
     upstream.map_or(NO_UPSTREAM, Namespace::as_str)
 }
 
 /// The word for an endpoint, or for none.
-pub(crate) fn kind_label(kind: Option<Kind>) -> &'static str {
+pub(super) fn kind_label(kind: Option<Kind>) -> &'static str {
     kind.map_or(NO_KIND, Kind::as_str)
 }
 

@@ -1,49 +1,38 @@
-//! Accounts: what a request cost, for the access log and the metrics.
+//! The record of a request: its line in the log, and what the metrics count of it.
 
 mod counters;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, StatusCode, Uri};
 
-use crate::metrics::Metrics;
+use crate::access::permits::Permit;
 use crate::mirror::Outcome;
 use crate::oci::endpoint::Kind;
 use crate::oci::name::Namespace;
 
-use crate::access::permits::Permit;
-
 use counters::{Counters, kind_label, upstream_label};
 
-pub(crate) use counters::CounterTable;
+pub(crate) use counters::{CounterTable, Way};
 
 /// Why a body broke off. Logged with its request; the client only sees the connection end.
 pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a request cost, written to log and metrics when its response is gone.
+/// One request. Counted at once, and logged when its response is gone.
 ///
 /// Tied to the body's life and not to its end: hyper stops asking once all announced bytes are out, and a
 /// client may leave at any moment.
 pub(crate) struct RequestRecord {
-    metrics: Arc<Metrics>,
+    table: Arc<CounterTable>,
     counters: Arc<Counters>,
     entry: Entry,
     bytes: AtomicU64,
     broke: OnceLock<String>,
-    /// The client's turn, which lasts as long as the response.
-    _turn: Option<Arc<Permit>>,
-}
-
-/// How bytes went to a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// Through memory of ours.
-    Copied,
-    /// From the page cache to the socket, inside the kernel.
-    Sendfile,
+    /// The client's permit for this request, which lasts as long as the response.
+    _permit: Option<Arc<Permit>>,
 }
 
 /// One line of the access log.
@@ -58,24 +47,28 @@ pub(crate) struct Entry {
     pub(crate) status: StatusCode,
     pub(crate) problem: Option<String>,
     pub(crate) started: Instant,
-    pub(crate) header_ms: u64,
+    /// Until the response's header was ready.
+    pub(crate) header_after: Duration,
 }
 
 impl RequestRecord {
-    /// Opens an account whose bytes are added to `counters`.
+    /// Counts the request.
     pub(crate) fn new(
-        metrics: Arc<Metrics>,
-        counters: Arc<Counters>,
+        table: &Arc<CounterTable>,
         entry: Entry,
-        turn: Option<Arc<Permit>>,
+        permit: Option<Arc<Permit>>,
     ) -> Self {
+        let upstream = entry.upstream.as_ref();
+        let counters = table.of(upstream, entry.kind, entry.outcome, entry.status);
+        counters.requests.inc();
+        counters.duration.observe(entry.header_after.as_secs_f64());
         Self {
-            metrics,
+            table: Arc::clone(table),
             counters,
             entry,
             bytes: AtomicU64::new(0),
             broke: OnceLock::new(),
-            _turn: turn,
+            _permit: permit,
         }
     }
 
@@ -83,10 +76,7 @@ impl RequestRecord {
     pub(crate) fn sent(&self, bytes: u64, way: Way) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.counters.bytes.inc_by(bytes);
-        match way {
-            Way::Copied => self.metrics.bytes_copied.inc_by(bytes),
-            Way::Sendfile => self.metrics.bytes_by_sendfile.inc_by(bytes),
-        }
+        self.table.sent(way).inc_by(bytes);
     }
 
     /// Notes that the body broke off.
@@ -110,7 +100,7 @@ impl Drop for RequestRecord {
             outcome = entry.outcome.as_str(),
             bytes = self.bytes.load(Ordering::Relaxed),
             ms = entry.started.elapsed().as_millis() as u64,
-            header_ms = entry.header_ms,
+            header_ms = entry.header_after.as_millis() as u64,
             agent = entry.agent.as_ref().and_then(|agent| agent.to_str().ok()),
             error = problem,
             "request"

@@ -25,8 +25,7 @@ use super::respond::{self, OCI_NAMESPACE};
 /// Answers requests to the registry API.
 pub(crate) struct Service {
     mirror: Arc<Mirror>,
-    metrics: Arc<Metrics>,
-    counters: CounterTable,
+    counters: Arc<CounterTable>,
     buffers: Buffers,
 }
 
@@ -41,15 +40,14 @@ struct Trail {
 
 impl Service {
     /// A service in front of `mirror`.
-    pub(crate) fn new(mirror: Arc<Mirror>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(mirror: Arc<Mirror>, metrics: &Arc<Metrics>) -> Self {
         let namespaces = mirror
             .sites()
             .iter()
             .map(|(namespace, _)| namespace.clone());
-        let counters = CounterTable::new(&metrics, namespaces);
+        let counters = Arc::new(CounterTable::new(metrics, namespaces));
         Self {
             mirror,
-            metrics,
             counters,
             buffers: Buffers::default(),
         }
@@ -195,27 +193,19 @@ impl Service {
             problem,
             turn,
         } = trail;
-        let header_after = started.elapsed();
-        let counters = self.counters.of(upstream.as_ref(), kind, outcome, status);
-        counters.requests.inc();
-        counters.duration.observe(header_after.as_secs_f64());
-        RequestRecord::new(
-            Arc::clone(&self.metrics),
-            counters,
-            Entry {
-                client: caller.address(),
-                agent: request.headers().get(USER_AGENT).cloned(),
-                method: request.method().clone(),
-                uri: request.uri().clone(),
-                upstream,
-                kind,
-                outcome,
-                status,
-                problem,
-                started,
-                header_ms: header_after.as_millis() as u64,
-            },
-            turn,
-        )
+        let entry = Entry {
+            client: caller.address(),
+            agent: request.headers().get(USER_AGENT).cloned(),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            upstream,
+            kind,
+            outcome,
+            status,
+            problem,
+            started,
+            header_after: started.elapsed(),
+        };
+        RequestRecord::new(&self.counters, entry, turn)
     }
 }
