@@ -12,12 +12,13 @@
 //!   - [`store`]: verified blobs and records on disk. Knows no network.
 //!   - [`upstream`]: registries, tokens, redirects. Knows no disk.
 //! - [`sites`]: which namespace is which site; a table without a network. Knows [`oci`] alone.
-//! - Leaves that import nothing of ours: [`access`] (who asks, and what they may take), [`oci`] (the words of the
-//!   distribution API), [`headers`] (of HTTP), [`flight`] (many ask, one works), [`metrics`], [`logging`], [`secret`].
+//! - Leaves that import nothing of ours: [`access`] (who asks, and what they may take), [`api`] (the admin API's
+//!   JSON), [`oci`] (the words of the distribution API), [`headers`] (of HTTP), [`flight`] (many ask, one works), [`metrics`], [`logging`], [`secret`].
 //!
 //! Imports point down this list and never up; `tests/it/layers.rs` holds it.
 
 mod access;
+mod api;
 mod app;
 pub mod cli;
 mod config;

@@ -1,71 +1,61 @@
 //! `pierglass check`: is the configuration right, and do the upstreams take it?
 
-use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::Args;
 use serde::Serialize;
+use serde_json::json;
 
+use crate::config::Config;
 use crate::config::units::{format_duration, format_size};
-use crate::config::{Config, Mistakes};
 use crate::metrics::Metrics;
 use crate::sites::hub;
 use crate::upstream::{Error, Probe, Upstream};
 
-use super::{Check, FAILED, USAGE, complain, print};
+use super::exit::{Failure, print};
+use super::flags::ConfigFlags;
+use super::runtime::block_on;
 
-/// Runs the command on the configuration, or on the mistakes in it.
-pub(super) fn run(arguments: &Check, config: Result<Config, Mistakes>) -> ExitCode {
-    let config = match config {
+/// `pierglass check`.
+#[derive(Debug, Args)]
+pub(super) struct CheckFlags {
+    #[command(flatten)]
+    config: ConfigFlags,
+    /// Also ask each upstream for a token; print identity and remaining quota.
+    #[arg(long)]
+    online: bool,
+    /// Print JSON, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(flags: &CheckFlags) -> Result<(), Failure> {
+    let config = match flags.config.load() {
         Ok(config) => config,
-        Err(mistakes) => {
-            if arguments.json {
-                print(&json(
-                    &serde_json::json!({ "valid": false, "mistakes": mistakes }),
-                ));
-            } else {
-                complain(&mistakes.to_string());
-            }
-            return ExitCode::from(USAGE);
+        Err(mistakes) if flags.json => {
+            print(&pretty(&json!({ "valid": false, "mistakes": mistakes })));
+            return Err(Failure::from(mistakes).said());
         }
+        Err(mistakes) => return Err(mistakes.into()),
     };
-    if !arguments.online {
-        let summary = if arguments.json {
-            json(&serde_json::json!({ "valid": true }))
-        } else {
-            summary(&config)
-        };
-        print(&summary);
-        return ExitCode::SUCCESS;
+    if !flags.online {
+        print(&match flags.json {
+            true => pretty(&json!({ "valid": true })),
+            false => summary(&config),
+        });
+        return Ok(());
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(&format!("cannot start: {error}"));
-            return ExitCode::from(FAILED);
-        }
-    };
-    let reports = match runtime.block_on(ask_all(&config)) {
-        Ok(reports) => reports,
-        Err(words) => {
-            complain(&words);
-            return ExitCode::from(USAGE);
-        }
-    };
-    if arguments.json {
-        print(&json(
-            &serde_json::json!({ "valid": true, "upstreams": reports }),
-        ));
+    let asked = async { ask_all(&config).await.map_err(Failure::usage) };
+    let reports = block_on(asked)?;
+    if flags.json {
+        print(&pretty(&json!({ "valid": true, "upstreams": reports })));
     } else {
         print(&summary(&config));
         print(&table(&reports));
     }
-    if reports.iter().all(|report| report.error.is_none()) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(FAILED)
+    match reports.iter().all(|report| report.error.is_none()) {
+        true => Ok(()),
+        false => Err(Failure::silent()),
     }
 }
 
@@ -182,6 +172,6 @@ fn table(reports: &[Report]) -> String {
         .join("\n")
 }
 
-fn json(value: &serde_json::Value) -> String {
+fn pretty(value: &serde_json::Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }

@@ -1,56 +1,45 @@
 //! `pierglass pin` and `unpin`: images that are never evicted.
 
 use std::convert::Infallible;
-use std::process::ExitCode;
 
+use clap::Args;
 use http::Method;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::api::{self, PinAnswer, PinList, PinnedImage, UnpinAnswer};
 use crate::config::Config;
 use crate::config::units::format_size;
 use crate::oci::image::{Image, ImageName};
 use crate::sites::SelectError;
 use crate::store::images::offline::Offline;
 
-use super::admin::{Admin, Target, block_on, target};
-use super::{FAILED, Pin, USAGE, Unpin, complain, print};
+use super::exit::{Failure, complain, print};
+use super::flags::TargetFlags;
+use super::runtime::block_on;
+use super::target::{self, AdminClient, Target};
 
-const PINS: &str = "/api/v1/pins";
-
-/// A pinned image, as a running mirror tells it.
-#[derive(Serialize, Deserialize)]
-struct Pinned {
-    image: String,
-    digest: Option<String>,
-    stored: u64,
-    stored_bytes: u64,
-    missing: u64,
-    missing_bytes: u64,
+/// `pierglass pin`.
+#[derive(Debug, Args)]
+pub(super) struct PinFlags {
+    #[command(flatten)]
+    target: TargetFlags,
+    /// The image, named as it is pulled: alpine:3.20, quay.io/org/app@sha256:...
+    image: Option<String>,
+    /// Print JSON, for programs.
+    #[arg(long)]
+    json: bool,
 }
 
-#[derive(Serialize, Deserialize)]
-struct List {
-    images: Vec<Pinned>,
-    wanted_bytes: u64,
-    max_size: u64,
-    fit: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Done {
+/// `pierglass unpin`.
+#[derive(Debug, Args)]
+pub(super) struct UnpinFlags {
+    #[command(flatten)]
+    target: TargetFlags,
+    /// The image, named as it was pinned.
     image: String,
-    changed: bool,
-    pinned: Option<Pinned>,
-    wanted_bytes: u64,
-    max_size: u64,
-    fit: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-struct LetGo {
-    image: String,
-    changed: bool,
+    /// Print JSON, for programs.
+    #[arg(long)]
+    json: bool,
 }
 
 /// What a command found out: for programs, for people, and to warn of.
@@ -60,81 +49,59 @@ struct Answer {
     warning: Option<String>,
 }
 
-/// Why there is none, and whether the arguments are to blame.
-enum Failure {
-    Failed(String),
-    Usage(String),
-}
-
-impl From<String> for Failure {
-    fn from(words: String) -> Self {
-        Self::Failed(words)
-    }
-}
-
-/// Runs `pin`.
-pub(super) fn pin(arguments: &Pin, config: &Config) -> ExitCode {
-    let answer = match &arguments.image {
-        None => target(&arguments.place, config)
-            .map_err(Failure::Failed)
-            .and_then(|target| list(&target)),
-        Some(image) => named(image).and_then(|name| match target(&arguments.place, config)? {
-            Target::Running(admin) => Ok(pin_running(&admin, image)?),
-            Target::AtRest(store) => pin_at_rest(&store, config, &name),
-        }),
-    };
-    finish(answer, arguments.json)
-}
-
-/// Runs `unpin`.
-pub(super) fn unpin(arguments: &Unpin, config: &Config) -> ExitCode {
-    let answer = named(&arguments.image).and_then(|name| match target(&arguments.place, config)? {
-        Target::Running(admin) => Ok(unpin_running(&admin, &arguments.image)?),
-        Target::AtRest(store) => unpin_at_rest(&store, config, &name),
-    });
-    finish(answer, arguments.json)
-}
-
-fn finish(answer: Result<Answer, Failure>, as_json: bool) -> ExitCode {
-    match answer {
-        Ok(answer) => {
-            print(&if as_json {
-                answer.json.to_string()
-            } else {
-                answer.words
-            });
-            if let Some(warning) = answer.warning.filter(|_| !as_json) {
-                complain(&warning);
+pub(super) fn pin(flags: &PinFlags) -> Result<(), Failure> {
+    let config = flags.target.load()?;
+    let answer = match &flags.image {
+        None => list(&target::choose(&flags.target, &config)?)?,
+        Some(image) => {
+            let name = named(image)?;
+            match target::choose(&flags.target, &config)? {
+                Target::Running(admin) => pin_running(&admin, image)?,
+                Target::AtRest(store) => pin_at_rest(&store, &config, &name)?,
             }
-            ExitCode::SUCCESS
         }
-        Err(Failure::Failed(words)) => {
-            complain(&words);
-            ExitCode::from(FAILED)
-        }
-        Err(Failure::Usage(words)) => {
-            complain(&words);
-            ExitCode::from(USAGE)
-        }
+    };
+    show(answer, flags.json);
+    Ok(())
+}
+
+pub(super) fn unpin(flags: &UnpinFlags) -> Result<(), Failure> {
+    let config = flags.target.load()?;
+    let name = named(&flags.image)?;
+    let answer = match target::choose(&flags.target, &config)? {
+        Target::Running(admin) => unpin_running(&admin, &flags.image)?,
+        Target::AtRest(store) => unpin_at_rest(&store, &config, &name)?,
+    };
+    show(answer, flags.json);
+    Ok(())
+}
+
+fn show(answer: Answer, as_json: bool) {
+    if as_json {
+        return print(&answer.json.to_string());
+    }
+    print(&answer.words);
+    if let Some(warning) = answer.warning {
+        complain(&warning);
     }
 }
 
 fn named(image: &str) -> Result<ImageName, Failure> {
     image
         .parse()
-        .map_err(|error: crate::oci::image::ImageNameError| Failure::Usage(error.to_string()))
+        .map_err(|error: crate::oci::image::ImageNameError| Failure::usage(error.to_string()))
 }
 
 fn query(image: &str) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.append_pair("image", image);
-    format!("{PINS}?{}", query.finish())
+    format!("{}?{}", api::PINS, query.finish())
 }
 
 fn list(target: &Target) -> Result<Answer, Failure> {
     match target {
         Target::Running(admin) => {
-            let list: List = block_on(admin.value(Method::GET, PINS))?;
+            let list: PinList = block_on(admin.value(Method::GET, api::PINS))?;
             Ok(Answer {
                 words: table(&list.images),
                 warning: too_much(list.fit, list.wanted_bytes, list.max_size),
@@ -156,8 +123,8 @@ fn list(target: &Target) -> Result<Answer, Failure> {
     }
 }
 
-fn pin_running(admin: &Admin, image: &str) -> Result<Answer, String> {
-    let done: Done = block_on(admin.value(Method::POST, &query(image)))?;
+fn pin_running(admin: &AdminClient, image: &str) -> Result<Answer, Failure> {
+    let done: PinAnswer = block_on(admin.value(Method::POST, &query(image)))?;
     let state = done.pinned.as_ref().map_or_else(String::new, state);
     Ok(Answer {
         words: match done.changed {
@@ -169,8 +136,8 @@ fn pin_running(admin: &Admin, image: &str) -> Result<Answer, String> {
     })
 }
 
-fn unpin_running(admin: &Admin, image: &str) -> Result<Answer, String> {
-    let done: LetGo = block_on(admin.value(Method::DELETE, &query(image)))?;
+fn unpin_running(admin: &AdminClient, image: &str) -> Result<Answer, Failure> {
+    let done: UnpinAnswer = block_on(admin.value(Method::DELETE, &query(image)))?;
     Ok(let_go(&done.image, done.changed))
 }
 
@@ -205,11 +172,11 @@ fn resolve(config: &Config, name: &ImageName) -> Result<Image, SelectError> {
 }
 
 fn unknown(error: &SelectError) -> Failure {
-    Failure::Usage(error.to_string())
+    Failure::usage(error.to_string())
 }
 
 fn cannot(verb: &str, error: &std::io::Error) -> Failure {
-    Failure::Failed(format!("cannot {verb} the pins: {error}"))
+    Failure::failed(format!("cannot {verb} the pins: {error}"))
 }
 
 fn let_go(image: &str, changed: bool) -> Answer {
@@ -234,7 +201,7 @@ fn too_much(fit: bool, wanted: u64, max_size: u64) -> Option<String> {
 }
 
 /// How much of it is here.
-fn state(pinned: &Pinned) -> String {
+fn state(pinned: &PinnedImage) -> String {
     let size = format_size(pinned.stored_bytes);
     match (pinned.stored, pinned.missing) {
         (0, _) => "not stored yet; kept once it is pulled".to_owned(),
@@ -246,7 +213,7 @@ fn state(pinned: &Pinned) -> String {
     }
 }
 
-fn table(images: &[Pinned]) -> String {
+fn table(images: &[PinnedImage]) -> String {
     if images.is_empty() {
         return "nothing is pinned".to_owned();
     }

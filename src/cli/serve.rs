@@ -1,53 +1,45 @@
 //! `pierglass serve`: the process around a mirror. Its runtime, its signals, its end.
 
-use std::process::ExitCode;
-
+use clap::Args;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::App;
 use crate::config::Config;
 use crate::logging;
 
-use super::{FAILED, USAGE, complain};
+use super::exit::Failure;
+use super::flags::ConfigFlags;
+use super::runtime;
 
-pub(super) fn run(config: Config) -> ExitCode {
-    if let Err(error) = logging::init(&config.log) {
-        complain(&error);
-        return ExitCode::from(USAGE);
-    }
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(&format!("cannot start: {error}"));
-            return ExitCode::from(FAILED);
-        }
-    };
-    let code = runtime.block_on(serve(config));
-    // Fills that nobody waits for may be cut off; their ingests are removed at the next start.
-    runtime.shutdown_background();
-    code
+/// `pierglass serve`.
+#[derive(Debug, Args)]
+pub(super) struct ServeFlags {
+    #[command(flatten)]
+    config: ConfigFlags,
 }
 
-async fn serve(config: Config) -> ExitCode {
+pub(super) fn run(flags: &ServeFlags) -> Result<(), Failure> {
+    let config = flags.config.load()?;
+    logging::init(&config.log).map_err(Failure::usage)?;
+    let runtime = runtime::start(&mut Builder::new_multi_thread())?;
+    let served = runtime.block_on(serve(config));
+    // Fills that no client waits for may be cut off; their ingests are removed at the next start.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(config: Config) -> Result<(), Failure> {
     let signals = (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
         signal(SignalKind::hangup()),
     );
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
-        complain("cannot listen for signals");
-        return ExitCode::from(FAILED);
+        return Err(Failure::failed("cannot listen for signals"));
     };
-    let app = match App::start(config).await {
-        Ok(app) => app,
-        Err(error) => {
-            complain(&error.to_string());
-            return ExitCode::from(FAILED);
-        }
-    };
+    let app = App::start(config).await;
+    let app = app.map_err(|error| Failure::failed(error.to_string()))?;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -58,8 +50,8 @@ async fn serve(config: Config) -> ExitCode {
     }
     // A second signal means now.
     tokio::select! {
-        () = app.stop() => ExitCode::SUCCESS,
-        _ = terminate.recv() => ExitCode::from(FAILED),
-        _ = interrupt.recv() => ExitCode::from(FAILED),
+        () = app.stop() => Ok(()),
+        _ = terminate.recv() => Err(Failure::silent()),
+        _ = interrupt.recv() => Err(Failure::silent()),
     }
 }

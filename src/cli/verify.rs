@@ -2,57 +2,69 @@
 
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
-use std::process::ExitCode;
 
+use clap::Args;
 use http::Method;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::api;
 use crate::config::Config;
 use crate::config::units::format_size;
 use crate::store::check::verify::{Event, Summary};
 
-use super::admin::{Admin, Target, block_on, target};
-use super::{FAILED, Verify, complain, print};
+use super::exit::{Failure, print};
+use super::flags::TargetFlags;
+use super::runtime::block_on;
+use super::target::{self, AdminClient, Target};
 
-/// Runs the command.
-pub(super) fn run(arguments: &Verify, config: &Config) -> ExitCode {
-    let mut report = Report::new(arguments);
-    let checked = target(&arguments.place, config).and_then(|target| match target {
-        Target::Running(admin) => block_on(ask(&admin, &mut report)),
+/// `pierglass verify`.
+#[derive(Debug, Args)]
+pub(super) struct VerifyFlags {
+    #[command(flatten)]
+    target: TargetFlags,
+    /// Drop what is damaged; it is fetched again when it is asked for.
+    #[arg(long)]
+    repair: bool,
+    /// Print JSON, a line for each event, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(flags: &VerifyFlags) -> Result<(), Failure> {
+    let config = flags.target.load()?;
+    let mut report = Report::new(flags);
+    let checked = check(&flags.target, &config, &mut report);
+    report.bar.finish_and_clear();
+    checked?;
+    let Some(summary) = report.end else {
+        return Err(Failure::failed("the check broke off before its end"));
+    };
+    if !flags.json {
+        print(&words(&summary));
+    }
+    if summary.damaged == summary.dropped && summary.unchecked == 0 {
+        Ok(())
+    } else {
+        Err(Failure::silent())
+    }
+}
+
+fn check(flags: &TargetFlags, config: &Config, report: &mut Report) -> Result<(), Failure> {
+    match target::choose(flags, config)? {
+        Target::Running(admin) => block_on(ask(&admin, report)),
         Target::AtRest(store) => {
             report.place(&config.store.path.display().to_string());
-            store.verify(arguments.repair, &mut |event| {
+            store.verify(report.repair, &mut |event| {
                 report.take(&event);
                 ControlFlow::Continue(())
             });
             Ok(())
         }
-    });
-    report.bar.finish_and_clear();
-    match (checked, report.end) {
-        (Err(words), _) => {
-            complain(&words);
-            ExitCode::from(FAILED)
-        }
-        (Ok(()), None) => {
-            complain("the check broke off before its end");
-            ExitCode::from(FAILED)
-        }
-        (Ok(()), Some(summary)) => {
-            if !arguments.json {
-                print(&words(&summary));
-            }
-            if summary.damaged == summary.dropped && summary.unchecked == 0 {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::from(FAILED)
-            }
-        }
     }
 }
 
-async fn ask(admin: &Admin, report: &mut Report) -> Result<(), String> {
-    let path = format!("/api/v1/verify?repair={}", report.repair);
+async fn ask(admin: &AdminClient, report: &mut Report) -> Result<(), String> {
+    let path = format!("{}?repair={}", api::VERIFY, report.repair);
     let mut lines = admin.ask(Method::POST, &path).await?;
     report.place(&format!("the mirror at {}", admin.url()));
     while let Some(line) = lines.next().await? {
@@ -72,8 +84,8 @@ struct Report {
 }
 
 impl Report {
-    fn new(arguments: &Verify) -> Self {
-        let shown = !arguments.json && std::io::stderr().is_terminal();
+    fn new(flags: &VerifyFlags) -> Self {
+        let shown = !flags.json && std::io::stderr().is_terminal();
         let bar = ProgressBar::with_draw_target(
             None,
             match shown {
@@ -87,8 +99,8 @@ impl Report {
             bar.set_style(style);
         }
         Self {
-            repair: arguments.repair,
-            json: arguments.json,
+            repair: flags.repair,
+            json: flags.json,
             bar,
             place: String::new(),
             end: None,

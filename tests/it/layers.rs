@@ -9,8 +9,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "app", "config", "logging", "metrics", "mirror", "oci", "secret", "sites", "store",
-            "upstream",
+            "api", "app", "config", "logging", "metrics", "mirror", "oci", "secret", "sites",
+            "store", "upstream",
         ],
     ),
     // Wires everything together.
@@ -31,7 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "access", "headers", "metrics", "mirror", "oci", "sites", "store", "upstream",
+            "access", "api", "headers", "metrics", "mirror", "oci", "sites", "store", "upstream",
         ],
     ),
     (
@@ -49,6 +49,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sites", &["oci"]),
     // Leaves: nothing of ours.
     ("access", &[]),
+    ("api", &[]),
     ("oci", &[]),
     ("headers", &[]),
     ("flight", &[]),

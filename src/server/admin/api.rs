@@ -1,6 +1,6 @@
-//! The admin API, which the command line uses: JSON under `/api/v1/`.
+//! The admin API: the answers to what [`crate::api`] defines.
 //!
-//! Nobody is asked who they are; the address is loopback by default. That alone would leave it open to
+//! No client has to say who it is; the address is loopback by default. That alone would open it to
 //! every web page that a browser on this machine shows, so what changes something must carry a header that
 //! a page of another site cannot send unasked, and no `Origin`, which browsers add and programs do not.
 
@@ -9,22 +9,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, ORIGIN};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use serde_json::{Value, json};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::api::{self, PinAnswer, PinList, PinnedImage, Refusal, UnpinAnswer};
 use crate::mirror::Mirror;
 use crate::oci::endpoint::query_value;
 use crate::oci::image::{Image, ImageName};
 use crate::server::body::Body;
 use crate::sites::SelectError;
 use crate::store::check::verify::Event;
-use crate::store::images::pins::{Pinned, Pins};
+use crate::store::images::pins::Pinned;
 
-/// What all paths of the API begin with.
-pub(super) const ROOT: &str = "/api/";
-/// What a request that changes something must carry, whatever its value.
-const ADMIN: HeaderName = HeaderName::from_static("pierglass-admin");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const JSON_LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 /// Events that wait for a slow reader.
@@ -38,13 +35,13 @@ pub(super) struct Api {
 }
 
 /// Why there is no answer.
-struct Refusal {
+struct ApiError {
     status: StatusCode,
     message: String,
     allow: Option<&'static str>,
 }
 
-impl Refusal {
+impl ApiError {
     fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self {
             status,
@@ -61,7 +58,12 @@ impl Refusal {
     }
 
     fn into_response(self) -> Response<Body> {
-        let mut response = answer(self.status, &json!({ "error": self.message }));
+        let mut response = answer(
+            self.status,
+            &Refusal {
+                error: self.message,
+            },
+        );
         if let Some(allow) = self.allow {
             let allow = HeaderValue::from_static(allow);
             response.headers_mut().insert(ALLOW, allow);
@@ -86,84 +88,87 @@ impl Api {
         }
     }
 
-    async fn respond<B>(&self, request: &Request<B>) -> Result<Response<Body>, Refusal> {
+    async fn respond<B>(&self, request: &Request<B>) -> Result<Response<Body>, ApiError> {
         let query = request.uri().query().unwrap_or_default();
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         let refused = if reads { Ok(()) } else { is_meant(request) };
         match request.uri().path() {
-            "/api/v1/pins" => match *request.method() {
-                Method::GET | Method::HEAD => {
-                    Ok(done(&pins(&self.mirror.store().images().pins().await)))
-                }
+            api::PINS => match *request.method() {
+                Method::GET | Method::HEAD => Ok(done(&self.pins().await)),
                 Method::POST => refused.map(|()| self.pin(query))?.await,
                 Method::DELETE => refused.map(|()| self.unpin(query))?.await,
-                _ => Err(Refusal::method("GET, HEAD, POST, DELETE")),
+                _ => Err(ApiError::method("GET, HEAD, POST, DELETE")),
             },
-            "/api/v1/verify" => match *request.method() {
+            api::VERIFY => match *request.method() {
                 Method::POST => refused.and_then(|()| self.verify(query)),
-                _ => Err(Refusal::method("POST")),
+                _ => Err(ApiError::method("POST")),
             },
-            _ => Err(Refusal::new(
+            _ => Err(ApiError::new(
                 StatusCode::NOT_FOUND,
                 "there is no such thing in the API",
             )),
         }
     }
 
-    async fn pin(&self, query: &str) -> Result<Response<Body>, Refusal> {
+    async fn pins(&self) -> PinList {
+        let pins = self.mirror.store().images().pins().await;
+        PinList {
+            fit: pins.fit(),
+            images: pins.images.iter().map(pinned).collect(),
+            max_size: pins.max_size,
+            wanted_bytes: pins.wanted,
+        }
+    }
+
+    async fn pin(&self, query: &str) -> Result<Response<Body>, ApiError> {
         let image = self.mirror.sites().image(&named(query)?);
         let image = image.map_err(|error| unknown(&error))?;
-        let store = self.mirror.store();
-        let changed = store
-            .images()
-            .pin(image.clone())
-            .await
-            .map_err(|error| disk(&error))?;
+        let pinned = self.mirror.store().images().pin(image.clone()).await;
+        let changed = pinned.map_err(|error| disk(&error))?;
         if changed {
             tracing::info!(%image, "pinned");
         }
-        let all = store.images().pins().await;
-        let pinned = all.images.iter().find(|pinned| pinned.image == image);
-        Ok(done(&json!({
-            "image": image.to_string(),
-            "changed": changed,
-            "pinned": pinned.map(one),
-            "wanted_bytes": all.wanted,
-            "max_size": all.max_size,
-            "fit": all.fit(),
-        })))
+        let (all, image) = (self.pins().await, image.to_string());
+        let mut images = all.images.into_iter();
+        Ok(done(&PinAnswer {
+            changed,
+            fit: all.fit,
+            max_size: all.max_size,
+            pinned: images.find(|pinned| pinned.image == image),
+            image,
+            wanted_bytes: all.wanted_bytes,
+        }))
     }
 
-    async fn unpin(&self, query: &str) -> Result<Response<Body>, Refusal> {
+    async fn unpin(&self, query: &str) -> Result<Response<Body>, ApiError> {
         let image = self.let_go(&named(query)?)?;
         let unpinned = self.mirror.store().images().unpin(image.clone()).await;
         let changed = unpinned.map_err(|error| disk(&error))?;
         if changed {
             tracing::info!(%image, "unpinned");
         }
-        Ok(done(
-            &json!({ "image": image.to_string(), "changed": changed }),
-        ))
+        let image = image.to_string();
+        Ok(done(&UnpinAnswer { changed, image }))
     }
 
-    fn let_go(&self, name: &ImageName) -> Result<Image, Refusal> {
+    fn let_go(&self, name: &ImageName) -> Result<Image, ApiError> {
         let image = self.mirror.sites().image(name);
         image.or_else(|error| name.literal().ok_or_else(|| unknown(&error)))
     }
 
     /// Checks the store, telling what is found while it is found, a line each.
-    fn verify(&self, query: &str) -> Result<Response<Body>, Refusal> {
+    fn verify(&self, query: &str) -> Result<Response<Body>, ApiError> {
         let repair = match query_value(query, "repair").as_deref() {
             None | Some("false") => false,
             Some("true") => true,
             Some(_) => {
                 let words = "repair is true or false";
-                return Err(Refusal::new(StatusCode::BAD_REQUEST, words));
+                return Err(ApiError::new(StatusCode::BAD_REQUEST, words));
             }
         };
         let turn = Arc::clone(&self.verifying).try_acquire_owned();
         let turn = turn.map_err(|_| {
-            Refusal::new(StatusCode::CONFLICT, "the store is being verified already")
+            ApiError::new(StatusCode::CONFLICT, "the store is being verified already")
         })?;
         let (sender, receiver) = mpsc::channel(EVENTS);
         let store = Arc::clone(self.mirror.store());
@@ -194,68 +199,61 @@ fn tell(sender: &mpsc::Sender<Bytes>, event: &Event) -> ControlFlow<()> {
 }
 
 /// Whether a request that changes something was meant by whoever runs the program that sent it.
-fn is_meant<B>(request: &Request<B>) -> Result<(), Refusal> {
+fn is_meant<B>(request: &Request<B>) -> Result<(), ApiError> {
     if request.headers().contains_key(ORIGIN) {
         let words = "web pages may not change anything here";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, words));
+        return Err(ApiError::new(StatusCode::FORBIDDEN, words));
     }
-    if !request.headers().contains_key(ADMIN) {
+    if !request.headers().contains_key(api::ADMIN_HEADER) {
         let words = "what changes something needs the header Pierglass-Admin: 1";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, words));
+        return Err(ApiError::new(StatusCode::FORBIDDEN, words));
     }
     Ok(())
 }
 
-fn named(query: &str) -> Result<ImageName, Refusal> {
-    let refuse = |words| Refusal::new(StatusCode::BAD_REQUEST, words);
+fn named(query: &str) -> Result<ImageName, ApiError> {
+    let refuse = |words| ApiError::new(StatusCode::BAD_REQUEST, words);
     let text = query_value(query, "image")
         .ok_or_else(|| refuse("name an image: ?image=alpine:3.20".to_owned()))?;
     text.parse()
         .map_err(|error: crate::oci::image::ImageNameError| refuse(error.to_string()))
 }
 
-fn unknown(error: &SelectError) -> Refusal {
+fn unknown(error: &SelectError) -> ApiError {
     let status = match error {
         SelectError::UnknownNamespace(_) => StatusCode::NOT_FOUND,
         SelectError::NoDefault | SelectError::Endpoint(_) => StatusCode::BAD_REQUEST,
     };
-    Refusal::new(status, error.to_string())
+    ApiError::new(status, error.to_string())
 }
 
-fn disk(error: &std::io::Error) -> Refusal {
+fn disk(error: &std::io::Error) -> ApiError {
     tracing::error!(%error, "cannot write the pins");
-    Refusal::new(
+    ApiError::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         format!("cannot write the pins: {error}"),
     )
 }
 
-fn pins(all: &Pins) -> Value {
-    json!({
-        "images": all.images.iter().map(one).collect::<Vec<_>>(),
-        "wanted_bytes": all.wanted,
-        "max_size": all.max_size,
-        "fit": all.fit(),
-    })
+fn pinned(pinned: &Pinned) -> PinnedImage {
+    PinnedImage {
+        digest: pinned.digest.as_ref().map(ToString::to_string),
+        image: pinned.image.to_string(),
+        missing: pinned.missing,
+        missing_bytes: pinned.missing_bytes,
+        stored: pinned.stored,
+        stored_bytes: pinned.stored_bytes,
+    }
 }
 
-fn one(pinned: &Pinned) -> Value {
-    json!({
-        "image": pinned.image.to_string(),
-        "digest": pinned.digest.as_ref().map(ToString::to_string),
-        "stored": pinned.stored,
-        "stored_bytes": pinned.stored_bytes,
-        "missing": pinned.missing,
-        "missing_bytes": pinned.missing_bytes,
-    })
-}
-
-fn done(value: &Value) -> Response<Body> {
+fn done(value: &impl Serialize) -> Response<Body> {
     answer(StatusCode::OK, value)
 }
 
-fn answer(status: StatusCode, value: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::whole(format!("{value}\n").into()));
+fn answer(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    let mut json = serde_json::to_vec(value).unwrap_or_default();
+    json.push(b'\n');
+    let mut response = Response::new(Body::whole(json.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response

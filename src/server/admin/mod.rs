@@ -10,12 +10,13 @@ use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
+use crate::api::ROOT;
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 
 use crate::server::body::Body;
 
-use api::Api;
+use self::api::Api;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const INDEX: &str = "pierglass\n\n/metrics  for Prometheus\n/livez    is the process alive\n/readyz   should it get requests\n/api/v1/  for the command line\n";
@@ -46,7 +47,7 @@ impl Admin {
 
     /// Answers one request.
     pub(crate) async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
-        if request.uri().path().starts_with(api::ROOT) {
+        if request.uri().path().starts_with(ROOT) {
             return self.api.answer(request).await;
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {

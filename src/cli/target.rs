@@ -1,4 +1,4 @@
-//! The admin API of a running mirror, from the side that asks; and the choice between it and a store at rest.
+//! What a command works on: a running mirror, asked through its admin API, or the store of one that is not running.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -8,36 +8,35 @@ use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use tokio::net::TcpStream;
 
+use crate::api::{ADMIN_HEADER, Refusal};
 use crate::config::Config;
 use crate::store::OpenError;
 use crate::store::images::offline::Offline;
 
-use super::Place;
+use super::flags::TargetFlags;
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// Nothing for this long, and the mirror is taken for gone. A large store takes a moment to be counted.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Longer lines are none of ours.
+/// No answer of a mirror has longer lines.
 const MAX_LINE: usize = 1024 * 1024;
 
-/// Whom a command has to do with.
 pub(super) enum Target {
     /// A mirror that is running.
-    Running(Admin),
-    /// A store that none is running on.
+    Running(AdminClient),
+    /// A store that no mirror is running on.
     AtRest(Offline),
 }
 
 /// Chooses: the mirror that was named, else the store if it is at rest, else the mirror that holds it.
-pub(super) fn target(place: &Place, config: &Config) -> Result<Target, String> {
-    if let Some(url) = &place.admin {
-        return Ok(Target::Running(Admin::at(url)?));
+pub(super) fn choose(flags: &TargetFlags, config: &Config) -> Result<Target, String> {
+    if let Some(url) = flags.admin() {
+        return Ok(Target::Running(AdminClient::at(url)?));
     }
     let path = &config.store.path;
-    let configured = || Target::Running(Admin::configured(config));
+    let configured = || Target::Running(AdminClient::configured(config));
     match Offline::open(path) {
         Ok(store) => Ok(Target::AtRest(store)),
         Err(OpenError::Locked { .. }) => Ok(configured()),
@@ -57,17 +56,8 @@ pub(super) fn target(place: &Place, config: &Config) -> Result<Target, String> {
     }
 }
 
-/// Runs what waits for the network.
-pub(super) fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("cannot start: {error}"))?
-        .block_on(work)
-}
-
 /// A running mirror's admin address.
-pub(super) struct Admin {
+pub(super) struct AdminClient {
     authority: String,
 }
 
@@ -77,13 +67,7 @@ pub(super) struct Lines {
     read: Vec<u8>,
 }
 
-/// What the API says instead of an answer.
-#[derive(Deserialize)]
-struct Refusal {
-    error: String,
-}
-
-impl Admin {
+impl AdminClient {
     fn at(url: &str) -> Result<Self, String> {
         let wrong = || format!("{url:?} is not the address of a mirror; write http://HOST:PORT");
         let with_scheme = match url.contains("://") {
@@ -117,7 +101,6 @@ impl Admin {
         }
     }
 
-    /// What to call it.
     pub(super) fn url(&self) -> String {
         format!("http://{}", self.authority)
     }
@@ -141,7 +124,7 @@ impl Admin {
             .method(method)
             .uri(path)
             .header("host", &self.authority)
-            .header("pierglass-admin", "1")
+            .header(ADMIN_HEADER, "1")
             .body(Empty::<Bytes>::new())
             .map_err(|error| error.to_string())?;
         let answer = tokio::time::timeout(SILENCE, sender.send_request(request)).await;
@@ -219,7 +202,7 @@ mod tests {
             ("http://[::1]:5001", "[::1]:5001"),
             ("http://mirror", "mirror:80"),
         ] {
-            assert_eq!(Admin::at(url).unwrap().authority, authority, "{url}");
+            assert_eq!(AdminClient::at(url).unwrap().authority, authority, "{url}");
         }
         for url in [
             "",
@@ -229,7 +212,7 @@ mod tests {
             "a b",
             "http://a:1/?x",
         ] {
-            assert!(Admin::at(url).is_err(), "{url}");
+            assert!(AdminClient::at(url).is_err(), "{url}");
         }
     }
 }
