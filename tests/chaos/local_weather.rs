@@ -1,8 +1,8 @@
 //! What goes wrong where the mirror runs: it is killed, its disk is full, its files are damaged.
 //!
 //! Damage is of kinds that the mirror can notice before it serves: a length that is not the committed one, what is
-//! gone, bits flipped in a manifest (hashed whenever it is read from disk), and, while the mirror is down, a beginning of a
-//! blob that is shorter than it was. Bits flipped in a stored blob are noticed
+//! gone, bits flipped in a manifest (hashed whenever it is read from disk), and, while the mirror is down, a beginning
+//! of a blob that is shorter than it was. Bits flipped in a stored blob are noticed
 //! by a check of the whole store alone: they are flipped while the mirror is down, and `verify` runs before it is up.
 
 use std::fs::OpenOptions;
@@ -49,8 +49,8 @@ fn kill(run: &Run, dice: &mut Dice) {
     one(&run.tally.kills);
 }
 
-/// Bits of stored blobs flip while the mirror is down, and `verify --repair` finds them before it is up again: nobody
-/// could be kept from them otherwise, since they are not hashed when they are opened.
+/// Bits of stored blobs flip while the mirror is down, and `verify --repair` finds them before it is up again: clients
+/// could not be kept from them otherwise, since they are not hashed when they are opened.
 fn rot(run: &Run, dice: &mut Dice) {
     let mut mirror = run.mirror.lock().unwrap();
     run.tally.read_log(&mirror.output());
@@ -73,7 +73,7 @@ fn rot(run: &Run, dice: &mut Dice) {
     one(&run.tally.kills);
 }
 
-/// What came of a blob before the kill is not all there any more. No bits are flipped in it: a part of a blob may be read
+/// A part of what arrived of a blob before the kill is lost. No bits are flipped in it: a part of a blob may be read
 /// out of it before the whole is verified.
 fn spoil_beginnings(run: &Run, dice: &mut Dice) {
     let store = run.ground.store();

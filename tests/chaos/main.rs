@@ -1,8 +1,8 @@
 //! Chaos: clients pull, everything breaks at random, and nothing wrong may come of it.
 //!
 //! `make chaos` runs one seed for some seconds, `make soak` several for minutes; docs/testing.md tells what is broken,
-//! what is held, and how to have a failure again. As root the store lies on a small file system of its own, which is
-//! filled up now and then; anybody else goes without that, and `PIERGLASS_CHAOS_ROOT` makes it a failure.
+//! what is held, and how to repeat a failure. As root the store lies on a small file system of its own, which is
+//! filled up now and then; another user goes without that, and `PIERGLASS_CHAOS_ROOT` makes it a failure.
 //!
 //! Contents, in reading order:
 //! - `dice`: random numbers from a seed
@@ -25,6 +25,7 @@
 )]
 
 #[path = "../it/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "it is made for tests/it")]
 mod support;
 
 mod dice;
@@ -82,8 +83,7 @@ impl Run {
             .store("min_free", "0")
             .store_path(&ground.store())
             .tag_ttl("1s")
-            .negative_ttl("200ms")
-            .keep_ports();
+            .negative_ttl("200ms");
         let mirror = Mirror::start(config);
         Arc::new(Run {
             seed,

@@ -93,7 +93,7 @@ fn any_fault(dice: &mut Dice) -> (On, Fault) {
         1 | 2 => Fault::CutAfter(dice.below(3 * MIB)),
         3 => Fault::CutChunked(dice.below(3 * MIB)),
         4 => Fault::ShortClose(dice.below(3 * MIB)),
-        // A part that is fetched ahead of the rest cannot be told from a right one by anybody but the client, who has
+        // A part that is fetched ahead of the rest cannot be told from a right one except by the client, who has
         // the digest of the whole: what is flipped here is whole, and no client may get it complete.
         5 => return (on.whole(), Fault::WrongBytes),
         6 => Fault::WrongLength(i64::try_from(dice.between(1, 5000)).unwrap() - 2500),

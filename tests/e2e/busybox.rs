@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 
 use crate::support::content::Content;
-use crate::support::image::Tar;
 use crate::support::{Image, Index};
+use crate::tar::Tar;
 
 /// Big enough that a layer is many reads and writes.
 const BALLAST: usize = 6 << 20;

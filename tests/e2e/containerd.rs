@@ -178,7 +178,7 @@ impl Containerd {
         );
     }
 
-    /// A port of this machine where nobody is let in and everybody is noted.
+    /// A port of this machine where no request is let in and each is noted.
     pub fn fenced_port(&self) -> u16 {
         self.fence.port()
     }

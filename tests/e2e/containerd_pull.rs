@@ -100,7 +100,7 @@ async fn two_registries_with_the_same_name_and_tag_stay_two() {
 #[tokio::test]
 async fn a_registry_with_a_port_is_found_by_its_name() {
     let containerd = Containerd::start();
-    // Whoever wants the registry itself meets the fence.
+    // A client that wants the registry itself meets the fence.
     let name = format!("localhost:{}", containerd.fenced_port());
     let (image, other) = (image_of("port"), image_of("default"));
     let registry = FakeRegistry::start().await;

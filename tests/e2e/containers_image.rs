@@ -64,7 +64,7 @@ impl Site {
     }
 
     #[track_caller]
-    fn assert_nobody_escaped(&self) {
+    fn assert_no_escape(&self) {
         assert_eq!(self.containers.escapes(), Vec::<String>::new());
     }
 }
@@ -80,7 +80,7 @@ async fn three_times(site: &Site, all: impl Fn(&Site)) {
     site.down();
     tokio::time::sleep(LONGER).await;
     all(site);
-    site.assert_nobody_escaped();
+    site.assert_no_escape();
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ const MIB: u64 = 1024 * 1024;
 const REPO: &str = "acme/app";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A mirror, its upstream, and blobs that nobody has asked for yet.
+/// A mirror, its upstream, and blobs that no client has asked for yet.
 struct Scene {
     registry: FakeRegistry,
     mirror: Mirror,
@@ -159,8 +159,8 @@ async fn filled_up(disk: Disk) {
     scene.heals().await;
 }
 
-/// The client was told a length, the disk filled up, and upstream said another length then: the bytes were right, and their
-/// end was missing.
+/// The client was told a length, the disk filled up, and upstream said another length then: the bytes were right, and
+/// their end was missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_that_has_another_length_when_it_goes_on_does_not_end_cleanly() {
     let disk = Disk::tmpfs();
@@ -233,7 +233,7 @@ async fn a_store_without_permissions_serves_and_passes_through() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_removed_under_the_mirror_is_begun_anew() {
+async fn a_store_removed_under_the_mirror_is_created_again() {
     let mut scene = Scene::on(None).await;
     scene.stored(MIB).await;
     let large = scene.cold(24 * MIB);

@@ -157,7 +157,7 @@ impl Drop for ReadOnly {
     }
 }
 
-/// A directory where nobody may make or remove a file, root included, until this is dropped.
+/// A directory where no process may make or remove a file, root included, until this is dropped.
 #[derive(Debug)]
 pub struct Immutable(PathBuf);
 

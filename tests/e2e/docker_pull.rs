@@ -84,7 +84,7 @@ async fn pulls_are_stored(
     for digest in held.foreign() {
         assert!(
             !cold.iter().any(|line| line.contains(&digest)),
-            "nobody asked for {digest}:\n{cold:#?}"
+            "{digest} was not asked for:\n{cold:#?}"
         );
     }
     let layer = digest_of(&held.single.layers[1]);

@@ -1,4 +1,4 @@
-//! Whoever goes past the mirror must never go unseen.
+//! A request that goes past the mirror must never go unseen.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::support::loopback::any_port;
 
-/// A proxy that lets nobody through and remembers who came.
+/// A proxy that lets no request through and remembers each.
 #[derive(Debug)]
 pub struct Fence {
     address: SocketAddr,

@@ -32,7 +32,7 @@ async fn a_mirror_killed_at_half_a_gibibyte_fetches_the_other_half() {
     large.dies_half_way().await;
     let again = download(&large.url(), &[]).await.unwrap();
     again.assert_is(&large.digest);
-    report("killed at a half, client begins anew", &large, since);
+    report("killed at a half, client starts again", &large, since);
     assert!(large.cost() <= 1.1, "{} times the blob", large.cost());
 }
 

@@ -1,4 +1,4 @@
-//! Who reads a little of a large blob must never wait for the rest of it.
+//! A client that reads a little of a large blob must never wait for the rest of it.
 //!
 //! This is how stargz and its kin start a container before its layers are there: a probe, the length, the footer, the
 //! table it points to, then small reads here and there. Requests and answers as in stargz' `fs/remote`.

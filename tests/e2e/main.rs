@@ -4,9 +4,9 @@
 //!
 //! Contents, in reading order:
 //! - `programs`: programs are started, waited for and ended; nothing outlives its test
-//! - `fence`: a proxy that lets nobody past the mirror, and notes who tried
+//! - `fence`: a proxy that lets no request past the mirror, and notes each one
 //! - `dockerd`, `containerd`, `containers`, `distribution`, `prometheus`: the programs
-//! - `busybox`: an image that runs
+//! - `busybox`, `tar`: an image that runs
 //! - `probe`: a client that reads as much as it wants and hangs up
 //! - `docker_pull`: dockerd pulls through the mirror
 //! - `containerd_pull`: containerd does, from two registries at once
@@ -30,6 +30,7 @@
 )]
 
 #[path = "../it/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "it is made for tests/it")]
 mod support;
 
 mod busybox;
@@ -43,6 +44,7 @@ mod probe;
 mod programs;
 mod prometheus;
 mod search;
+mod tar;
 
 mod containerd_pull;
 mod containers_image;

@@ -1,7 +1,7 @@
 //! Killed between any two system calls, the store is right; failed by any of them, pulls are.
 //!
-//! The program runs as shipped, without a hook in it: strace stops it before its n-th call of a kind, n from 1 on, until
-//! all that it does was done undisturbed. So what a new version does is covered too, without a list of places.
+//! The program runs as shipped, without a hook in it: strace stops it before its n-th call of a kind, n from 1 on,
+//! until all that it does was done undisturbed. So what a new version does is covered too, without a list of places.
 
 use std::path::Path;
 use std::process::Command;

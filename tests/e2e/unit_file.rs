@@ -52,7 +52,7 @@ fn prometheus_understands_its_files() {
     }
 }
 
-/// A rule over a metric that nobody exports never fires, and nobody would notice.
+/// A rule over a metric that does not exist never fires, and no operator would notice.
 #[test]
 fn alerts_are_about_metrics_that_exist() {
     let exported = include_str!("../../src/metrics.rs");

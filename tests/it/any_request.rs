@@ -1,4 +1,5 @@
-//! A request, of whatever bytes, must never make the mirror fail, nor ask an upstream for what no registry is named for.
+//! A request, of whatever bytes, must never make the mirror fail, nor ask an upstream for what no registry is named
+//! for.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::support::client::{Ending, Raw, get, raw};
 use crate::support::disk::files;
 use crate::support::{FakeRegistry, Image, Mirror, MirrorConfig};
 
-/// A registry that nobody configured.
+/// A registry that is not configured.
 const STRANGER: &str = "unknown.example";
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -57,7 +58,8 @@ impl Scene {
         assert!(!self.mirror.output().contains("panicked"));
     }
 
-    /// Whatever was asked of us, an upstream was only asked for what can be in a registry, under no other name than its own.
+    /// Whatever was asked of us, an upstream was only asked for what can be in a registry, under no other name than its
+    /// own.
     fn assert_upstream_was_asked_sensibly(&self) {
         let seen = self.registry.requests();
         for seen in &seen {
@@ -208,7 +210,8 @@ fn target() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// A whole request that is nearly one: lines that are right, wrong, doubled, cut or torn, in any order, and a body or not.
+/// A whole request that is nearly one: lines that are right, wrong, doubled, cut or torn, in any order, and a body or
+/// not.
 fn nearly_http() -> impl Strategy<Value = Vec<u8>> {
     let line = prop_oneof![
         prop::sample::select(vec![
@@ -294,7 +297,7 @@ fn no_target_makes_it_fail() {
     scene.assert_alive();
 }
 
-/// Well-formed but for one thing: the registry is nobody's.
+/// Well-formed but for one thing: the registry is not configured.
 fn of_a_stranger() -> impl Strategy<Value = String> {
     let stranger = prop_oneof![
         Just(STRANGER.to_owned()),
@@ -331,7 +334,7 @@ fn of_a_stranger() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn a_registry_nobody_configured_is_never_asked_for() {
+fn a_registry_that_is_not_configured_is_never_asked_for() {
     let scene = Scene::new();
     scene.run(300, of_a_stranger(), |target| {
         let status = scene.ask(format!("GET {target}").as_bytes());

@@ -1,5 +1,5 @@
-//! A secret must never go anywhere but to its own upstream: not to another host, not to a client, not into a log or a metric;
-//! and clients must never be made to send theirs.
+//! A secret must never go anywhere but to its own upstream: not to another host, not to a client, not into a log or a
+//! metric; and clients must never be made to send theirs.
 
 use std::time::Duration;
 
@@ -246,7 +246,7 @@ async fn a_challenge_that_cannot_be_met_is_not_relayed() {
         registry.clear_faults();
     }
     for seen in registry.requests() {
-        assert_eq!(seen.header("authorization"), None, "nobody asked for it");
+        assert_eq!(seen.header("authorization"), None, "it was not asked for");
     }
 }
 

@@ -88,7 +88,7 @@ async fn it_comes_in_pages_as_tags_do() {
 }
 
 #[tokio::test]
-async fn it_follows_what_is_stored_and_asks_nobody() {
+async fn it_follows_what_is_stored_and_asks_no_upstream() {
     let (registry, mirror) = scene::start();
     registry.put_image("acme/app", Some("1"), &image(1));
     let empty = mirror.get("/v2/_catalog").await;

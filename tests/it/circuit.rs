@@ -1,5 +1,5 @@
-//! An upstream that keeps failing must be left alone for a while, must cost stored content nothing meanwhile, and must be
-//! found again soon after it is back.
+//! An upstream that keeps failing must be left alone for a while, must cost stored content nothing meanwhile, and must
+//! be found again soon after it is back.
 
 use std::time::{Duration, Instant};
 

@@ -182,7 +182,7 @@ async fn a_client_that_chose_http2_and_says_no_more_is_closed() {
         .ok();
 }
 
-/// Connections that clients have open, that of the one who asks included.
+/// Connections that clients have open, that of the client that asks included.
 async fn connections(mirror: &Mirror) -> f64 {
     let open = mirror.metric("pierglass_connections", &[]).await;
     open.unwrap_or(0.0)

@@ -13,7 +13,7 @@ use crate::support::{Image, MIB, Mirror, MirrorConfig, client, generated_digest,
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Pseudo-random numbers, so that a failure can be had again.
+/// Pseudo-random numbers, so that a failure can be repeated.
 struct Dice(u64);
 
 impl Dice {

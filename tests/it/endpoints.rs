@@ -1,4 +1,4 @@
-//! Several places to ask, and several to be there: one that fails must cost nobody a pull, and no secret may go where it
+//! Several places to ask, and several to be there: one that fails must not cost a pull, and no secret may go where it
 //! is not meant to.
 
 use std::time::{Duration, Instant};
@@ -99,7 +99,7 @@ async fn only_the_registry_itself_says_what_is_not_there() {
     assert_eq!(
         answer.status,
         StatusCode::SERVICE_UNAVAILABLE,
-        "nobody knows"
+        "no registry knows"
     );
     assert!(
         answer.text().contains(&home.authority()),
@@ -161,7 +161,7 @@ async fn an_endpoint_that_sent_a_wrong_blob_is_not_asked_for_it_again() {
     let mirror = Mirror::start(through(&[&near], &home));
     let url = mirror.blob_url(REPO, &digest);
     let wrong = download(&url, &[]).await.unwrap();
-    assert!(wrong.error.is_some(), "nobody gets it whole");
+    assert!(wrong.error.is_some(), "no client gets it whole");
     download(&url, &[]).await.unwrap().assert_is(&digest);
     assert_eq!((near.counts().blob_gets, home.counts().blob_gets), (1, 1));
 }
@@ -225,7 +225,7 @@ async fn for_bots(builder: Builder) -> FakeRegistry {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_has_quota_left_takes_over() {
+async fn a_user_with_quota_left_takes_over() {
     for builder in [
         FakeRegistry::builder().bearer(Some(BOTS[0])),
         FakeRegistry::builder().basic(BOTS[0].0, BOTS[0].1),
@@ -240,7 +240,7 @@ async fn who_has_quota_left_takes_over() {
             let answer = get(&url, &[]).await.unwrap();
             assert_eq!(answer.status, StatusCode::OK, "{number}: {}", answer.text());
         }
-        // Two were given, one each was refused to find out, and nobody was asked again.
+        // Two were given, one each was refused to find out, and neither user was asked again.
         let answer = mirror.manifest(REPO, "5").await;
         assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
         let refused = registry.counts().manifest_gets;
@@ -251,7 +251,7 @@ async fn who_has_quota_left_takes_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_let_in_takes_over_from_who_is_not() {
+async fn a_user_that_is_let_in_takes_over_from_one_that_is_not() {
     let registry = FakeRegistry::builder().bearer(Some(BOTS[1])).start().await;
     registry.put_image(REPO, Some("1"), &image(1));
     registry.put_image(REPO, Some("2"), &image(2));
@@ -266,7 +266,7 @@ async fn who_is_let_in_takes_over_from_who_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobodys_token_is_used_for_another() {
+async fn no_token_is_used_for_another_user() {
     let registry = for_bots(FakeRegistry::builder().bearer(Some(BOTS[0]))).await;
     for (user, _) in BOTS {
         registry.set_rate_limit_of(user, 100, 1);

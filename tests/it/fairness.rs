@@ -77,7 +77,7 @@ async fn one_address_could_take_every_connection() {
             refused += 1;
         }
     }
-    assert!(refused > 0, "nobody was told");
+    assert!(refused > 0, "no client was told");
     assert_eq!(limited(&mirror, "connections", "waited").await, 15.0);
     assert_eq!(limited(&mirror, "connections", "refused").await, 30.0);
     drop(busy);
@@ -142,7 +142,7 @@ async fn requests_over_a_clients_share_wait_and_are_refused_at_last() {
     assert_eq!(third.json()["errors"][0]["code"], "UNAVAILABLE");
     assert!(started.elapsed() >= Duration::from_secs(10), "it waited");
     assert!(other < started.elapsed(), "the other did not");
-    // The base says nothing about anybody's content, and is what clients ask to see whether we are there.
+    // The base says nothing about content, and is what clients ask to see whether we are there.
     assert_eq!(
         get_from(&mirror, GREEDY, "/v2/").await.unwrap().status,
         StatusCode::OK
@@ -218,7 +218,7 @@ async fn a_client_may_be_allowed_everything() {
 /// From one address, which is within its share by default, unless this machine has too few file descriptors for that.
 #[allow(clippy::print_stdout, reason = "a figure for the documentation")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_idle_connections_keep_nobody_out() {
+async fn ten_thousand_idle_connections_keep_no_client_out() {
     let mut files = getrlimit(Resource::Nofile);
     files.current = files.maximum;
     setrlimit(Resource::Nofile, files).unwrap();

@@ -1,4 +1,5 @@
-//! An answer must never say less, or other, about itself than clients rely on (HEAD and GET alike), and never change bytes.
+//! An answer must never say less, or other, about itself than clients rely on (HEAD and GET alike), and never change
+//! bytes.
 
 use http::{Method, StatusCode};
 
@@ -113,7 +114,7 @@ async fn upstream_is_asked_for_the_bytes_as_they_are() {
 }
 
 #[tokio::test]
-async fn who_has_it_is_told_so() {
+async fn a_client_that_has_it_is_told_so() {
     let (registry, mirror, index) = scene::cold_index();
     let layer = digest_of(&index.images[0].layers[0]);
     let urls = [

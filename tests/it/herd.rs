@@ -41,7 +41,7 @@ async fn pull_and_tell(authority: String, digest: String, first_bytes: Arc<Atomi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_herd_is_one_transfer_and_nobody_waits_for_its_end() {
+async fn a_herd_is_one_transfer_and_no_client_waits_for_its_end() {
     let (registry, mirror, digest) = scene::cold_blob(SIZE, plain);
     // So slow that the first tenth takes seconds: first bytes that wait for more than that are seen by count, not by
     // clock.
@@ -144,7 +144,7 @@ async fn under_way(mirror: &Mirror) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_clients_die_and_the_blob_arrives_nevertheless() {
+async fn all_clients_die_and_the_blob_arrives_all_the_same() {
     let (registry, mirror, digest) = scene::cold_blob(4 * MIB, plain);
     let url = mirror.blob_url(REPO, &digest);
     registry.set_rate(MIB);
@@ -169,7 +169,7 @@ async fn all_clients_die_and_the_blob_arrives_nevertheless() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_client_slows_nobody() {
+async fn a_slow_client_slows_no_other() {
     let (registry, mirror, digest) = scene::cold_blob(8 * MIB, plain);
     let url = mirror.blob_url(REPO, &digest);
     let slow = Downloading {
@@ -193,9 +193,9 @@ async fn a_slow_client_slows_nobody() {
     slow.abort();
 }
 
-/// Who looked for a blob just before it was stored, and for its transfer just after that was over, found neither.
+/// A client that looked for a blob just before it was stored, and for its transfer just after that, found neither.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_came_at_the_very_end_started_a_second_transfer() {
+async fn a_client_that_came_at_the_very_end_started_a_second_transfer() {
     const BLOBS: u64 = 100;
     let (registry, mirror) = scene::start();
     let client = Client::new();

@@ -132,9 +132,9 @@ async fn a_signature_under_a_tag_is_an_image_as_any_other() {
     }
 }
 
-/// A lock on a transfer ran out after five seconds, and whoever came then began another one.
+/// A lock on a transfer ran out after five seconds, and a client that came then began another one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_comes_seconds_later_joins_the_transfer() {
+async fn a_client_that_comes_seconds_later_joins_the_transfer() {
     let (registry, mirror) = scene::start();
     let digest = registry.put_generated_blob(A, 1, 4 << 20);
     let url = mirror.blob_url(A, &digest);

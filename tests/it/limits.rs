@@ -166,7 +166,7 @@ async fn wrong_bytes_that_pass_through_never_arrive_complete() {
         Fault::WrongLength(10),
     ] {
         let spoilt = registry.fault(On::blob().get().forever(), fault.clone());
-        // A body that is only cut is gone on with.
+        // A body that is only cut is resumed.
         let right_in_the_end = matches!(fault, Fault::CutAfter(_) | Fault::CutChunked(_));
         match download(&url, &[]).await {
             Ok(answer) if right_in_the_end => answer.assert_is(&digest),

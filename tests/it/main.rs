@@ -1,7 +1,7 @@
 //! Integration tests: the program is run, and spoken to over HTTP, between a client and registries that misbehave.
 //!
-//! Contents, in reading order. A new test goes into the first module whose line is true of it; a module of its own wants a
-//! line here. A failure that users of other mirrors had also wants a row in docs/testing.md.
+//! Contents, in reading order. A new test goes into the first module whose line is true of it; a module of its own
+//! wants a line here. A failure that users of other mirrors had also wants a row in docs/testing.md.
 //!
 //! What tests stand on:
 //! - `support`: the fake registry, the program, the client; `support::scene` has what most tests begin with

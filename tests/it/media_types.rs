@@ -1,7 +1,7 @@
 //! What a registry can hold must never be refused, renamed or rewritten, whatever kind of thing it is.
 //!
-//! A mirror that knows a list of media types breaks for whatever is invented next. Each kind here was a reason for a bug
-//! report against some proxy.
+//! A mirror that knows a list of media types breaks for whatever is invented next. Each kind here was a reason for a
+//! bug report against some proxy.
 
 use http::{Method, StatusCode};
 
@@ -203,8 +203,8 @@ async fn every_kind_of_manifest_survives_a_restart_and_an_outage() {
     }
 }
 
-/// Files behind a plain web server, and registries that were written in an afternoon. The type that HEAD says is the one
-/// that containerd takes the following GET for.
+/// Files behind a plain web server, and registries that were written in an afternoon. The type that HEAD says is the
+/// one that containerd takes the following GET for.
 #[tokio::test]
 async fn a_head_said_another_type_than_the_get_where_upstream_says_only_json() {
     let (registry, mirror) = scene::start();

@@ -33,7 +33,7 @@ async fn killed_half_way(registry: &FakeRegistry, size: u64) -> (Mirror, String)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mirror_killed_half_way_goes_on_where_it_was() {
+async fn a_mirror_killed_half_way_resumes_where_it_was() {
     let registry = FakeRegistry::builder()
         .bearer(None)
         .redirect_blobs(Redirect::Absolute307)
@@ -69,7 +69,7 @@ async fn a_mirror_killed_half_way_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upstream_given_up_on_is_gone_on_with_when_it_is_back() {
+async fn a_transfer_that_was_given_up_is_resumed_when_upstream_is_back() {
     let (registry, mirror) = scene::start();
     let size = 32 * MIB;
     let digest = registry.put_generated_blob(REPO, 1, size);

@@ -30,7 +30,7 @@ fn is_stored(store: &Path, image: &Image) -> bool {
         .all(|digest| blob_file(store, digest).exists())
 }
 
-/// Pulls that many mebibytes of what nobody has pinned, and waits until they are stored.
+/// Pulls that many mebibytes of what is not pinned, and waits until they are stored.
 async fn storm(registry: &FakeRegistry, mirror: &Mirror, seeds: std::ops::Range<u64>) {
     for seed in seeds {
         let digest = registry.put_generated_blob("x/storm", 10_000 + seed, MIB);
@@ -161,7 +161,7 @@ async fn a_pin_follows_its_tag() {
     eventually("the commits", || is_stored(&store, &new));
     storm(&registry, &mirror, 60..90).await;
     assert!(is_stored(&store, &new));
-    assert!(!is_stored(&store, &old), "nobody has pinned the old one");
+    assert!(!is_stored(&store, &old), "the old one is not pinned");
 
     // Upstream drops the tag: what was pinned stays, by its digest.
     registry.untag("a/b", "1");
@@ -304,7 +304,7 @@ async fn a_damaged_manifest_lets_nothing_go_that_it_named() {
         0,
         &["1 damaged and dropped"],
     );
-    // Another record of that repository has its pins traced anew.
+    // Another record of that repository has its pins traced again.
     mirror.pull("a/b", "2", &other).await;
     storm(&registry, &mirror, 0..30).await;
     assert!(is_stored(&store, &image));

@@ -54,7 +54,8 @@ impl Proxy {
     }
 }
 
-/// CONNECT as a tunnel; anything else as one request in absolute form (RFC 9112 3.2.2), after which the connection ends.
+/// CONNECT as a tunnel; anything else as one request in absolute form (RFC 9112 3.2.2), after which the connection
+/// ends.
 async fn pass(mut client: TcpStream, seen: Arc<Mutex<Vec<String>>>) -> Option<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -252,7 +252,7 @@ async fn pull_a_thousand_times(moving: bool) {
         let stale = [("outcome", "stale")];
         let stale = mirror.metric("pierglass_requests_total", &stale).await;
         assert!(stale > Some(0.0), "what is old is called so");
-        // An image nobody has pulled yet is what the rest was kept for.
+        // An image that was not pulled yet is what the rest was kept for.
         registry.put_image(REPO, Some("new"), &image(7));
         assert_eq!(mirror.manifest(REPO, "new").await.status, StatusCode::OK);
     } else {

@@ -1,8 +1,8 @@
 //! A `Range` header, whatever it says, must never get other bytes, or another account of them, than RFC 9110 has it.
 //!
 //! The model below is written from the RFC's sections 13.1.5, 14.1.2, 14.2, 15.3.7 and 15.5.17 alone, as plainly as
-//! possible, and is compared with the running program: blobs of all sizes around the interesting ones, stored, cold, and
-//! in the middle of a slow transfer.
+//! possible, and is compared with the running program: blobs of all sizes around the interesting ones, stored, cold,
+//! and in the middle of a slow transfer.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -86,7 +86,7 @@ fn model(value: &str, condition_holds: bool, size: u64) -> Expected {
     match &found[..] {
         [] => Expected::Unsatisfiable,
         [one] => Expected::One(one.clone()),
-        // 17.15: whoever asks for the same bytes again and again wants to do harm. Twice is what this one bears.
+        // 17.15: a client that asks for the same bytes again and again wants to do harm. Twice is what this one bears.
         _ if found.iter().map(|part| part.end - part.start).sum::<u64>() > 2 * size => {
             Expected::Refused
         }
@@ -246,7 +246,7 @@ impl Scene {
         }
     }
 
-    /// A blob nobody has seen, brought into the state that is wanted.
+    /// A new blob, brought into the state that is wanted.
     async fn blob(&self, size: u64, state: State) -> (Vec<u8>, String) {
         self.seed.set(self.seed.get() + 1);
         let content = Content::generated(self.seed.get(), size);

@@ -249,7 +249,7 @@ async fn a_stored_list_outlives_outages_and_restarts() {
     .await;
 }
 
-/// cosign signs after the push: who looked too early must not be told for long that nothing is signed.
+/// cosign signs after the push: a client that looked too early must not be told for long that nothing is signed.
 #[tokio::test]
 async fn a_signature_is_found_soon_after_it_is_pushed() {
     let registry = registry_with(&[]).await;

@@ -87,7 +87,7 @@ async fn a_large_blob_in_many_pieces_costs_its_bytes_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_half_way_the_mirror_goes_on_where_it_was_for_a_client_that_begins_anew() {
+async fn killed_half_way_the_mirror_resumes_for_a_client_that_starts_again() {
     let mut large = Large::start(128 * MIB, 32 * MIB).await;
     large.dies_half_way().await;
     let again = download(&large.url(), &[]).await.unwrap();
@@ -96,7 +96,7 @@ async fn killed_half_way_the_mirror_goes_on_where_it_was_for_a_client_that_begin
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_half_way_the_mirror_goes_on_where_it_was_for_a_client_that_does_so_too() {
+async fn killed_half_way_the_mirror_resumes_for_a_client_that_resumes_too() {
     let mut large = Large::start(128 * MIB, 32 * MIB).await;
     let half = large.dies_half_way().await;
     let all = half.read(&large.url()).await;

@@ -165,7 +165,7 @@ async fn the_base_is_open_under_every_prefix() {
         let version = answer.header("docker-distribution-api-version");
         assert_eq!(version, Some("registry/2.0"), "{path}");
     }
-    assert_eq!(scene.upstream_requests(), 0, "nobody asks upstream for it");
+    assert_eq!(scene.upstream_requests(), 0, "upstream is not asked for it");
 }
 
 #[tokio::test]
@@ -197,7 +197,7 @@ async fn writes_are_refused_with_what_is_allowed() {
 }
 
 #[tokio::test]
-async fn what_is_no_name_is_refused_before_anybody_is_asked() {
+async fn what_is_no_name_is_refused_before_an_upstream_is_asked() {
     let scene = scene().await;
     let zeros = "0".repeat(64);
     let long = "a".repeat(300);
@@ -255,7 +255,7 @@ async fn docker_search_gets_no_page_it_could_mistake_for_results() {
     let scene = scene().await;
     for path in ["/v1/_ping", "/v1/search?q=nginx&n=25"] {
         let url = format!("{}{path}", scene.mirror.url());
-        // What dockerd sends when nobody is logged in.
+        // What dockerd sends when no user is logged in.
         let headers = [("authorization", "Basic Og==")];
         let answer = client::get(&url, &headers).await.unwrap();
         let json = answer.header("content-type") == Some("application/json");

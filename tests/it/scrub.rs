@@ -1,4 +1,4 @@
-//! Damage that nobody has asked for yet must be found behind the requests, and nothing else be touched.
+//! Damage must be found before a client asks for what is damaged, and nothing else be touched.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,10 +1,10 @@
-//! A search must never be answered with a page that is no result, and never carry anybody's credentials.
+//! A search must never be answered with a page that is no result, and never carry credentials of a client.
 
 use http::StatusCode;
 
 use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, client, scene};
 
-/// What dockerd sends when nobody is logged in.
+/// What dockerd sends when no user is logged in.
 const NOT_LOGGED_IN: (&str, &str) = ("authorization", "Basic Og==");
 
 async fn hub() -> FakeRegistry {

@@ -1,6 +1,7 @@
 //! Large bodies over plain HTTP/1.1 leave by `sendfile`, and are byte for byte what they were.
 //!
-//! It rests on what hyper does with the buffers of a body, which nobody promises: this is what holds it.
+//! It rests on what hyper does with the buffers of a body, which its documentation does not promise: these tests hold
+//! it.
 
 use std::fs::{File, OpenOptions};
 use std::time::Duration;

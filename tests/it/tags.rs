@@ -1,5 +1,5 @@
-//! A tag that was ever served must never be lost to an upstream that is away, and upstream must never be asked more often
-//! than the configuration says.
+//! A tag that was ever served must never be lost to an upstream that is away, and upstream must never be asked more
+//! often than the configuration says.
 
 use std::time::{Duration, Instant};
 
@@ -414,9 +414,10 @@ async fn a_moved_tag_known_by_head_alone_still_has_the_manifest_it_had() {
     assert_eq!(answer.header("cache-status"), Some(STALE));
 }
 
-/// containerd and dockerd ask with HEAD and then for the digest they were told; a digest that cannot be had is an outage.
+/// containerd and dockerd ask with HEAD and then for the digest they were told; a digest that cannot be had is an
+/// outage.
 #[tokio::test]
-async fn a_head_during_an_outage_named_a_manifest_that_nobody_has() {
+async fn a_head_during_an_outage_named_a_manifest_that_could_not_be_fetched() {
     let (registry, mirror, image1) = asking_each_time();
     assert_serves(&mirror.manifest(REPO, "1.0").await, &image1);
     registry.put_image(REPO, Some("1.0"), &image(2));
@@ -458,9 +459,9 @@ async fn a_digest_that_is_no_blob_was_taken_for_no_manifest() {
     assert_eq!(blob.unwrap().status, StatusCode::OK);
 }
 
-/// Who looked for a manifest just before it was stored, and for its transfer just after that was over, found neither.
+/// A client that looked for a manifest just before it was stored, and for its transfer just after that, found neither.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_came_at_the_very_end_started_a_second_get() {
+async fn a_client_that_came_at_the_very_end_started_a_second_get() {
     const MANIFESTS: u64 = 60;
     let (registry, mirror) = scene::start_with(|config| config.impatient());
     let client = Client::new();

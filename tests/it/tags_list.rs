@@ -1,5 +1,5 @@
-//! A list of tags must never be made up, cut short or lost to an outage, and upstream must not be asked for it more often
-//! than for a tag.
+//! A list of tags must never be made up, cut short or lost to an outage, and upstream must not be asked for it more
+//! often than for a tag.
 
 use std::time::Duration;
 

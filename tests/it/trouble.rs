@@ -133,7 +133,7 @@ async fn a_rescue_that_brings_other_bytes_is_never_a_whole_body() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_removed_under_the_mirror_is_begun_anew_and_told_once() {
+async fn a_store_removed_under_the_mirror_is_created_again_and_logged_once() {
     let (registry, mirror) = scene::start();
     let first = stored(&registry, &mirror, 4, MIB).await;
     std::fs::remove_dir_all(mirror.store_path()).unwrap();
@@ -159,7 +159,7 @@ async fn a_store_removed_under_the_mirror_is_begun_anew_and_told_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_is_no_directory_any_more_is_told_once_and_heals() {
+async fn a_store_that_is_no_directory_any_more_is_logged_once_and_heals() {
     let (registry, mirror) = scene::start();
     stored(&registry, &mirror, 6, MIB).await;
     let store = mirror.store_path();

@@ -262,7 +262,7 @@ async fn what_does_not_pass_is_asked_for_three_times_and_no_more() {
     let struck = registry.fault(On::manifest().forever(), Fault::status(500));
     get(&url, &[]).await.unwrap();
     assert_eq!(registry.struck(struck), 1);
-    // And where something is stored, nobody waits for a second try.
+    // And where something is stored, no client waits for a second try.
     registry.clear_faults();
     let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).tag_ttl("0s"));
     let url = mirror.manifest_url(REPO, "1.0");

@@ -142,7 +142,7 @@ async fn a_chunked_blob_of_unknown_length_is_checked_as_well() {
     assert_eq!(
         download.header("content-length"),
         None,
-        "nobody knew the length"
+        "the length was not known"
     );
     download.assert_is(&digest);
     registry.reset_counts();

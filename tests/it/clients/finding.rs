@@ -1,4 +1,5 @@
-//! Rows 2 to 6: what clients look for before they ask for bytes. The base, the challenge, the digest, the length, the type.
+//! Rows 2 to 6: what clients look for before they ask for bytes. The base, the challenge, the digest, the length, the
+//! type.
 
 use http::{Method, StatusCode};
 
@@ -33,7 +34,7 @@ async fn crane_is_let_in_without_a_challenge() {
     }
 }
 
-/// moby `registry/auth.go`: whoever challenges is sent the user's password for Docker Hub.
+/// moby `registry/auth.go`: a server that challenges is sent the user's password for Docker Hub.
 #[tokio::test]
 async fn dockerd_is_never_challenged() {
     let registry = FakeRegistry::builder()
@@ -57,8 +58,8 @@ async fn dockerd_is_never_challenged() {
     }
 }
 
-/// moby `vendor/github.com/docker/distribution/registry/client/repository.go`, `descriptorFromResponse`: all three, or the
-/// mirror is passed over; then a GET by that digest. The media types come one a line, in the order of a Go map.
+/// moby `vendor/github.com/docker/distribution/registry/client/repository.go`, `descriptorFromResponse`: all three, or
+/// the mirror is passed over; then a GET by that digest. The media types come one a line, in the order of a Go map.
 #[tokio::test]
 async fn dockerd_finds_the_digest_length_and_type_on_head() {
     let (registry, mirror, index) = scene::cold_index();

@@ -1,7 +1,7 @@
 //! A client must never be given what it is known to break on; each of these is named after one that does.
 //!
-//! The rows are those of the checklist of what clients need (which client, and where its source says so, is told at each
-//! test). Rows that other files hold completely are only listed.
+//! The rows are those of the checklist of what clients need (which client, and where its source says so, is told at
+//! each test). Rows that other files hold completely are only listed.
 //!
 //! | row | what | held by |
 //! |---|---|---|

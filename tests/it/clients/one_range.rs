@@ -97,8 +97,8 @@ async fn overlaybd_hangs_up_on_the_whole_and_reads_parts() {
     }
 }
 
-/// containerd `core/remotes/docker/fetcher.go`, parallel: `bytes=0-`, then open ends from everywhere, each left after its
-/// chunk, and no look at the status. One 200 among them makes a broken layer.
+/// containerd `core/remotes/docker/fetcher.go`, parallel: `bytes=0-`, then open ends from everywhere, each left after
+/// its chunk, and no look at the status. One 200 among them makes a broken layer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn containerd_is_never_given_a_200_to_a_range() {
     const CHUNK: u64 = MIB;
@@ -136,7 +136,8 @@ async fn containerd_is_never_given_a_200_to_a_range() {
         .assert_is(&cold.digest);
 }
 
-/// regclient `scheme/reg/blob.go`, `internal/reghttp`: `bytes=<current>-<Content-Length>`, whose last byte does not exist.
+/// regclient `scheme/reg/blob.go`, `internal/reghttp`: `bytes=<current>-<Content-Length>`, whose last byte does not
+/// exist.
 #[tokio::test]
 async fn regclient_may_ask_one_byte_past_the_end() {
     let (registry, mirror) = scene::start();
@@ -146,8 +147,8 @@ async fn regclient_may_ask_one_byte_past_the_end() {
     blob_to_the_end(&stored, "bytes=60000-100000").await;
 }
 
-/// moby `transport/http_reader.go` wants the last byte that there is; containers/image `body_reader.go` wants it as well,
-/// and one `Content-Range` only.
+/// moby `transport/http_reader.go` wants the last byte that there is; containers/image `body_reader.go` wants it as
+/// well, and one `Content-Range` only.
 #[tokio::test]
 async fn dockerd_resumes_to_the_last_byte() {
     let (registry, mirror) = scene::start();

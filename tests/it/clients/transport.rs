@@ -26,7 +26,8 @@ async fn nydus_is_never_redirected() {
     );
 }
 
-/// containers/image: six blobs at a time, over connections that are kept; 200 and nothing else to a GET without a range.
+/// containers/image: six blobs at a time, over connections that are kept; 200 and nothing else to a GET without a
+/// range.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn podman_keeps_its_connections_for_all_it_asks() {
     let (registry, mirror) = scene::start();

@@ -1,4 +1,5 @@
-//! A fault that does not happen must never let a test pass: each one is proved here against a client that hides nothing.
+//! A fault that does not happen must never let a test pass: each one is proved here against a client that hides
+//! nothing.
 
 mod access;
 mod content;

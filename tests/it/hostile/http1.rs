@@ -107,7 +107,7 @@ const ODD: &[(&[u16], &str)] = &[
         &[404, 405],
         "CONNECT 127.0.0.1:22 HTTP/1.1\r\nhost: m\r\nconnection: close\r\n\r\n",
     ),
-    // No upgrade of ours.
+    // No upgrade.
     (
         &[200],
         "GET /v2/ HTTP/1.1\r\nhost: m\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n",
@@ -289,7 +289,7 @@ async fn bodies_are_not_read() {
             let right = answer.starts_with(&format!("HTTP/1.1 {status} "));
             assert!(answer.is_empty() || right, "{target}: {answer}");
         }
-        // Who asks first is told before sending anything.
+        // A client that asks first is told before it sends anything.
         let header = format!(
             "{target} HTTP/1.1\r\nhost: m\r\nexpect: 100-continue\r\ncontent-length: 1000000\r\n\r\n"
         );
@@ -345,7 +345,7 @@ async fn pipelined_blobs_that_are_never_read_cost_little() {
 
 /// Many that never finish their header, beside one that pulls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_slow_headers_end_and_disturb_nobody() {
+async fn many_slow_headers_end_and_disturb_no_other_client() {
     let scene = Scene::with(|config| config.top("header_timeout", "\"3s\"")).await;
     let files = scene.mirror.open_files();
     let mut slow = Vec::new();

@@ -94,7 +94,10 @@ async fn rapid_reset() {
     assert!(taken < 32 * MIB, "it was let go on: {taken}");
     assert!(scene.mirror.rss() < before + 16 * MIB);
     let asked = scene.registry.requests().len() - scene.asked;
-    assert!(asked <= 1000, "{asked} questions upstream for nobody");
+    assert!(
+        asked <= 1000,
+        "{asked} questions upstream that no client waits for"
+    );
     scene.assert_served().await;
     assert!(!scene.mirror.output().contains("panicked"));
 }

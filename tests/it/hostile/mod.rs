@@ -1,8 +1,8 @@
-//! Clients that mean harm: the right status or the end of their connection, bounded memory, nothing asked upstream, nothing
-//! made on disk, and nothing of it felt by others.
+//! Clients that mean harm: the right status or the end of their connection, bounded memory, nothing asked upstream,
+//! nothing made on disk, and nothing of it felt by others.
 //!
-//! Targets of any bytes at all are in `any_request`, shares of clients in `fairness`, clients that are only slow or silent
-//! in `connections`.
+//! Targets of any bytes at all are in `any_request`, shares of clients in `fairness`, clients that are only slow or
+//! silent in `connections`.
 
 mod http1;
 mod http2;

@@ -32,7 +32,7 @@ struct Token {
 pub struct Auth {
     pub scheme: Scheme,
     pub lifetime: Duration,
-    /// User and password; without them anybody gets a token.
+    /// User and password; without them every client gets a token.
     login: Mutex<Option<(String, String)>>,
     /// Others who may, besides.
     others: Mutex<HashMap<String, String>>,

@@ -14,7 +14,6 @@ pub struct MirrorConfig {
     rest: String,
     pub(super) environment: Vec<(String, String)>,
     pub(super) store_path: Option<PathBuf>,
-    pub(super) keep_ports: bool,
 }
 
 impl MirrorConfig {
@@ -137,15 +136,6 @@ impl MirrorConfig {
     pub fn environment(mut self, name: &str, value: &str) -> MirrorConfig {
         self.environment.push((name.into(), value.into()));
         self
-    }
-
-    /// After a restart the mirror listens where it did before.
-    #[must_use]
-    pub fn keep_ports(self) -> MirrorConfig {
-        MirrorConfig {
-            keep_ports: true,
-            ..self
-        }
     }
 
     pub(super) fn text(&self, store: &Path, listen: &str, admin: &str) -> String {

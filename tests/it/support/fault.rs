@@ -259,6 +259,10 @@ impl On {
     }
 
     /// Only requests without `Range`.
+    #[allow(
+        dead_code,
+        reason = "only tests/chaos lets upstream spoil ranges by chance"
+    )]
     #[must_use]
     pub fn whole(self) -> On {
         On {

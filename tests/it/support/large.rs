@@ -1,5 +1,5 @@
-//! A blob that takes its time, an upstream that cuts it to pieces, and a mirror that dies in the middle: the same at any
-//! size, small for quick tests and a gibibyte for the one that proves it.
+//! A blob that takes its time, an upstream that cuts it to pieces, and a mirror that dies in the middle: the same at
+//! any size, small for quick tests and a gibibyte for the one that proves it.
 
 use std::time::{Duration, Instant};
 

@@ -109,6 +109,7 @@ impl Ledger {
     }
 
     /// Like [`Ledger::reset`]; bytes that are counted meanwhile are not lost.
+    #[allow(dead_code, reason = "only tests/chaos runs for long")]
     pub fn take_bytes(&self) -> u64 {
         self.seen.lock().unwrap().clear();
         self.blob_bytes.swap(0, Ordering::Relaxed)

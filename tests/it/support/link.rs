@@ -1,4 +1,4 @@
-//! A link of limited capacity: whoever passes waits until the bytes before have passed.
+//! A link of limited capacity: a body waits until the bytes before have passed.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -23,8 +23,8 @@ impl Link {
         *self.state.lock().unwrap() = (bytes_per_sec, Instant::now());
     }
 
-    /// Waits for the turn of up to `wanted` bytes and says how many may go. Pieces are a twentieth of a second at most, so
-    /// that connections take turns and a new rate takes hold at once.
+    /// Waits for the turn of up to `wanted` bytes and says how many may go. Pieces are a twentieth of a second at most,
+    /// so that connections take turns and a new rate takes hold at once.
     pub async fn pass(&self, wanted: u64) -> u64 {
         let (turn, allowed) = {
             let mut state = self.state.lock().unwrap();

@@ -162,18 +162,13 @@ impl Mirror {
         wait(&mut self.child, STOP)
     }
 
-    /// Runs the program again over the same configuration and store, ending it with SIGKILL if it still runs. The log
-    /// starts anew.
+    /// Runs the program again over the same configuration and store, at the same addresses, ending it with SIGKILL if
+    /// it still runs. The log begins again.
     #[track_caller]
     pub fn restart(&mut self) {
         let _ = self.child.kill();
         self.child.wait().unwrap();
-        let any = any_port().to_string();
-        let (listen, admin) = if self.config.keep_ports {
-            (self.listen.clone(), self.admin.clone())
-        } else {
-            (any.clone(), any)
-        };
+        let (listen, admin) = (self.listen.clone(), self.admin.clone());
         let started = launch(&self.config, self.directory.path(), &listen, &admin);
         (self.child, self.output, self.listen, self.admin) =
             started.unwrap_or_else(|failure| panic!("{failure}"));
@@ -243,11 +238,6 @@ impl Mirror {
     /// The peak of resident memory, in bytes.
     pub fn rss_peak(&self) -> u64 {
         self.process_status("VmHWM:") * 1024
-    }
-
-    /// Starts the measurement of [`Mirror::rss_peak`] anew (proc(5), `clear_refs`).
-    pub fn reset_rss_peak(&self) {
-        std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").unwrap();
     }
 
     fn process_status(&self, key: &str) -> u64 {

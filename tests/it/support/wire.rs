@@ -83,10 +83,6 @@ impl Body {
             len,
         }
     }
-
-    pub fn empty() -> Body {
-        Body::whole(Content::from(String::new()))
-    }
 }
 
 /// How the end of a body is told to the client.
@@ -186,7 +182,7 @@ pub enum Fate {
     Hang,
     /// Close with a TCP reset.
     Reset,
-    /// The head, and then the piece again and again until nobody reads any more.
+    /// The head, and then the piece again and again until the client reads no more.
     Endless {
         head: String,
         piece: String,
