@@ -1,5 +1,5 @@
-//! Passwords, tokens and keys: a type that cannot be printed by accident, and leaves no copy behind
-//! when it is dropped.
+//! Passwords, tokens and keys: a type that cannot be printed by accident, and leaves no copy in memory when it is
+//! dropped.
 
 use std::fmt;
 
@@ -8,14 +8,13 @@ use zeroize::Zeroizing;
 
 /// A secret text.
 ///
-/// Wiped from memory on drop. There is no `Display` and no `Serialize`, and `Debug` says
-/// `[redacted]`, so that the only way to the text is [`Secret::expose`], which a reviewer can
-/// search for.
+/// Wiped from memory on drop, and so is each clone. There is no `Display` and no `Serialize`, and `Debug` says
+/// `[redacted]`, so that the only way to the text is [`Secret::expose`], which a reviewer can search for.
 #[derive(Clone)]
 pub(crate) struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes ownership of the text. The caller must not have kept a copy.
+    /// Takes ownership of the text. The caller must not keep a copy.
     pub(crate) fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
@@ -47,7 +46,6 @@ impl<'de> Deserialize<'de> for Secret {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     #[test]
@@ -58,9 +56,15 @@ mod tests {
     }
 
     #[test]
+    fn parts_are_joined_without_growing() {
+        let secret = Secret::concat(&["Bearer ", "hunter2"]);
+        assert_eq!(secret.expose(), "Bearer hunter2");
+        assert_eq!(secret.0.capacity(), secret.0.len());
+    }
+
+    #[test]
     fn a_refused_value_is_not_quoted_in_the_error() {
-        // serde quotes what it got when the type is wrong, so a number in place of a password is
-        // told; a text never is.
+        // serde quotes what it got when the type is wrong: a number in place of a password is shown, a text never is.
         let error = serde_json::from_str::<Secret>("[\"hunter2\"]").unwrap_err();
         assert!(!error.to_string().contains("hunter2"));
     }

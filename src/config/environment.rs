@@ -3,22 +3,24 @@
 //! Both give plain text without types or positions, and both are laid over what the file says.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::keys::{self, Key};
-use super::mistake::{Fault, Mistakes, Place};
+use super::keys::{self, KeySpec};
+use super::mistake::{Fault, Location, Mistakes};
 use super::value::Value;
-use super::written::Section;
+use super::written::Written;
+use crate::secret::Secret;
 
 /// The variable that names the configuration file.
 pub(super) const CONFIG: &str = "PIERGLASS_CONFIG";
 
-/// The environment as a value, so that tests need not change that of their process.
+/// The environment as a value, so that tests do not change that of their process.
 ///
-/// `Debug` prints names only: variables hold passwords.
+/// Any variable may hold a password, so all values are secrets, and `Debug` prints names only.
 #[derive(Clone, Default)]
-pub(crate) struct Environment(BTreeMap<String, String>);
+pub(crate) struct Environment(BTreeMap<String, Secret>);
 
 /// What the command line says, as text: its mistakes are reported together with those of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,19 +38,22 @@ pub(crate) struct Overrides {
 impl Environment {
     /// The variables of this process. What is not UTF-8 is kept with U+FFFD in place of the rest.
     pub(crate) fn of_process() -> Self {
+        let lossy = |raw: OsString| raw.to_string_lossy().into_owned();
+        // Taken where it can be, not copied: it may be a password.
+        let text = |raw: OsString| raw.into_string().unwrap_or_else(lossy);
         std::env::vars_os()
-            .map(|(name, value)| {
-                (
-                    name.to_string_lossy().into_owned(),
-                    value.to_string_lossy().into_owned(),
-                )
-            })
+            .map(|(name, value)| (text(name), text(value)))
             .collect()
     }
 
     /// The value of a variable.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.secret(name).map(Secret::expose)
+    }
+
+    /// The value of a variable that holds a secret.
+    pub(super) fn secret(&self, name: &str) -> Option<&Secret> {
+        self.0.get(name)
     }
 
     /// Where the store is kept when nothing says so: systemd's `$STATE_DIRECTORY`, else the user's cache directory.
@@ -67,30 +72,26 @@ impl Environment {
     }
 
     /// Lays every `PIERGLASS_...` variable over what is written, and notes those that set nothing.
-    pub(super) fn lay_over(&self, plain: &mut Section, mistakes: &mut Mistakes) {
-        for (name, value) in self
-            .0
-            .iter()
-            .filter(|(name, _)| name.starts_with(keys::PREFIX))
-        {
-            if name == CONFIG || is_service_link(name, value) {
+    pub(super) fn lay_over(&self, written: &mut Written, mistakes: &mut Mistakes) {
+        for (name, value) in &self.0 {
+            if !name.starts_with(keys::PREFIX)
+                || name == CONFIG
+                || is_service_link(name, value.expose())
+            {
                 continue;
             }
-            let place = Place::Variable(name.clone());
-            match keys::ALL
-                .iter()
-                .find(|key| key.variable().as_deref() == Some(name))
-            {
-                Some(key) if value.contains(char::REPLACEMENT_CHARACTER) => {
-                    mistakes.note(
-                        place,
-                        key.path.to_owned(),
-                        Fault::new("is not UTF-8", "write it in UTF-8"),
-                    );
+            let location = Location::Variable(name.clone());
+            match keys::variables().find(|(variable, ..)| variable == name) {
+                Some((_, section, key)) if value.expose().contains(char::REPLACEMENT_CHARACTER) => {
+                    let fault = Fault::new("is not UTF-8", "write it in UTF-8");
+                    mistakes.note(location, keys::path(section, key.name), fault);
                 }
-                Some(key) => plain.push(key, Value::Untyped(value.clone()), place),
+                Some((_, section, key)) => {
+                    let value = Value::Untyped(value.clone());
+                    written.plain(section).push(key, value, location);
+                }
                 None => {
-                    mistakes.note(place, None, unknown(name));
+                    mistakes.note(location, None, unknown(name));
                 }
             }
         }
@@ -99,7 +100,8 @@ impl Environment {
 
 impl FromIterator<(String, String)> for Environment {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
-        Self(variables.into_iter().collect())
+        let secret = |(name, value)| (name, Secret::new(value));
+        Self(variables.into_iter().map(secret).collect())
     }
 }
 
@@ -111,20 +113,28 @@ impl fmt::Debug for Environment {
 
 impl Overrides {
     /// Lays the flags over what is written.
-    pub(super) fn lay_over(&self, plain: &mut Section) {
-        let flags: [(&Key, &str, &Option<String>); 4] = [
-            (&keys::LISTEN, "--listen", &self.listen),
-            (&keys::ADMIN_LISTEN, "--admin-listen", &self.admin_listen),
-            (&keys::STORE_PATH, "--store", &self.store),
-            (&keys::STORE_MAX_SIZE, "--max-size", &self.max_size),
+    pub(super) fn lay_over(&self, written: &mut Written) {
+        let flags: [(&'static str, &KeySpec, &str, &Option<String>); 4] = [
+            (keys::TOP, &keys::LISTEN, "--listen", &self.listen),
+            (
+                keys::TOP,
+                &keys::ADMIN_LISTEN,
+                "--admin-listen",
+                &self.admin_listen,
+            ),
+            (keys::STORE, &keys::STORE_PATH, "--store", &self.store),
+            (
+                keys::STORE,
+                &keys::STORE_MAX_SIZE,
+                "--max-size",
+                &self.max_size,
+            ),
         ];
-        for (key, flag, value) in flags {
+        for (section, key, flag, value) in flags {
             if let Some(value) = value {
-                plain.push(
-                    key,
-                    Value::Untyped(value.clone()),
-                    Place::Flag(flag.to_owned()),
-                );
+                let value = Value::Untyped(Secret::new(value.clone()));
+                let location = Location::Flag(flag.to_owned());
+                written.plain(section).push(key, value, location);
             }
         }
     }
@@ -141,10 +151,8 @@ fn unknown(name: &str) -> Fault {
             "upstreams are configured in the file alone",
         );
     }
-    let known = keys::ALL
-        .iter()
-        .filter_map(Key::variable)
-        .chain([CONFIG.to_owned()]);
+    let known = keys::variables().map(|(variable, ..)| variable);
+    let known = known.chain([CONFIG.to_owned()]);
     match keys::closest(name, known) {
         Some(close) => Fault::new(
             "is not a variable that exists",
@@ -158,7 +166,7 @@ fn unknown(name: &str) -> Fault {
 }
 
 /// Whether Kubernetes set this variable: in the namespace of a Service called `pierglass`, or `pierglass-` something,
-/// every container finds `PIERGLASS_PORT=tcp://10.0.0.7:5000`, `PIERGLASS_SERVICE_HOST` and more, unasked.
+/// every container has `PIERGLASS_PORT=tcp://10.0.0.7:5000`, `PIERGLASS_SERVICE_HOST` and more.
 /// <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>
 fn is_service_link(name: &str, value: &str) -> bool {
     let transports = ["tcp", "udp", "sctp"];

@@ -5,14 +5,15 @@
 use std::ops::Range;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
-use super::keys::{self, Key};
-use super::mistake::{Fault, Mistakes, Place, Reported};
-use super::value::Value;
+use super::keys;
+use super::mistake::{Fault, Location, Mistakes, Reported};
+use super::value::{TableEntry, Value};
 use super::written::{Section, Written};
+use crate::secret::Secret;
 
-/// Reads a document. Mistakes are noted; a document that is not TOML yields nothing, for the rest cannot be trusted.
+/// Reads a document. Mistakes are noted; a document that is not TOML yields nothing, because the rest cannot be trusted.
 pub(super) fn read(text: &str, origin: &str, mistakes: &mut Mistakes) -> Result<Written, Reported> {
     let (document, errors) = DeTable::parse_recoverable(text);
     let mut walk = Walk {
@@ -22,7 +23,7 @@ pub(super) fn read(text: &str, origin: &str, mistakes: &mut Mistakes) -> Result<
         written: Written::default(),
     };
     if errors.is_empty() {
-        walk.root(document.get_ref());
+        walk.root(entries(document.into_inner()));
         return Ok(walk.written);
     }
     for error in errors {
@@ -31,10 +32,44 @@ pub(super) fn read(text: &str, origin: &str, mistakes: &mut Mistakes) -> Result<
             format!("not TOML: {}", error.message()),
             "the rest is checked once this is corrected",
         );
-        let place = walk.place(error.span().unwrap_or_default());
-        walk.mistakes.note(place, None, fault);
+        let location = walk.location(&error.span().unwrap_or_default());
+        walk.mistakes.note(location, None, fault);
     }
     Err(Reported)
+}
+
+/// The entries of a table in the order of the text; the parser sorts them by name.
+fn entries(table: DeTable<'_>) -> Vec<TableEntry> {
+    let entry = |(name, value): (Spanned<DeString<'_>>, Spanned<DeValue<'_>>)| TableEntry {
+        name_span: name.span(),
+        name: name.into_inner().into_owned(),
+        value_span: value.span(),
+        value: convert(value.into_inner()),
+    };
+    let mut entries: Vec<_> = table.into_iter().map(entry).collect();
+    entries.sort_by_key(|entry| entry.name_span.start);
+    entries
+}
+
+/// Takes a value out of the parser's tree, so that every text is wiped once it is not needed, used or not.
+fn convert(value: DeValue<'_>) -> Value {
+    match value {
+        DeValue::String(text) => Value::Text(Secret::new(text.into_owned())),
+        DeValue::Boolean(value) => Value::Boolean(value),
+        DeValue::Array(values) => {
+            let convert = |value: Spanned<_>| (value.span(), convert(value.into_inner()));
+            Value::List(values.into_iter().map(convert).collect())
+        }
+        // A number too large even for this is kept as it is, and refused where it is read.
+        DeValue::Integer(number) => {
+            let decimal = i128::from_str_radix(number.as_str(), number.radix())
+                .map(|number| number.to_string());
+            Value::Integer(decimal.unwrap_or_else(|_| number.to_string()))
+        }
+        DeValue::Float(_) => Value::Other("a number with a fraction"),
+        DeValue::Datetime(_) => Value::Other("a date"),
+        DeValue::Table(table) => Value::Table(entries(table)),
+    }
 }
 
 /// The one key whose value is a list of tables.
@@ -48,145 +83,124 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn root(&mut self, table: &DeTable<'_>) {
-        for (name, span, value) in in_order(table) {
-            match value.get_ref() {
-                DeValue::Table(tables) if name == "upstream" => self.upstreams(tables, span),
-                DeValue::Table(table) if keys::is_section(name) => self.section(name, table),
-                _ if name == "upstream" || keys::is_section(name) => {
-                    let example = if name == "upstream" {
-                        "[upstream.\"docker.io\"]".to_owned()
-                    } else {
-                        format!("[{name}]")
+    fn root(&mut self, table: Vec<TableEntry>) {
+        for entry in table {
+            let section = keys::section(&entry.name);
+            match entry.value {
+                Value::Table(tables) if entry.name == "upstream" => {
+                    self.upstreams(tables, &entry.name_span);
+                }
+                Value::Table(table) if section.is_some() => {
+                    for entry in table {
+                        self.plain(section.unwrap_or_default(), entry);
+                    }
+                }
+                _ if entry.name == "upstream" || section.is_some() => {
+                    let example = match section {
+                        Some(section) => format!("[{section}]"),
+                        None => "[upstream.\"docker.io\"]".to_owned(),
                     };
                     let fault = Fault::new(
                         "is not a table",
                         format!("write {example} on a line of its own, and its keys below"),
                     );
-                    self.note(span, name, fault);
+                    self.note(&entry.name_span, &entry.name, fault);
                 }
-                _ => match keys::find("", name) {
-                    Some(key) => self.plain(key, value),
-                    None => self.unknown("", None, name, span),
-                },
+                _ => self.plain(keys::TOP, entry),
             }
         }
     }
 
-    fn section(&mut self, section: &str, table: &DeTable<'_>) {
-        for (name, span, value) in in_order(table) {
-            match keys::find(section, name) {
-                Some(key) => self.plain(key, value),
-                None => self.unknown(section, Some(section), name, span),
+    /// A key of a table that exists once.
+    fn plain(&mut self, section: &'static str, entry: TableEntry) {
+        match keys::find(section, &entry.name) {
+            Some(key) => {
+                let location = self.location(&entry.value_span);
+                self.written.plain(section).push(key, entry.value, location);
             }
+            None => self.unknown(section, section, &entry),
         }
     }
 
-    fn plain(&mut self, key: &Key, value: &Spanned<DeValue<'_>>) {
-        let place = self.place(value.span());
-        self.written
-            .plain
-            .push(key, convert(value.get_ref()), place);
-    }
-
-    fn upstreams(&mut self, tables: &DeTable<'_>, span: Range<usize>) {
+    fn upstreams(&mut self, tables: Vec<TableEntry>, span: &Range<usize>) {
         if tables.is_empty() {
-            self.note(
-                span,
-                "upstream",
-                Fault::new(
-                    "names no registry",
-                    "write [upstream.\"docker.io\"], or leave it out",
-                ),
-            );
+            let right = "write [upstream.\"docker.io\"], or leave it out";
+            self.note(span, "upstream", Fault::new("names no registry", right));
         }
-        for (name, span, value) in in_order(tables) {
-            match value.get_ref() {
-                DeValue::Table(table) => self.upstream(name, span, table),
-                _ => self.note(
-                    span,
-                    &format!("upstream.{}", bare(name)),
-                    Fault::new(
-                        "is not a table",
-                        format!("write [upstream.{name:?}] and the keys below"),
-                    ),
-                ),
+        for entry in tables {
+            match entry.value {
+                Value::Table(table) => self.upstream(&entry.name, &entry.name_span, table),
+                _ => {
+                    let path = keys::path("upstream", &bare(&entry.name));
+                    let right = format!("write [upstream.{:?}] and the keys below", entry.name);
+                    let fault = Fault::new("is not a table", right);
+                    self.note(&entry.name_span, &path, fault);
+                }
             }
         }
     }
 
-    fn upstream(&mut self, namespace: &str, span: Range<usize>, table: &DeTable<'_>) {
-        let label = format!("upstream.{}", bare(namespace));
-        let mut section = Section::named(namespace, Some(self.place(span.clone())));
-        for (name, key_span, value) in in_order(table) {
-            if name == MORE_CREDENTIALS {
-                let more = self.more_credentials(namespace, &label, value);
-                section.more_credentials.extend(more);
+    fn upstream(&mut self, namespace: &str, span: &Range<usize>, table: Vec<TableEntry>) {
+        let label = keys::path("upstream", &bare(namespace));
+        let mut section = Section::upstream(namespace, Some(self.location(span)));
+        for entry in table {
+            if entry.name == MORE_CREDENTIALS {
+                section.further_logins = self.more_credentials(namespace, &label, entry);
                 continue;
             }
-            match (keys::find(keys::UPSTREAM, name), value.get_ref()) {
-                (Some(key), value_ref) => {
-                    section.push(key, convert(value_ref), self.place(value.span()));
+            match (keys::find(keys::UPSTREAM, &entry.name), &entry.value) {
+                (Some(key), _) => {
+                    section.push(key, entry.value, self.location(&entry.value_span));
                 }
-                (None, DeValue::Table(inner))
-                    if !keys::is_planned(&format!("{}.{name}", keys::UPSTREAM)) =>
+                (None, Value::Table(inner))
+                    if !keys::is_planned(&keys::path(keys::UPSTREAM, &entry.name)) =>
                 {
                     // Without quotes, TOML takes the dots of a namespace for levels of tables.
-                    let dotted = dotted(&format!("{namespace}.{name}"), inner);
+                    let dotted = dotted(&format!("{namespace}.{}", entry.name), inner);
                     let fault = Fault::new(
                         "is split at its dots",
                         format!("write [upstream.{dotted:?}], with the quotes"),
                     );
                     // It counts as an upstream, or its absence would be a second mistake: no default.
-                    let place = self.place(span.clone());
-                    self.written
-                        .upstreams
-                        .push(Section::named(&dotted, Some(place)));
-                    self.note(span, &format!("upstream.{dotted}"), fault);
+                    let split = Section::upstream(&dotted, Some(self.location(span)));
+                    self.written.upstreams.push(split);
+                    self.note(span, &keys::path("upstream", &dotted), fault);
                     return;
                 }
-                (None, _) => self.unknown(keys::UPSTREAM, Some(&label), name, key_span),
+                (None, _) => self.unknown(keys::UPSTREAM, &label, &entry),
             }
         }
         self.written.upstreams.push(section);
     }
 
-    /// Further identities: a list of tables.
+    /// Further logins: a list of tables.
     fn more_credentials(
         &mut self,
         namespace: &str,
         label: &str,
-        value: &Spanned<DeValue<'_>>,
+        entry: TableEntry,
     ) -> Vec<Section> {
-        let label = format!("{label}.{MORE_CREDENTIALS}");
-        let DeValue::Array(identities) = value.get_ref() else {
-            let right = format!("write [[upstream.{namespace:?}.{MORE_CREDENTIALS}]] for each");
-            self.note(
-                value.span(),
-                &label,
-                Fault::new("is not a list of tables", right),
-            );
+        let label = keys::path(label, MORE_CREDENTIALS);
+        let right = format!("write [[upstream.{namespace:?}.{MORE_CREDENTIALS}]] for each");
+        let Value::List(logins) = entry.value else {
+            let fault = Fault::new("is not a list of tables", right);
+            self.note(&entry.value_span, &label, fault);
             return Vec::new();
         };
         let mut sections = Vec::new();
-        for identity in identities.iter() {
-            let DeValue::Table(table) = identity.get_ref() else {
-                let right = format!("write [[upstream.{namespace:?}.{MORE_CREDENTIALS}]] for each");
-                self.note(
-                    identity.span(),
-                    &label,
-                    Fault::new("has what is not a table", right),
-                );
+        for (span, login) in logins {
+            let Value::Table(table) = login else {
+                let fault = Fault::new("has what is not a table", right.clone());
+                self.note(&span, &label, fault);
                 continue;
             };
-            let place = self.place(identity.span());
-            let mut section = Section::named(namespace, Some(place));
-            for (name, span, value) in in_order(table) {
-                match keys::find(keys::MORE, name) {
+            let mut section = Section::more_credentials(namespace, self.location(&span));
+            for entry in table {
+                match keys::find(keys::MORE_CREDENTIALS, &entry.name) {
                     Some(key) => {
-                        section.push(key, convert(value.get_ref()), self.place(value.span()));
+                        section.push(key, entry.value, self.location(&entry.value_span));
                     }
-                    None => self.unknown(keys::MORE, Some(&label), name, span),
+                    None => self.unknown(keys::MORE_CREDENTIALS, &label, &entry),
                 }
             }
             sections.push(section);
@@ -195,83 +209,40 @@ impl Walk<'_> {
     }
 
     /// Notes a key that does not exist. Its value is not looked at: it may be a password under a misspelt name.
-    fn unknown(&mut self, section: &str, label: Option<&str>, name: &str, span: Range<usize>) {
-        let path = label.map_or_else(|| bare(name), |label| format!("{label}.{}", bare(name)));
-        let full = if section.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{section}.{name}")
-        };
-        let fault = if keys::is_planned(&full) {
+    fn unknown(&mut self, section: &str, label: &str, entry: &TableEntry) {
+        let fault = if keys::is_planned(&keys::path(section, &entry.name)) {
             Fault::new("is not supported yet by this version", "leave it out")
         } else {
-            Fault::new("is not a key that exists", suggestion(section, name))
+            Fault::new("is not a key that exists", suggestion(section, &entry.name))
         };
-        self.note(span, &path, fault);
+        let path = keys::path(label, &bare(&entry.name));
+        self.note(&entry.name_span, &path, fault);
     }
 
-    fn note(&mut self, span: Range<usize>, key: &str, fault: Fault) {
-        let place = self.place(span);
-        self.mistakes.note(place, key.to_owned(), fault);
+    fn note(&mut self, span: &Range<usize>, key: &str, fault: Fault) {
+        let location = self.location(span);
+        self.mistakes.note(location, key.to_owned(), fault);
     }
 
-    fn place(&self, span: Range<usize>) -> Place {
+    fn location(&self, span: &Range<usize>) -> Location {
         let before = self.text.get(..span.start).unwrap_or(self.text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let column = before[line_start..].chars().count() + 1;
-        let line = before.matches('\n').count() + 1;
-        Place::Position {
+        Location::Position {
             file: self.origin.to_owned(),
-            line,
-            column,
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
         }
-    }
-}
-
-/// The entries of a table as they follow each other in the file; the parser sorts them by name.
-fn in_order<'t, 'i>(
-    table: &'t DeTable<'i>,
-) -> Vec<(&'t str, Range<usize>, &'t Spanned<DeValue<'i>>)> {
-    let mut entries: Vec<_> = table
-        .iter()
-        .map(|(key, value)| (key.get_ref().as_ref(), key.span(), value))
-        .collect();
-    entries.sort_by_key(|(_, span, _)| span.start);
-    entries
-}
-
-fn convert(value: &DeValue<'_>) -> Value {
-    match value {
-        DeValue::String(text) => Value::Text(text.to_string()),
-        DeValue::Boolean(value) => Value::Boolean(*value),
-        DeValue::Array(values) => Value::List(
-            values
-                .iter()
-                .map(|value| convert(value.get_ref()))
-                .collect(),
-        ),
-        // What does not even fit here is kept as it is, and refused by whoever reads the number.
-        DeValue::Integer(number) => {
-            let decimal = i128::from_str_radix(number.as_str(), number.radix())
-                .map(|number| number.to_string());
-            Value::Integer(decimal.unwrap_or_else(|_| number.to_string()))
-        }
-        DeValue::Float(_) => Value::Other("a number with a fraction"),
-        DeValue::Datetime(_) => Value::Other("a date"),
-        DeValue::Table(_) => Value::Other("a table"),
     }
 }
 
 /// What the user may have meant: this key in another section, or a key here that is spelt like it.
 fn suggestion(section: &str, name: &str) -> String {
-    let here: Vec<&str> = keys::ALL
-        .iter()
-        .filter(|key| key.section() == section)
-        .map(Key::name)
-        .collect();
-    if let Some(key) = keys::ALL.iter().find(|key| key.name() == name) {
-        return match key.section() {
-            "" => format!("{name} belongs at the top of the file, before the first [table]"),
+    let here: Vec<&str> = keys::of(section).map(|key| key.name).collect();
+    if let Some(section) = keys::section_of(name) {
+        return match section {
+            keys::TOP => {
+                format!("{name} belongs at the top of the file, before the first [table]")
+            }
             keys::UPSTREAM => format!("{name} belongs in a table such as [upstream.\"docker.io\"]"),
             other => format!("{name} belongs in [{other}]"),
         };
@@ -287,12 +258,16 @@ fn suggestion(section: &str, name: &str) -> String {
     }
 }
 
-fn dotted(start: &str, table: &DeTable<'_>) -> String {
-    match table.iter().next() {
-        Some((key, value)) if table.len() == 1 => match value.get_ref() {
-            DeValue::Table(inner) => dotted(&format!("{start}.{}", key.get_ref()), inner),
-            _ => start.to_owned(),
-        },
+/// The whole name of a table whose name was split at its dots.
+fn dotted(start: &str, table: &[TableEntry]) -> String {
+    match table {
+        [
+            TableEntry {
+                name,
+                value: Value::Table(inner),
+                ..
+            },
+        ] => dotted(&format!("{start}.{name}"), inner),
         _ => start.to_owned(),
     }
 }

@@ -6,18 +6,14 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// Where a value was written. The order is the one mistakes are reported in.
+/// Where a value was written. Mistakes are reported in this order.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Place {
+pub(crate) enum Location {
     /// A file as a whole.
-    File {
-        /// The name the file was opened by.
-        file: String,
-    },
+    File { file: String },
     /// A position in a file.
     Position {
-        /// The name the file was opened by.
         file: String,
         /// From 1.
         line: usize,
@@ -28,7 +24,7 @@ pub(crate) enum Place {
     Variable(String),
     /// A flag of the command line, with its dashes.
     Flag(String),
-    /// Nowhere: it is missing.
+    /// It is not written.
     Absent,
 }
 
@@ -36,7 +32,7 @@ pub(crate) enum Place {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Mistake {
     /// Where it was written.
-    pub place: Place,
+    pub place: Location,
     /// The key's path, such as `store.max_size`; absent when no key is to blame.
     pub key: Option<String>,
     /// What is wrong with it.
@@ -61,7 +57,7 @@ pub(super) struct Fault {
 
 /// A value that cannot be used, whose mistake has been noted already.
 ///
-/// Reading goes on past it so that the next mistake is found as well; only the result is given up.
+/// The rest is still read, so that the next mistake is found as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reported;
 
@@ -77,13 +73,13 @@ impl Mistakes {
 
     pub(super) fn note(
         &mut self,
-        place: Place,
+        location: Location,
         key: impl Into<Option<String>>,
         fault: Fault,
     ) -> Reported {
         let Fault { wrong, right } = fault;
         self.0.push(Mistake {
-            place,
+            place: location,
             key: key.into(),
             wrong,
             right,
@@ -107,7 +103,7 @@ impl Fault {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { file } => write!(f, "{file}: "),

@@ -1,25 +1,28 @@
 //! The configuration: from a file, the environment and the command line to the settings of each component.
 //!
-//! There are two configurations. The one as written (`written.rs`) is a heap of values with their places. The one as
-//! resolved ([`Config`]) is the product of the components' own settings, and nothing in it is missing or wrong. Between
-//! them every value is read, and every mistake is collected rather than the first one returned.
+//! There are two configurations. The one as written (`written`) is a collection of values with their places. The one as
+//! resolved ([`Config`]) consists of the components' own settings, and nothing in it is missing or wrong. Between them
+//! every value is read, and all mistakes are collected, not the first one returned.
 //!
-//! In reading order: `keys.rs` (what can be configured), `file.rs` and `environment.rs` (where it is written),
-//! `value.rs`, `url.rs` and [`units`] (what a value can be), `reader.rs`, `upstreams.rs`, `credentials.rs`, `mistake.rs`.
+//! Reading order: this file, `upstreams`, `credentials` and `freshness` (from values to settings), `lookup`, `keys` (what
+//! can be configured), `file` and `environment` (where it is written), `written`, `value`, `url` and [`units`] (what a
+//! value can be), `mistake`.
 //!
-//! It opens no socket and creates no file; it looks only whether files that are named exist. It never prints a secret.
+//! It opens no socket and creates no file; it only checks that files that are named exist. It never prints a secret, and
+//! every text that may be one is wiped from memory.
 
 use std::path::Path;
 
 use crate::access::permits::PerClient;
-use crate::mirror::freshness::Policy;
+use crate::secret::Secret;
 use crate::server::connection::tls;
 use crate::sites::Sites;
-use crate::{logging, server, store, upstream};
+use crate::{logging, server, store};
 
 mod credentials;
 mod environment;
 mod file;
+mod freshness;
 mod keys;
 mod lookup;
 mod mistake;
@@ -30,9 +33,11 @@ mod value;
 mod written;
 
 pub(crate) use environment::{Environment, Overrides};
-pub(crate) use mistake::{Mistakes, Place};
+pub(crate) use mistake::{Location, Mistakes};
+pub(crate) use upstreams::UpstreamConfig;
 
-use lookup::Reader;
+use keys::KeySpec;
+use lookup::Lookup;
 use mistake::{Fault, Reported};
 use written::Written;
 
@@ -55,17 +60,6 @@ pub(crate) struct Config {
     pub log: logging::Settings,
 }
 
-/// One registry.
-#[derive(Debug, Clone)]
-pub(crate) struct UpstreamConfig {
-    /// How to reach it.
-    pub settings: upstream::Settings,
-    /// Whether requests without a namespace go here.
-    pub default: bool,
-    /// How long its answers are believed.
-    pub policy: Policy,
-}
-
 impl Config {
     /// Loads the configuration. What counts is, in this order: flag, environment, file, default.
     ///
@@ -83,7 +77,7 @@ impl Config {
         let named = environment.get(environment::CONFIG).map(Path::new);
         match path.or(named) {
             Some(path) => Self::parse(
-                &read_file(path)?,
+                read_file(path)?.expose(),
                 &path.display().to_string(),
                 overrides,
                 environment,
@@ -107,10 +101,10 @@ impl Config {
         let Ok(mut written) = file::read(text, origin, &mut mistakes) else {
             return Err(mistakes.sorted());
         };
-        environment.lay_over(&mut written.plain, &mut mistakes);
-        overrides.lay_over(&mut written.plain);
+        environment.lay_over(&mut written, &mut mistakes);
+        overrides.lay_over(&mut written);
 
-        match resolve(&written, environment, &mut mistakes) {
+        match resolve(&mut written, environment, &mut mistakes) {
             Ok(config) if mistakes.is_empty() => Ok(config),
             _ => Err(mistakes.sorted()),
         }
@@ -129,41 +123,40 @@ impl Config {
     }
 }
 
-fn read_file(path: &Path) -> Result<String, Mistakes> {
-    std::fs::read_to_string(path).map_err(|error| {
+/// The text of the file. All of it is a secret, because a password may stand anywhere in it.
+fn read_file(path: &Path) -> Result<Secret, Mistakes> {
+    let text = std::fs::read_to_string(path).map(Secret::new);
+    text.map_err(|error| {
         let mut mistakes = Mistakes::default();
-        let place = Place::File {
+        let location = Location::File {
             file: path.display().to_string(),
         };
         let fault = Fault::new(
             format!("cannot be read: {error}"),
             "name a configuration with --config or PIERGLASS_CONFIG, or none for the defaults",
         );
-        mistakes.note(place, None, fault);
+        mistakes.note(location, None, fault);
         mistakes
     })
 }
 
 /// Every section is resolved before any failure ends the function, here and below.
 fn resolve(
-    written: &Written,
+    written: &mut Written,
     environment: &Environment,
     mistakes: &mut Mistakes,
 ) -> Result<Config, Reported> {
-    let plain = &mut Reader {
-        section: &written.plain,
-        mistakes,
-    };
-    let server = server(plain);
-    let store = store(plain, environment);
-    let log = log(plain);
-    let policy = freshness(plain);
-    let upstreams = upstreams::resolve(
-        &written.upstreams,
-        policy.as_ref().map_err(|reported| *reported),
+    let tls = tls(&mut Lookup::new(written.plain(keys::TLS), mistakes));
+    let server = server(&mut Lookup::new(written.plain(keys::TOP), mistakes), tls);
+    let store = store(
+        &mut Lookup::new(written.plain(keys::STORE), mistakes),
         environment,
-        mistakes,
     );
+    let log = log(&mut Lookup::new(written.plain(keys::LOG), mistakes));
+    let freshness = &mut Lookup::new(written.plain(keys::FRESHNESS), mistakes);
+    let policy = freshness::resolve(freshness, None);
+    let common = policy.as_ref().ok();
+    let upstreams = upstreams::resolve(&written.upstreams, common, environment, mistakes);
     Ok(Config {
         server: server?,
         store: store?,
@@ -172,17 +165,19 @@ fn resolve(
     })
 }
 
-fn server(reader: &mut Reader<'_>) -> Result<server::Settings, Reported> {
-    let listen = reader.required(&keys::LISTEN, value::address);
-    let admin_listen = reader.required(&keys::ADMIN_LISTEN, value::address);
-    let max_connections = reader.required(&keys::MAX_CONNECTIONS, value::connections);
-    let of_client = reader.optional(&keys::MAX_CONNECTIONS_PER_CLIENT, value::limit);
-    let requests = reader.required(&keys::MAX_REQUESTS_PER_CLIENT, value::limit);
-    let fills = reader.required(&keys::MAX_FILLS_PER_CLIENT, value::limit);
-    let header_timeout = reader.required(&keys::HEADER_TIMEOUT, value::timeout);
-    let idle_timeout = reader.required(&keys::IDLE_TIMEOUT, value::timeout);
-    let drain_timeout = reader.required(&keys::DRAIN_TIMEOUT, value::duration);
-    let tls = tls(reader);
+fn server(
+    lookup: &mut Lookup<'_>,
+    tls: Result<Option<tls::Settings>, Reported>,
+) -> Result<server::Settings, Reported> {
+    let listen = lookup.required(&keys::LISTEN, value::address);
+    let admin_listen = lookup.required(&keys::ADMIN_LISTEN, value::address);
+    let max_connections = lookup.required(&keys::MAX_CONNECTIONS, value::connections);
+    let of_client = lookup.optional(&keys::MAX_CONNECTIONS_PER_CLIENT, value::limit);
+    let requests = lookup.required(&keys::MAX_REQUESTS_PER_CLIENT, value::limit);
+    let fills = lookup.required(&keys::MAX_FILLS_PER_CLIENT, value::limit);
+    let header_timeout = lookup.required(&keys::HEADER_TIMEOUT, value::timeout);
+    let idle_timeout = lookup.required(&keys::IDLE_TIMEOUT, value::timeout);
+    let drain_timeout = lookup.required(&keys::DRAIN_TIMEOUT, value::duration);
 
     let (listen, admin_listen) = (listen?, admin_listen?);
     let overlap = listen.ip() == admin_listen.ip()
@@ -191,7 +186,7 @@ fn server(reader: &mut Reader<'_>) -> Result<server::Settings, Reported> {
     // Port 0 is a different one each time.
     if overlap && listen.port() == admin_listen.port() && listen.port() != 0 {
         // Blame what was written, not a default.
-        let (blamed, other) = match reader.has(&keys::ADMIN_LISTEN) {
+        let (blamed, other) = match lookup.has(&keys::ADMIN_LISTEN) {
             true => ((&keys::ADMIN_LISTEN, admin_listen), ("listen", listen)),
             false => ((&keys::LISTEN, listen), ("admin_listen", admin_listen)),
         };
@@ -199,10 +194,10 @@ fn server(reader: &mut Reader<'_>) -> Result<server::Settings, Reported> {
             format!("{} is taken by {}, {}", blamed.1, other.0, other.1),
             "write another port",
         );
-        reader.wrong(blamed.0, fault);
+        lookup.wrong(blamed.0, fault);
     }
     let max_connections = max_connections?;
-    // Some are left for others whatever one client does.
+    // One client alone can never take them all.
     let three_quarters = max_connections - max_connections / 4;
     let per_client = PerClient {
         connections: of_client?.unwrap_or(Some(three_quarters)),
@@ -222,25 +217,28 @@ fn server(reader: &mut Reader<'_>) -> Result<server::Settings, Reported> {
 }
 
 /// A certificate and its key, or neither.
-fn tls(reader: &mut Reader<'_>) -> Result<Option<tls::Settings>, Reported> {
-    let certificate = reader.optional(&keys::TLS_CERTIFICATE, value::file);
-    let key = reader.optional(&keys::TLS_KEY, value::file);
-    let client_ca = reader.optional(&keys::TLS_CLIENT_CA, value::file);
+fn tls(lookup: &mut Lookup<'_>) -> Result<Option<tls::Settings>, Reported> {
+    let certificate = lookup.optional(&keys::TLS_CERTIFICATE, value::file);
+    let key = lookup.optional(&keys::TLS_KEY, value::file);
+    let client_ca = lookup.optional(&keys::TLS_CLIENT_CA, value::file);
 
-    let lone = |needed: &keys::Key| {
+    let lone = |needed: &KeySpec| {
         Fault::new(
-            format!("is of no use without {}", needed.path),
-            format!("add {}", needed.name()),
+            format!(
+                "is of no use without {}",
+                keys::path(keys::TLS, needed.name)
+            ),
+            format!("add {}", needed.name),
         )
     };
     match (
-        reader.has(&keys::TLS_CERTIFICATE),
-        reader.has(&keys::TLS_KEY),
+        lookup.has(&keys::TLS_CERTIFICATE),
+        lookup.has(&keys::TLS_KEY),
     ) {
-        (true, false) => Err(reader.wrong(&keys::TLS_CERTIFICATE, lone(&keys::TLS_KEY))),
-        (false, true) => Err(reader.wrong(&keys::TLS_KEY, lone(&keys::TLS_CERTIFICATE))),
-        (false, false) if reader.has(&keys::TLS_CLIENT_CA) => {
-            Err(reader.wrong(&keys::TLS_CLIENT_CA, lone(&keys::TLS_CERTIFICATE)))
+        (true, false) => Err(lookup.wrong(&keys::TLS_CERTIFICATE, lone(&keys::TLS_KEY))),
+        (false, true) => Err(lookup.wrong(&keys::TLS_KEY, lone(&keys::TLS_CERTIFICATE))),
+        (false, false) if lookup.has(&keys::TLS_CLIENT_CA) => {
+            Err(lookup.wrong(&keys::TLS_CLIENT_CA, lone(&keys::TLS_CERTIFICATE)))
         }
         _ => {
             let client_ca = client_ca?;
@@ -255,12 +253,12 @@ fn tls(reader: &mut Reader<'_>) -> Result<Option<tls::Settings>, Reported> {
     }
 }
 
-fn store(reader: &mut Reader<'_>, environment: &Environment) -> Result<store::Settings, Reported> {
-    let path = reader.optional(&keys::STORE_PATH, value::path);
-    let max_size = reader.required(&keys::STORE_MAX_SIZE, value::size(1, MAX_STORE));
-    let min_free = reader.required(&keys::STORE_MIN_FREE, value::size(0, MAX_FREE));
-    let scrub_rate = reader.required(&keys::STORE_SCRUB_RATE, value::size(0, MAX_STORE));
-    let scrub_every = reader.required(&keys::STORE_SCRUB_EVERY, value::timeout);
+fn store(lookup: &mut Lookup<'_>, environment: &Environment) -> Result<store::Settings, Reported> {
+    let path = lookup.optional(&keys::STORE_PATH, value::path);
+    let max_size = lookup.required(&keys::STORE_MAX_SIZE, value::size(1, MAX_STORE));
+    let min_free = lookup.required(&keys::STORE_MIN_FREE, value::size(0, MAX_FREE));
+    let scrub_rate = lookup.required(&keys::STORE_SCRUB_RATE, value::size(0, MAX_STORE));
+    let scrub_every = lookup.required(&keys::STORE_SCRUB_EVERY, value::timeout);
 
     let path = path?
         .or_else(|| environment.default_store())
@@ -269,7 +267,7 @@ fn store(reader: &mut Reader<'_>, environment: &Environment) -> Result<store::Se
                 "is not set, and neither is HOME to derive it from",
                 "write it, or start with --store DIR",
             );
-            reader.wrong(&keys::STORE_PATH, fault)
+            lookup.wrong(&keys::STORE_PATH, fault)
         });
     Ok(store::Settings {
         path: path?,
@@ -280,24 +278,9 @@ fn store(reader: &mut Reader<'_>, environment: &Environment) -> Result<store::Se
     })
 }
 
-fn freshness(reader: &mut Reader<'_>) -> Result<Policy, Reported> {
-    let tag_ttl = reader.required(&keys::FRESHNESS_TAG_TTL, value::duration);
-    let max_stale = reader.required(&keys::FRESHNESS_MAX_STALE, value::duration);
-    let negative_ttl = reader.required(&keys::FRESHNESS_NEGATIVE_TTL, value::duration);
-    let stale_after = reader.required(&keys::FRESHNESS_STALE_AFTER, value::duration);
-    let quota_reserve = reader.required(&keys::FRESHNESS_QUOTA_RESERVE, value::percent);
-    Ok(Policy {
-        tag_ttl: tag_ttl?,
-        max_stale: max_stale?,
-        negative_ttl: negative_ttl?,
-        stale_after: stale_after?,
-        quota_reserve: quota_reserve?,
-    })
-}
-
-fn log(reader: &mut Reader<'_>) -> Result<logging::Settings, Reported> {
-    let format = reader.required(&keys::LOG_FORMAT, value::format);
-    let level = reader.required(&keys::LOG_LEVEL, value::level);
+fn log(lookup: &mut Lookup<'_>) -> Result<logging::Settings, Reported> {
+    let format = lookup.required(&keys::LOG_FORMAT, value::format);
+    let level = lookup.required(&keys::LOG_LEVEL, value::level);
     Ok(logging::Settings {
         format: format?,
         level: level?,

@@ -4,18 +4,29 @@ use std::collections::BTreeMap;
 
 use http::Uri;
 
-use super::UpstreamConfig;
 use super::environment::Environment;
 use super::keys;
-use super::lookup::Reader;
-use super::mistake::{Fault, Mistakes, Place, Reported};
+use super::lookup::Lookup;
+use super::mistake::{Fault, Location, Mistakes, Reported};
 use super::value::{self, Value};
 use super::written::Section;
-use super::{credentials, url};
+use super::{credentials, freshness, url};
 use crate::mirror::freshness::Policy;
 use crate::oci::name::Namespace;
+use crate::secret::Secret;
 use crate::sites::hub;
-use crate::upstream::{ConnectionSettings, Login, Proxy, Settings, Timeouts};
+use crate::upstream::{ConnectionSettings, Proxy, Settings, Timeouts};
+
+/// One registry.
+#[derive(Debug, Clone)]
+pub(crate) struct UpstreamConfig {
+    /// How to reach it.
+    pub settings: Settings,
+    /// Whether requests without a namespace go here.
+    pub default: bool,
+    /// How long its answers are believed.
+    pub policy: Policy,
+}
 
 /// What is mirrored when the configuration names no upstream.
 const WELL_KNOWN: [&str; 7] = [
@@ -39,16 +50,16 @@ enum Mark {
 
 /// Resolves the upstreams in the order they were written; the well-known registries if there are none.
 ///
-/// `common` is the policy of `[freshness]`, for what an upstream leaves out.
+/// `common` is the policy of `[freshness]`, for what an upstream leaves out; `None` if that one is wrong.
 pub(super) fn resolve(
     written: &[Section],
-    common: Result<&Policy, Reported>,
+    common: Option<&Policy>,
     environment: &Environment,
     mistakes: &mut Mistakes,
 ) -> Result<Vec<UpstreamConfig>, Reported> {
     let well_known;
     let sections = if written.is_empty() {
-        well_known = WELL_KNOWN.map(|name| Section::named(name, None));
+        well_known = WELL_KNOWN.map(|name| Section::upstream(name, None));
         &well_known[..]
     } else {
         written
@@ -62,7 +73,7 @@ pub(super) fn resolve(
         .enumerate()
         .map(|(index, (section, namespace))| {
             upstream(
-                &mut Reader { section, mistakes },
+                &mut Lookup::new(section, mistakes),
                 namespace,
                 default == Ok(index),
                 common,
@@ -74,13 +85,13 @@ pub(super) fn resolve(
     upstreams.into_iter().collect()
 }
 
-/// The namespace of each section, each at most once.
+/// The namespace of each table, each at most once.
 fn namespaces(sections: &[Section], mistakes: &mut Mistakes) -> Vec<Result<Namespace, Reported>> {
     let mut seen: BTreeMap<Namespace, &str> = BTreeMap::new();
     let mut resolved = Vec::new();
     for section in sections {
-        let namespace = parse_namespace(&section.name).and_then(|namespace| {
-            match seen.insert(namespace.clone(), &section.name) {
+        let namespace = parse_namespace(section.namespace()).and_then(|namespace| {
+            match seen.insert(namespace.clone(), section.namespace()) {
                 Some(first) => Err(Fault::new(
                     format!("is the same registry as {first:?}"),
                     "keep one of the two tables",
@@ -88,10 +99,10 @@ fn namespaces(sections: &[Section], mistakes: &mut Mistakes) -> Vec<Result<Names
                 None => Ok(namespace),
             }
         });
-        resolved.push(namespace.map_err(|fault| {
-            let place = section.place.clone().unwrap_or(Place::Absent);
-            mistakes.note(place, format!("upstream.{:?}", section.name), fault)
-        }));
+        resolved.push(
+            namespace
+                .map_err(|fault| mistakes.note(section.start(), section.path().to_owned(), fault)),
+        );
     }
     resolved
 }
@@ -114,7 +125,7 @@ fn default(
 ) -> Result<usize, Reported> {
     let marks: Vec<Mark> = sections
         .iter()
-        .map(|section| mark(&mut Reader { section, mistakes }))
+        .map(|section| mark(&mut Lookup::new(section, mistakes)))
         .collect();
     let marked = positions(&marks, |mark| matches!(mark, Mark::Yes));
     let unmarked = positions(&marks, |mark| matches!(mark, Mark::Unmarked));
@@ -125,14 +136,14 @@ fn default(
     match (marked.as_slice(), unmarked.as_slice()) {
         ([only], _) => Ok(*only),
         ([first, others @ ..], _) => {
-            let first = &sections[*first].name;
+            let first = sections[*first].namespace();
             for index in others {
                 let section = &sections[*index];
                 let fault = Fault::new(
                     format!("{first:?} is the default already"),
                     "mark one upstream alone",
                 );
-                Reader { section, mistakes }.wrong(&keys::UPSTREAM_DEFAULT, fault);
+                Lookup::new(section, mistakes).wrong(&keys::UPSTREAM_DEFAULT, fault);
             }
             Err(Reported)
         }
@@ -141,8 +152,8 @@ fn default(
     }
 }
 
-fn mark(reader: &mut Reader<'_>) -> Mark {
-    match reader.optional(&keys::UPSTREAM_DEFAULT, value::boolean) {
+fn mark(lookup: &mut Lookup<'_>) -> Mark {
+    match lookup.optional(&keys::UPSTREAM_DEFAULT, value::boolean) {
         Ok(Some(true)) => Mark::Yes,
         Ok(Some(false)) => Mark::No,
         Ok(None) => Mark::Unmarked,
@@ -159,18 +170,15 @@ fn no_default(
     let unclear = marks.iter().any(|mark| matches!(mark, Mark::Unclear))
         || namespaces.contains(&Err(Reported));
     if unclear {
-        // Whoever corrects the other mistake may have named a default by it.
+        // Correcting the other mistake may name a default.
         return Reported;
     }
-    let place = sections
-        .first()
-        .and_then(|section| section.place.clone())
-        .unwrap_or(Place::Absent);
+    let location = sections.first().map_or(Location::Absent, Section::start);
     let fault = Fault::new(
         "none is the default, where repositories without a namespace go",
         "write default = true in one of them",
     );
-    mistakes.note(place, "upstream".to_owned(), fault)
+    mistakes.note(location, "upstream".to_owned(), fault)
 }
 
 fn positions(marks: &[Mark], wanted: impl Fn(&Mark) -> bool) -> Vec<usize> {
@@ -181,29 +189,26 @@ fn positions(marks: &[Mark], wanted: impl Fn(&Mark) -> bool) -> Vec<usize> {
 
 /// Every key is read before any failure ends the function: that is what reports all mistakes at once.
 fn upstream(
-    reader: &mut Reader<'_>,
+    lookup: &mut Lookup<'_>,
     namespace: Result<Namespace, Reported>,
     default: bool,
-    common: Result<&Policy, Reported>,
+    common: Option<&Policy>,
     environment: &Environment,
 ) -> Result<UpstreamConfig, Reported> {
-    let url = url_of(reader, namespace.as_ref());
-    let endpoints = reader.required(&keys::UPSTREAM_ENDPOINTS, url::registries);
-    let credentials = credentials::resolve(reader, environment);
-    let more_credentials = credentials::resolve_more(reader, environment);
-    let ca_file = reader.optional(&keys::UPSTREAM_CA_FILE, value::file);
-    let realms = reader.required(&keys::UPSTREAM_REALMS, url::hosts);
-    let proxy = reader.optional(&keys::UPSTREAM_PROXY, url::proxy);
-    let timeouts = timeouts(reader);
-    let policy = freshness(reader, common);
+    let url = url_of(lookup, namespace.as_ref());
+    let endpoints = lookup.required(&keys::UPSTREAM_ENDPOINTS, url::registries);
+    let logins = credentials::resolve(lookup, environment);
+    let ca_file = lookup.optional(&keys::UPSTREAM_CA_FILE, value::file);
+    let realms = lookup.required(&keys::UPSTREAM_REALMS, url::hosts);
+    let proxy = lookup.optional(&keys::UPSTREAM_PROXY, url::proxy);
+    let timeouts = timeouts(lookup);
+    let policy = freshness::resolve(lookup, common);
 
     let settings = Settings {
         namespace: namespace?,
         url: url?,
         endpoints: endpoints?,
-        logins: std::iter::once(credentials?.unwrap_or(Login::Anonymous))
-            .chain(more_credentials?)
-            .collect(),
+        logins: logins?,
         realms: realms?,
         connection: ConnectionSettings {
             ca_file: ca_file?,
@@ -219,10 +224,10 @@ fn upstream(
 }
 
 fn url_of(
-    reader: &mut Reader<'_>,
+    lookup: &mut Lookup<'_>,
     namespace: Result<&Namespace, &Reported>,
 ) -> Result<Uri, Reported> {
-    if let Some(url) = reader.optional(&keys::UPSTREAM_URL, url::registry)? {
+    if let Some(url) = lookup.optional(&keys::UPSTREAM_URL, url::registry)? {
         return Ok(url);
     }
     let namespace = namespace.map_err(|reported| *reported)?;
@@ -231,36 +236,17 @@ fn url_of(
     } else {
         namespace.as_str()
     };
-    url::registry(&Value::Untyped(url.to_owned()))
-        .map_err(|fault| reader.wrong(&keys::UPSTREAM_URL, fault))
+    url::registry(&Value::Untyped(Secret::new(url.to_owned())))
+        .map_err(|fault| lookup.wrong(&keys::UPSTREAM_URL, fault))
 }
 
-fn timeouts(reader: &mut Reader<'_>) -> Result<Timeouts, Reported> {
-    let connect = reader.required(&keys::UPSTREAM_CONNECT_TIMEOUT, value::timeout);
-    let headers = reader.required(&keys::UPSTREAM_HEADER_TIMEOUT, value::timeout);
-    let idle = reader.required(&keys::UPSTREAM_IDLE_TIMEOUT, value::timeout);
+fn timeouts(lookup: &mut Lookup<'_>) -> Result<Timeouts, Reported> {
+    let connect = lookup.required(&keys::UPSTREAM_CONNECT_TIMEOUT, value::timeout);
+    let headers = lookup.required(&keys::UPSTREAM_HEADER_TIMEOUT, value::timeout);
+    let idle = lookup.required(&keys::UPSTREAM_IDLE_TIMEOUT, value::timeout);
     Ok(Timeouts {
         connect: connect?,
         headers: headers?,
         idle: idle?,
-    })
-}
-
-fn freshness(
-    reader: &mut Reader<'_>,
-    common: Result<&Policy, Reported>,
-) -> Result<Policy, Reported> {
-    let tag_ttl = reader.optional(&keys::UPSTREAM_TAG_TTL, value::duration);
-    let max_stale = reader.optional(&keys::UPSTREAM_MAX_STALE, value::duration);
-    let negative_ttl = reader.optional(&keys::UPSTREAM_NEGATIVE_TTL, value::duration);
-    let stale_after = reader.optional(&keys::UPSTREAM_STALE_AFTER, value::duration);
-    let quota_reserve = reader.optional(&keys::UPSTREAM_QUOTA_RESERVE, value::percent);
-    let common = common?;
-    Ok(Policy {
-        tag_ttl: tag_ttl?.unwrap_or(common.tag_ttl),
-        max_stale: max_stale?.unwrap_or(common.max_stale),
-        negative_ttl: negative_ttl?.unwrap_or(common.negative_ttl),
-        stale_after: stale_after?.unwrap_or(common.stale_after),
-        quota_reserve: quota_reserve?.unwrap_or(common.quota_reserve),
     })
 }

@@ -14,7 +14,7 @@ pub(super) fn registry(value: &Value) -> Result<Uri, Fault> {
     const RIGHT: &str = "write a URL such as \"https://registry.example.com\"";
     let written = text(value)?;
     let full = if written.contains("://") {
-        written.clone()
+        written.to_owned()
     } else {
         format!("https://{written}")
     };
@@ -24,10 +24,10 @@ pub(super) fn registry(value: &Value) -> Result<Uri, Fault> {
             "move them to username and password_file",
         ));
     }
-    let uri = parse(&full, &written, RIGHT)?;
+    let uri = parse(&full, written, RIGHT)?;
     if matches!(uri.path(), "/v2" | "/v2/") {
         return Err(Fault::new(
-            format!("{} ends in /v2/", quoted(&written)),
+            format!("{} ends in /v2/", quoted(written)),
             "leave that out: every request has it anyway",
         ));
     }
@@ -38,9 +38,9 @@ pub(super) fn registry(value: &Value) -> Result<Uri, Fault> {
 pub(super) fn registries(value: &Value) -> Result<Vec<Uri>, Fault> {
     const RIGHT: &str = "write a list of URLs, such as [\"https://mirror.example.com\"]";
     match value {
-        Value::List(urls) => urls.iter().map(registry).collect(),
+        Value::List(urls) => urls.iter().map(|(_, url)| registry(url)).collect(),
         // The default, as the table of keys has it.
-        Value::Untyped(text) if text == "[]" => Ok(Vec::new()),
+        Value::Untyped(text) if text.expose() == "[]" => Ok(Vec::new()),
         other => Err(mistyped(other, "a list", RIGHT)),
     }
 }
@@ -52,16 +52,16 @@ pub(super) fn proxy(value: &Value) -> Result<Proxy, Fault> {
     if written == "none" {
         return Ok(Proxy::Direct);
     }
-    if authority(&written).contains('@') {
+    if authority(written).contains('@') {
         return Err(Fault::new(
             "has credentials in it",
             "leave the key out and set HTTPS_PROXY in the environment, which is not logged",
         ));
     }
-    let uri = parse(&written, &written, RIGHT)?;
+    let uri = parse(written, written, RIGHT)?;
     if uri.path() != "/" {
         return Err(Fault::new(
-            format!("{} has a path, which no proxy has", quoted(&written)),
+            format!("{} has a path, which no proxy has", quoted(written)),
             RIGHT,
         ));
     }
@@ -72,9 +72,9 @@ pub(super) fn proxy(value: &Value) -> Result<Proxy, Fault> {
 pub(super) fn hosts(value: &Value) -> Result<Vec<String>, Fault> {
     const RIGHT: &str = "write a list of hosts, such as [\"auth.example.com\"]";
     match value {
-        Value::List(hosts) => hosts.iter().map(host).collect(),
+        Value::List(hosts) => hosts.iter().map(|(_, written)| host(written)).collect(),
         // The default, as the table of keys has it.
-        Value::Untyped(text) if text == "[]" => Ok(Vec::new()),
+        Value::Untyped(text) if text.expose() == "[]" => Ok(Vec::new()),
         other => Err(mistyped(other, "a list", RIGHT)),
     }
 }
@@ -89,7 +89,7 @@ fn host(value: &Value) -> Result<String, Fault> {
     match written.parse::<Authority>() {
         Ok(authority) if port_is_good(&authority) => Ok(written.to_ascii_lowercase()),
         _ => Err(Fault::new(
-            format!("{} is not a host", quoted(&written)),
+            format!("{} is not a host", quoted(written)),
             RIGHT,
         )),
     }
@@ -136,9 +136,10 @@ fn authority(url: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
 
     fn registry_of(url: &str) -> Result<String, Fault> {
-        registry(&Value::Text(url.to_owned())).map(|uri| uri.to_string())
+        registry(&Value::Text(Secret::new(url.to_owned()))).map(|uri| uri.to_string())
     }
 
     #[test]
@@ -196,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_proxy_says_its_scheme() {
-        let proxy_of = |text: &str| proxy(&Value::Text(text.to_owned()));
+        let proxy_of = |text: &str| proxy(&Value::Text(Secret::new(text.to_owned())));
         assert!(matches!(proxy_of("none"), Ok(Proxy::Direct)));
         assert!(matches!(proxy_of("http://proxy:3128"), Ok(Proxy::Url(_))));
         for wrong in [

@@ -4,6 +4,7 @@
 //! reads or where that stands. A reading that may meet a secret never repeats what it was given.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,33 +13,76 @@ use super::units::{self, UnitError};
 use crate::logging::{self, Format};
 use crate::secret::Secret;
 
-/// A value as written. It has no `Debug`: it may be a password.
+/// A value as written. A text may be a password, whatever its key, so each is a secret until it has been read. It has no `Debug`.
 pub(super) enum Value {
     /// From the environment, the command line or the table of defaults, where nothing has a type.
-    Untyped(String),
+    Untyped(Secret),
     /// A TOML string.
-    Text(String),
+    Text(Secret),
     /// A TOML integer, in decimal.
     Integer(String),
     /// A TOML boolean.
     Boolean(bool),
-    /// A TOML array.
-    List(Vec<Value>),
+    /// A TOML array; each value with its place in the text.
+    List(Vec<(Range<usize>, Value)>),
+    /// A TOML table, in the order of the text.
+    Table(Vec<TableEntry>),
     /// Any other TOML type, which no key has.
     Other(&'static str),
+}
+
+/// An entry of a TOML table, with the places of its name and of its value in the text.
+pub(super) struct TableEntry {
+    pub(super) name: String,
+    pub(super) name_span: Range<usize>,
+    pub(super) value: Value,
+    pub(super) value_span: Range<usize>,
 }
 
 /// More connections than a process can have files open on Linux by default (`fs.nr_open`).
 const MAX_CONNECTIONS: usize = 1 << 20;
 
 /// A text that is not empty.
-pub(super) fn text(value: &Value) -> Result<String, Fault> {
+pub(super) fn text(value: &Value) -> Result<&str, Fault> {
+    secret_text(value).map(Secret::expose)
+}
+
+fn secret_text(value: &Value) -> Result<&Secret, Fault> {
     match value {
-        Value::Untyped(text) | Value::Text(text) if text.trim().is_empty() => {
+        Value::Untyped(text) | Value::Text(text) if text.expose().trim().is_empty() => {
             Err(Fault::new("is empty", "write a value, or leave it out"))
         }
-        Value::Untyped(text) | Value::Text(text) => Ok(text.clone()),
+        Value::Untyped(text) | Value::Text(text) => Ok(text),
         other => Err(mistyped(other, "a text", "write it in quotes")),
+    }
+}
+
+/// A text, or what would be `right` instead of any other.
+fn text_or<'a>(value: &'a Value, right: &str) -> Result<&'a str, Fault> {
+    text(value).map_err(|fault| Fault {
+        right: right.to_owned(),
+        ..fault
+    })
+}
+
+/// A text, or an integer as it was written.
+fn text_or_number<'a>(value: &'a Value, right: &str) -> Result<&'a str, Fault> {
+    match value {
+        Value::Integer(number) => Ok(number),
+        other => text_or(other, right),
+    }
+}
+
+/// A number from 1 to [`MAX_CONNECTIONS`]. `wrong` says what another one is not.
+fn count(value: &Value, wrong: &str, right: String) -> Result<usize, Fault> {
+    let number = match value {
+        Value::Untyped(number) => number.expose(),
+        Value::Integer(number) => number,
+        other => return Err(mistyped(other, "a number", right)),
+    };
+    match number.parse() {
+        Ok(number @ 1..=MAX_CONNECTIONS) => Ok(number),
+        _ => Err(Fault::new(format!("{} {wrong}", quoted(number)), right)),
     }
 }
 
@@ -46,8 +90,8 @@ pub(super) fn text(value: &Value) -> Result<String, Fault> {
 pub(super) fn boolean(value: &Value) -> Result<bool, Fault> {
     match value {
         Value::Boolean(value) => Ok(*value),
-        Value::Untyped(text) if text == "true" => Ok(true),
-        Value::Untyped(text) if text == "false" => Ok(false),
+        Value::Untyped(text) if text.expose() == "true" => Ok(true),
+        Value::Untyped(text) if text.expose() == "false" => Ok(false),
         other => Err(mistyped(
             other,
             "true or false",
@@ -59,31 +103,15 @@ pub(super) fn boolean(value: &Value) -> Result<bool, Fault> {
 /// A number of connections, at least one.
 pub(super) fn connections(value: &Value) -> Result<usize, Fault> {
     let right = format!("write a number from 1 to {MAX_CONNECTIONS}, without quotes");
-    match value {
-        Value::Untyped(number) | Value::Integer(number) => match number.parse() {
-            Ok(number @ 1..=MAX_CONNECTIONS) => Ok(number),
-            _ => Err(Fault::new(
-                format!("{} is not a number of connections", quoted(number)),
-                right,
-            )),
-        },
-        other => Err(mistyped(other, "a number", right)),
-    }
+    count(value, "is not a number of connections", right)
 }
 
 /// A limit on what one client may have: a number, at least one, or "none".
 pub(super) fn limit(value: &Value) -> Result<Option<usize>, Fault> {
     let right = format!("write a number from 1 to {MAX_CONNECTIONS}, or \"none\"");
     match value {
-        Value::Untyped(word) | Value::Text(word) if word == "none" => Ok(None),
-        Value::Untyped(number) | Value::Integer(number) => match number.parse() {
-            Ok(number @ 1..=MAX_CONNECTIONS) => Ok(Some(number)),
-            _ => Err(Fault::new(
-                format!("{} is not a limit", quoted(number)),
-                right,
-            )),
-        },
-        other => Err(mistyped(other, "a number", right)),
+        Value::Untyped(word) | Value::Text(word) if word.expose() == "none" => Ok(None),
+        other => count(other, "is not a limit", right).map(Some),
     }
 }
 
@@ -91,26 +119,20 @@ pub(super) fn limit(value: &Value) -> Result<Option<usize>, Fault> {
 pub(super) fn size(least: u64, most: u64) -> impl Fn(&Value) -> Result<u64, Fault> {
     const RIGHT: &str = "write a number with a unit, such as \"50GiB\" or \"500MB\"";
     move |value| {
-        let written = match value {
-            Value::Integer(number) => number.clone(),
-            other => text(other).map_err(|fault| Fault {
-                right: RIGHT.to_owned(),
-                ..fault
-            })?,
-        };
+        let written = text_or_number(value, RIGHT)?;
         let limit = |side, bytes| {
             Fault::new(
-                format!("{} is too {side}", quoted(&written)),
+                format!("{} is too {side}", quoted(written)),
                 bound(side, bytes),
             )
         };
-        match units::parse_size(&written) {
+        match units::parse_size(written) {
             Ok(bytes) if bytes < least => Err(limit("small", least)),
             Ok(bytes) if bytes > most => Err(limit("large", most)),
             Ok(bytes) => Ok(bytes),
             Err(UnitError::TooLarge) => Err(limit("large", most)),
             Err(_) => Err(Fault::new(
-                format!("{} is not a size", quoted(&written)),
+                format!("{} is not a size", quoted(written)),
                 RIGHT,
             )),
         }
@@ -120,27 +142,21 @@ pub(super) fn size(least: u64, most: u64) -> impl Fn(&Value) -> Result<u64, Faul
 /// A duration, zero included.
 pub(super) fn duration(value: &Value) -> Result<Duration, Fault> {
     const RIGHT: &str = "write a number with a unit, such as \"60s\", \"1h30m\" or \"30d\"";
-    let written = match value {
-        Value::Integer(number) => number.clone(),
-        other => text(other).map_err(|fault| Fault {
-            right: RIGHT.to_owned(),
-            ..fault
-        })?,
-    };
-    units::parse_duration(&written).map_err(|error| match error {
+    let written = text_or_number(value, RIGHT)?;
+    units::parse_duration(written).map_err(|error| match error {
         UnitError::NoUnit => Fault::new(
-            format!("{} is a duration without its unit", quoted(&written)),
+            format!("{} is a duration without its unit", quoted(written)),
             format!(
                 "write \"{0}s\" for seconds, \"{0}ms\" for milliseconds, \"{0}m\" for minutes",
                 written.trim()
             ),
         ),
         UnitError::TooLarge => Fault::new(
-            format!("{} is too long", quoted(&written)),
+            format!("{} is too long", quoted(written)),
             "write at most \"36500d\"",
         ),
         UnitError::Unreadable => {
-            Fault::new(format!("{} is not a duration", quoted(&written)), RIGHT)
+            Fault::new(format!("{} is not a duration", quoted(written)), RIGHT)
         }
     })
 }
@@ -159,15 +175,12 @@ pub(super) fn timeout(value: &Value) -> Result<Duration, Fault> {
 /// A part of something, in whole percent.
 pub(super) fn percent(value: &Value) -> Result<u8, Fault> {
     const RIGHT: &str = "write \"0%\" to \"100%\", such as \"25%\"";
-    let written = text(value).map_err(|fault| Fault {
-        right: RIGHT.to_owned(),
-        ..fault
-    })?;
+    let written = text_or(value, RIGHT)?;
     let number = written.trim().strip_suffix('%').map(str::trim_end);
     match number.map(str::parse) {
         Some(Ok(percent @ 0..=100)) => Ok(percent),
         _ => Err(Fault::new(
-            format!("{} is not a part in percent", quoted(&written)),
+            format!("{} is not a part in percent", quoted(written)),
             RIGHT,
         )),
     }
@@ -176,13 +189,10 @@ pub(super) fn percent(value: &Value) -> Result<u8, Fault> {
 /// An address to listen on.
 pub(super) fn address(value: &Value) -> Result<SocketAddr, Fault> {
     const RIGHT: &str = "write an IP address with a port, such as \"127.0.0.1:5000\", or \"[::]:5000\" for every interface";
-    let written = text(value).map_err(|fault| Fault {
-        right: RIGHT.to_owned(),
-        ..fault
-    })?;
+    let written = text_or(value, RIGHT)?;
     written
         .parse()
-        .map_err(|_| Fault::new(format!("{} is not an address", quoted(&written)), RIGHT))
+        .map_err(|_| Fault::new(format!("{} is not an address", quoted(written)), RIGHT))
 }
 
 /// A path. It stays relative to the working directory if it is written so.
@@ -193,7 +203,7 @@ pub(super) fn path(value: &Value) -> Result<PathBuf, Fault> {
         return Err(Fault::new(
             format!(
                 "{} begins with \"~\", which is not expanded here",
-                quoted(&written)
+                quoted(written)
             ),
             "write the whole path",
         ));
@@ -227,7 +237,7 @@ pub(super) fn secret_file(value: &Value) -> Result<PathBuf, Fault> {
 
 /// A secret.
 pub(super) fn secret(value: &Value) -> Result<Secret, Fault> {
-    text(value).map(Secret::new)
+    secret_text(value).cloned()
 }
 
 /// A name for HTTP's basic authentication. It is not repeated: people write `name:password` here.
@@ -240,19 +250,19 @@ pub(super) fn username(value: &Value) -> Result<String, Fault> {
             "write the name alone, and the password as password_file",
         ));
     }
-    Ok(written)
+    Ok(written.to_owned())
 }
 
 /// What a log line looks like.
 pub(super) fn format(value: &Value) -> Result<Format, Fault> {
     const RIGHT: &str = "write \"auto\", \"text\" or \"json\"";
     let written = text(value)?;
-    match written.as_str() {
+    match written {
         "auto" => Ok(Format::Auto),
         "text" => Ok(Format::Text),
         "json" => Ok(Format::Json),
         _ => Err(Fault::new(
-            format!("{} is not a log format", quoted(&written)),
+            format!("{} is not a log format", quoted(written)),
             RIGHT,
         )),
     }
@@ -263,9 +273,9 @@ pub(super) fn level(value: &Value) -> Result<String, Fault> {
     const RIGHT: &str =
         "write error, warn, info, debug or trace, or by module: \"info,pierglass::upstream=debug\"";
     let written = text(value)?;
-    match logging::filter(&written) {
-        Ok(_) => Ok(written),
-        Err(why) => Err(Fault::new(format!("{} {why}", quoted(&written)), RIGHT)),
+    match logging::filter(written) {
+        Ok(_) => Ok(written.to_owned()),
+        Err(why) => Err(Fault::new(format!("{} {why}", quoted(written)), RIGHT)),
     }
 }
 
@@ -285,6 +295,7 @@ pub(super) fn mistyped(value: &Value, expected: &str, right: impl Into<String>) 
         Value::Integer(_) => "a number",
         Value::Boolean(_) => "true or false",
         Value::List(_) => "a list",
+        Value::Table(_) => "a table",
         Value::Other(name) => name,
     };
     Fault::new(format!("is {found} where {expected} is expected"), right)
