@@ -51,7 +51,7 @@ pub(crate) enum StartError {
     /// The store cannot be opened.
     Store(store::OpenError),
     /// An upstream's certificates cannot be used.
-    Upstream(upstream::StartError),
+    Upstream(upstream::CertificateError),
     /// The server's own certificate cannot be used.
     Tls(String),
     /// The metrics contradict each other; a defect of the program.
@@ -168,7 +168,7 @@ fn mirror(
     config: &Config,
     store: Arc<Store>,
     metrics: &Arc<Metrics>,
-) -> Result<Arc<Mirror>, upstream::StartError> {
+) -> Result<Arc<Mirror>, upstream::CertificateError> {
     let sites = config.sites(|configured| {
         Ok(Site {
             upstream: Arc::new(Upstream::new(configured.settings.clone(), metrics)?),

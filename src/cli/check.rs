@@ -61,7 +61,7 @@ pub(super) fn run(flags: &CheckFlags) -> Result<(), Failure> {
 
 /// How one account at an upstream, or one of its endpoints, was answered.
 #[derive(Serialize)]
-struct Report {
+struct UpstreamReport {
     upstream: String,
     identity: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,7 +76,7 @@ struct Report {
     error: Option<String>,
 }
 
-async fn ask_all(config: &Config) -> Result<Vec<Report>, String> {
+async fn ask_all(config: &Config) -> Result<Vec<UpstreamReport>, String> {
     let metrics = Arc::new(Metrics::new().map_err(|error| error.to_string())?);
     let sites = config
         .sites(|configured| Upstream::new(configured.settings.clone(), &metrics))
@@ -88,11 +88,11 @@ async fn ask_all(config: &Config) -> Result<Vec<Report>, String> {
 }
 
 /// Asks an upstream as each account, and each of its endpoints.
-async fn ask(upstream: &Upstream) -> Vec<Report> {
+async fn ask(upstream: &Upstream) -> Vec<UpstreamReport> {
     let reports = upstream.probes().map(async |probe| {
         let error = try_out(&probe, upstream).await.err();
         let quota = probe.stated_quota();
-        Report {
+        UpstreamReport {
             upstream: upstream.namespace().to_string(),
             identity: probe.identity().to_owned(),
             endpoint: probe.endpoint().map(ToString::to_string),
@@ -145,7 +145,7 @@ fn summary(config: &Config) -> String {
     lines.join("\n")
 }
 
-fn table(reports: &[Report]) -> String {
+fn table(reports: &[UpstreamReport]) -> String {
     let rows = reports.iter().map(|report| {
         let state = match (&report.error, report.remaining, report.limit) {
             (Some(error), ..) => format!("FAILED  {error}"),

@@ -13,10 +13,10 @@ use super::value::{TableEntry, Value};
 use super::written::{Section, Written};
 use crate::secret::Secret;
 
-/// Reads a document. Mistakes are noted; a document that is not TOML yields nothing, because the rest cannot be trusted.
+/// Reads a document. Mistakes are noted; if it is not TOML, nothing is returned, because the rest cannot be trusted.
 pub(super) fn read(text: &str, origin: &str, mistakes: &mut Mistakes) -> Result<Written, Reported> {
     let (document, errors) = DeTable::parse_recoverable(text);
-    let mut walk = Walk {
+    let mut walk = DocumentWalk {
         text,
         origin,
         mistakes,
@@ -75,14 +75,14 @@ fn convert(value: DeValue<'_>) -> Value {
 /// The one key whose value is a list of tables.
 const MORE_CREDENTIALS: &str = "more_credentials";
 
-struct Walk<'a> {
+struct DocumentWalk<'a> {
     text: &'a str,
     origin: &'a str,
     mistakes: &'a mut Mistakes,
     written: Written,
 }
 
-impl Walk<'_> {
+impl DocumentWalk<'_> {
     fn root(&mut self, table: Vec<TableEntry>) {
         for entry in table {
             let section = keys::section(&entry.name);

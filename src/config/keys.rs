@@ -69,12 +69,17 @@ macro_rules! keys {
 keys! {
     [TOP] {
         LISTEN: "listen" = "127.0.0.1:5000", "Where clients find the registry API.";
-        ADMIN_LISTEN: "admin_listen" = "127.0.0.1:5001", "Metrics, health, dashboard and admin API; whoever reaches it may do all.";
+        ADMIN_LISTEN: "admin_listen" = "127.0.0.1:5001",
+            "Metrics, health, dashboard and admin API; whoever reaches it may do all.";
         MAX_CONNECTIONS: "max_connections" = "16000", "Connections of clients at a time; more of them wait.";
-        MAX_CONNECTIONS_PER_CLIENT: "max_connections_per_client", "Of one address (IPv6: /64), or \"none\". Default: three quarters of max_connections.";
-        MAX_REQUESTS_PER_CLIENT: "max_requests_per_client" = "1000", "Requests of one address answered at a time, or \"none\"; more of them wait.";
-        MAX_FILLS_PER_CLIENT: "max_fills_per_client" = "256", "Blob transfers from upstream that one address starts at a time, or \"none\".";
-        HEADER_TIMEOUT: "header_timeout" = "60s", "A client may take this long to send a request's header, or to stay idle between two.";
+        MAX_CONNECTIONS_PER_CLIENT: "max_connections_per_client",
+            "Of one address (IPv6: /64), or \"none\". Default: three quarters of max_connections.";
+        MAX_REQUESTS_PER_CLIENT: "max_requests_per_client" = "1000",
+            "Requests of one address answered at a time, or \"none\"; more of them wait.";
+        MAX_FILLS_PER_CLIENT: "max_fills_per_client" = "256",
+            "Blob transfers from upstream that one address starts at a time, or \"none\".";
+        HEADER_TIMEOUT: "header_timeout" = "60s",
+            "A client may take this long to send a request's header, or to stay idle between two.";
         IDLE_TIMEOUT: "idle_timeout" = "60s", "A client that takes no byte of its answer for this long is cut off.";
         DRAIN_TIMEOUT: "drain_timeout" = "30s", "How long pulls may go on after SIGTERM.";
     }
@@ -86,9 +91,11 @@ keys! {
         STORE_SCRUB_EVERY: "scrub_every" = "7d", "How long a blob goes without being read again.";
     }
     [UPSTREAM] {
-        UPSTREAM_DEFAULT: "default", "Repositories without a namespace go here. Default: docker.io, or the only upstream.";
+        UPSTREAM_DEFAULT: "default",
+            "Repositories without a namespace go here. Default: docker.io, or the only upstream.";
         UPSTREAM_URL: "url", "Default: https:// and the namespace, except for docker.io. http:// only if written so.";
-        UPSTREAM_ENDPOINTS: "endpoints" = "[]", "URLs asked before url, in this order and anonymously; what they do not give is asked of the next.";
+        UPSTREAM_ENDPOINTS: "endpoints" = "[]",
+            "URLs asked before url, in this order and anonymously; what they do not give is asked of the next.";
     }
     [UPSTREAM, MORE_CREDENTIALS] {
         USERNAME: "username", "Who to be at this registry. Default: anonymous.";
@@ -102,14 +109,16 @@ keys! {
         UPSTREAM_PROXY: "proxy", "\"http://host:port\", or \"none\". Default: HTTPS_PROXY, HTTP_PROXY and NO_PROXY.";
         UPSTREAM_CONNECT_TIMEOUT: "connect_timeout" = "5s", "How long a connection may take to be made, TLS included.";
         UPSTREAM_HEADER_TIMEOUT: "header_timeout" = "10s", "How long an answer may take to begin.";
-        UPSTREAM_IDLE_TIMEOUT: "idle_timeout" = "30s", "An answer that brings no byte for this long is given up and resumed.";
+        UPSTREAM_IDLE_TIMEOUT: "idle_timeout" = "30s",
+            "An answer that brings no byte for this long is given up and resumed.";
     }
     [FRESHNESS, UPSTREAM] {
         TAG_TTL: "tag_ttl" = "60s", "A tag is served this long without asking upstream.";
         MAX_STALE: "max_stale" = "30d", "Upstream unreachable or limiting: how old a tag may be served.";
         NEGATIVE_TTL: "negative_ttl" = "10s", "How long \"not there\" is believed.";
         STALE_AFTER: "stale_after" = "2s", "Upstream slow: after this long, what is stored is served, however old.";
-        QUOTA_RESERVE: "quota_reserve" = "25%", "The last part of the pull quota, kept for what is not stored: moved tags are then served as they were.";
+        QUOTA_RESERVE: "quota_reserve" = "25%",
+            "The last part of the pull quota, kept for what is not stored: moved tags are then served as they were.";
     }
     [TLS] {
         TLS_CERTIFICATE: "certificate", "PEM file with the certificate chain of the mirror, its own certificate first.";

@@ -41,10 +41,10 @@ use lookup::Lookup;
 use mistake::{Fault, Reported};
 use written::Written;
 
-/// The largest limit of a store. What is larger is a typing mistake, and sums of sizes must not overflow.
+/// The largest limit of a store. A larger one is a typing mistake, and sums of sizes must not overflow.
 const MAX_STORE: u64 = 1 << 60;
 
-/// The most that can be asked to stay free.
+/// The largest `min_free`.
 const MAX_FREE: u64 = 1 << 50;
 
 /// The resolved configuration: the settings of every component, complete and checked.
@@ -52,23 +52,17 @@ const MAX_FREE: u64 = 1 << 50;
 pub(crate) struct Config {
     /// Addresses, limits and certificates of the mirror itself.
     pub server: server::Settings,
-    /// Where content is kept, and how much of it.
     pub store: store::Settings,
     /// The registries in the order they were written; exactly one is the default.
     pub upstreams: Vec<UpstreamConfig>,
-    /// How to log.
     pub log: logging::Settings,
 }
 
 impl Config {
     /// Loads the configuration. What counts is, in this order: flag, environment, file, default.
     ///
-    /// The file is `path`, or the one that `PIERGLASS_CONFIG` names; without either there is no file.
-    ///
-    /// # Errors
-    ///
-    /// Every mistake that can be found, not the first alone. A file that cannot be read, or is not TOML, is all that is
-    /// found.
+    /// The file is `path`, or the one that `PIERGLASS_CONFIG` names; without either there is no file. The error has every
+    /// mistake that can be found; if the file cannot be read, or is not TOML, only that.
     pub(crate) fn load(
         path: Option<&Path>,
         overrides: &Overrides,
@@ -86,11 +80,7 @@ impl Config {
         }
     }
 
-    /// Like [`Config::load`], with the text of the file at hand; `origin` is what mistakes call the file.
-    ///
-    /// # Errors
-    ///
-    /// As [`Config::load`].
+    /// Like [`Config::load`], with the text of the file; `origin` is what mistakes call the file.
     pub(crate) fn parse(
         text: &str,
         origin: &str,

@@ -7,11 +7,11 @@ use std::time::Duration;
 /// Why a text is not a size or a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UnitError {
-    /// It does not read as a number with a unit.
+    /// It is not a number with a unit.
     Unreadable,
-    /// It is a number, and only its unit is missing.
+    /// It is a number without a unit.
     NoUnit,
-    /// It reads well, but nobody can mean that much.
+    /// It is more than anyone can mean.
     TooLarge,
 }
 
@@ -58,11 +58,7 @@ const TIMES: &[(&str, u64)] = &[
 
 /// Reads a size in bytes: `50GiB`, `1.5 GiB`, `500MB`, `10G` (binary, as Docker has it), `1048576`.
 ///
-/// Units know no upper or lower case. A fraction of a byte is dropped.
-///
-/// # Errors
-///
-/// [`UnitError::Unreadable`], or [`UnitError::TooLarge`] past [`u64::MAX`].
+/// The case of units does not matter. A fraction of a byte is dropped.
 pub(crate) fn parse_size(text: &str) -> Result<u64, UnitError> {
     let text = text.trim();
     let (number, unit) = text.split_at(
@@ -109,12 +105,8 @@ pub(crate) fn format_size(bytes: u64) -> String {
     }
 }
 
-/// Reads a duration: `60s`, `5m`, `1h30m`, `30d`, `250ms`, `0s`. Longer units come first, each at most once.
-///
-/// # Errors
-///
-/// [`UnitError::NoUnit`] for a bare number, which could be anything from milliseconds to days;
-/// [`UnitError::TooLarge`] past [`MAX_DURATION`]; otherwise [`UnitError::Unreadable`].
+/// Reads a duration: `60s`, `5m`, `1h30m`, `30d`, `250ms`, `0s`. Longer units come first, each at most once. A
+/// number without a unit is an error, because it could mean milliseconds or days.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let mut rest = text.trim();
     let mut units = TIMES.iter();

@@ -20,7 +20,7 @@ pub(crate) enum Error {
     },
     /// Upstream asks for fewer requests (429), or did so before and is not asked until that is over.
     RateLimited {
-        limit: Limit,
+        limit: LimitKind,
         /// When to ask again.
         retry_after: Option<Duration>,
         /// Upstream's words.
@@ -47,14 +47,14 @@ pub(crate) enum Error {
 
 /// What upstream limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Limit {
+pub(crate) enum LimitKind {
     /// Pulls within hours: GETs of manifests.
     Quota,
     /// Requests of any kind within seconds.
     Abuse,
 }
 
-impl Limit {
+impl LimitKind {
     /// The word in metrics.
     pub(super) fn as_str(self) -> &'static str {
         match self {
@@ -101,24 +101,22 @@ impl Error {
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let detail = self.detail();
-        match self {
-            Self::NotFound => f.write_str(detail),
+        let kind = match self {
+            Self::NotFound => return f.write_str(detail),
             Self::Denied { status, .. } => {
-                write!(f, "upstream refuses access ({}): {detail}", status.as_u16())
+                return write!(f, "upstream refuses access ({}): {detail}", status.as_u16());
             }
-            Self::RateLimited {
-                limit: Limit::Quota,
-                ..
-            } => write!(f, "upstream's pull quota is spent: {detail}"),
-            Self::RateLimited { .. } => {
-                write!(f, "upstream limits the rate of requests: {detail}")
-            }
-            Self::Unavailable(_) => write!(f, "upstream is unavailable: {detail}"),
-            Self::Silent(_) => write!(f, "upstream does not answer: {detail}"),
-            Self::CircuitOpen { .. } => write!(f, "upstream is not asked: {detail}"),
-            Self::Wrong(_) => write!(f, "upstream's answer is wrong: {detail}"),
-            Self::Credentials(_) => write!(f, "cannot authenticate: {detail}"),
-        }
+            Self::RateLimited { limit, .. } => match limit {
+                LimitKind::Quota => "upstream's pull quota is spent",
+                LimitKind::Abuse => "upstream limits the rate of requests",
+            },
+            Self::Unavailable(_) => "upstream is unavailable",
+            Self::Silent(_) => "upstream does not answer",
+            Self::CircuitOpen { .. } => "upstream is not asked",
+            Self::Wrong(_) => "upstream's answer is wrong",
+            Self::Credentials(_) => "cannot authenticate",
+        };
+        write!(f, "{kind}: {detail}")
     }
 }
 
@@ -157,15 +155,12 @@ impl From<FailedTry> for Error {
 
 /// Why a client for an upstream cannot be built: always a certificate file.
 #[derive(Debug)]
-pub(crate) struct StartError {
-    pub(super) namespace: String,
-    pub(super) detail: String,
-}
+pub(crate) struct CertificateError(pub(super) String);
 
-impl std::fmt::Display for StartError {
+impl std::fmt::Display for CertificateError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "upstream {}: {}", self.namespace, self.detail)
+        f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for StartError {}
+impl std::error::Error for CertificateError {}

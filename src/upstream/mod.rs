@@ -1,6 +1,6 @@
 //! Upstreams: the registries this mirror pulls from, as configured.
 //!
-//! This folder asks a registry for something and proves who asks. It knows no disk, no cache and no client of the
+//! This folder asks a registry for something and authenticates. It knows no disk, no cache and no client of the
 //! mirror: it returns a stream, a value or an [`Error`] that says whose fault it is.
 //!
 //! Reading order: this file (the questions that an upstream can be asked), then what each question is: `manifests`,
@@ -31,7 +31,7 @@ use crate::oci::referrers::Referrers;
 use crate::sites::hub;
 
 pub(crate) use blobs::FetchedBlob;
-pub(crate) use error::{Error, StartError};
+pub(crate) use error::{CertificateError, Error};
 pub(crate) use login::kinds::Login;
 pub(crate) use login::password::Password;
 pub(crate) use manifests::{FetchedManifest, ManifestHead};
@@ -51,7 +51,10 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     /// A client for the registry and each of its endpoints; reads certificate files, opens no connection.
-    pub(crate) fn new(settings: Settings, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
+    pub(crate) fn new(
+        settings: Settings,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, CertificateError> {
         Ok(Self {
             endpoints: Endpoints::new(&settings, metrics)?,
             settings,
@@ -178,8 +181,6 @@ impl Upstream {
 
 impl std::fmt::Debug for Upstream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Upstream")
-            .field("namespace", &self.settings.namespace)
-            .finish_non_exhaustive()
+        write!(f, "Upstream({})", self.settings.namespace)
     }
 }

@@ -80,9 +80,10 @@ impl Probe<'_> {
     async fn ask(&self, question: Question) -> Result<(), Error> {
         let until = self.client.deadline();
         let reply = match self.account {
-            Some(account) => self.client.send_as(account, &question, until).await,
-            None => self.client.send(&question, until).await,
+            Some(account) => self.client.ask_as(account, &question, until).await?,
+            None => self.client.send(&question, until).await?,
         };
-        reply.map(drop)
+        drop(reply);
+        Ok(())
     }
 }

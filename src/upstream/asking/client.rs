@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use crate::headers::challenge::{self, Challenge};
 use crate::metrics::Metrics;
 use crate::oci::endpoint::Endpoint;
-use crate::upstream::error::{Error, FailedTry, Limit, StartError};
+use crate::upstream::error::{CertificateError, Error, FailedTry, LimitKind};
 use crate::upstream::login::account::{Account, who_may};
 use crate::upstream::login::realm::Realms;
 use crate::upstream::restraint::breaker::Breaker;
@@ -41,7 +41,7 @@ impl Client {
         settings: &Settings,
         is_registry: bool,
         metrics: &Arc<Metrics>,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, CertificateError> {
         let namespace = settings.namespace.as_str();
         let metrics = Arc::clone(metrics);
         let http = Http::new(
@@ -100,17 +100,6 @@ impl Client {
             .map_err(Error::from)
     }
 
-    /// Asks as this account, once, even if its quota is spent.
-    pub(crate) async fn send_as(
-        &self,
-        account: &Account,
-        question: &Question,
-        until: Instant,
-    ) -> Result<Reply, Error> {
-        let reply = self.ask_as(account, question, until).await;
-        reply.map_err(Error::from)
-    }
-
     /// Asks as the first account that may, and as the next one where that is refused.
     async fn try_accounts(&self, question: &Question, until: Instant) -> Result<Reply, FailedTry> {
         self.throttle.check()?;
@@ -129,7 +118,7 @@ impl Client {
                 }
                 Error::Credentials(_)
                 | Error::RateLimited {
-                    limit: Limit::Quota,
+                    limit: LimitKind::Quota,
                     ..
                 } => {}
                 _ => return Err(failed),
@@ -140,7 +129,8 @@ impl Client {
         Err(last.unwrap_or_else(|| Error::Credentials("no account to ask as".into()).into()))
     }
 
-    async fn ask_as(
+    /// Asks as this account, once, even if its quota is spent.
+    pub(crate) async fn ask_as(
         &self,
         account: &Account,
         question: &Question,
@@ -290,15 +280,15 @@ impl Client {
                 detail,
                 ..
             } => Error::RateLimited {
-                limit: Limit::Abuse,
-                retry_after: Some(self.strike(Limit::Abuse, retry_after, account)),
+                limit: LimitKind::Abuse,
+                retry_after: Some(self.strike(LimitKind::Abuse, retry_after, account)),
                 detail,
             },
             error => error,
         }
     }
 
-    fn strike(&self, limit: Limit, told: Option<Duration>, account: &Account) -> Duration {
+    fn strike(&self, limit: LimitKind, told: Option<Duration>, account: &Account) -> Duration {
         self.throttle
             .strike(limit, told, account.name(), account.quota())
     }

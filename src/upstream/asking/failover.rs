@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::metrics::Metrics;
-use crate::upstream::error::{Error, StartError};
+use crate::upstream::error::{CertificateError, Error};
 use crate::upstream::login::kinds::Login;
 use crate::upstream::settings::Settings;
 
@@ -31,7 +31,10 @@ pub(crate) struct Turn<'a> {
 }
 
 impl Endpoints {
-    pub(crate) fn new(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
+    pub(crate) fn new(
+        settings: &Settings,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, CertificateError> {
         let before = |url: &http::Uri| {
             let anonymous = Settings {
                 url: url.clone(),

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 
-use crate::upstream::error::{Error, FailedTry, Limit};
+use crate::upstream::error::{Error, FailedTry, LimitKind};
 use crate::upstream::restraint::backoff::{limit_of, retry_after};
 use crate::upstream::restraint::quota::RateLimit;
 use crate::upstream::wire::http::Http;
@@ -19,7 +19,7 @@ const READ_WITHIN: Duration = Duration::from_secs(1);
 pub(super) async fn read(
     http: &Http,
     response: Response<Incoming>,
-    strike: impl FnOnce(Limit, Option<Duration>) -> Option<Duration>,
+    strike: impl FnOnce(LimitKind, Option<Duration>) -> Option<Duration>,
 ) -> FailedTry {
     let (parts, body) = response.into_parts();
     let status = parts.status;
@@ -35,7 +35,7 @@ pub(super) async fn read(
             let stated = RateLimit::read(&parts.headers).and_then(|quota| quota.remaining);
             // The response to a HEAD has no body to tell from.
             let limit = match stated {
-                Some(0) => Limit::Quota,
+                Some(0) => LimitKind::Quota,
                 _ => limit_of(&text),
             };
             let retry_after = strike(limit, retry_after(&parts.headers, SystemTime::now()));

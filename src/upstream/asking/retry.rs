@@ -59,7 +59,7 @@ mod tests {
     use http::Method;
 
     use crate::oci::endpoint::Endpoint;
-    use crate::upstream::error::Limit;
+    use crate::upstream::error::LimitKind;
 
     use super::*;
 
@@ -75,7 +75,7 @@ mod tests {
 
     fn limited(seconds: u64) -> FailedTry {
         FailedTry::from(Error::RateLimited {
-            limit: Limit::Abuse,
+            limit: LimitKind::Abuse,
             retry_after: Some(Duration::from_secs(seconds)),
             detail: "429".into(),
         })

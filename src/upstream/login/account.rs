@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use moka::sync::Cache;
 
 use crate::oci::name::Repository;
-use crate::upstream::error::{Error, Limit};
+use crate::upstream::error::{Error, LimitKind};
 use crate::upstream::restraint::backoff::not_asked;
 use crate::upstream::restraint::quota::PullQuota;
 use crate::upstream::wire::http::Http;
@@ -76,7 +76,7 @@ pub(crate) fn who_may<'a>(
     let mut candidates = accounts.iter().filter(free).peekable();
     if candidates.peek().is_none() {
         let shortest = accounts.iter().filter_map(spent_for).min();
-        return Err(not_asked(Limit::Quota, shortest.unwrap_or_default()));
+        return Err(not_asked(LimitKind::Quota, shortest.unwrap_or_default()));
     }
     let all_refused = candidates.all(|account| account.was_refused(repository));
     let welcome = move |account: &&Account| all_refused || !account.was_refused(repository);

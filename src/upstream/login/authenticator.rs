@@ -16,7 +16,7 @@ use super::kinds::Login;
 use super::realm::Realms;
 use super::token::{Realm, TokenId, Tokens};
 
-/// Proves to one upstream who asks, as one login.
+/// Authenticates one login at one upstream.
 pub(crate) struct Authenticator {
     credentials: Arc<CredentialCache>,
     tokens: Tokens,
@@ -73,7 +73,7 @@ impl Authenticator {
         repository: Option<&Repository>,
         sent: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, Error> {
-        if let Some((realm, scope, error)) = bearer(challenges) {
+        if let Some((realm, scope, error)) = challenges.iter().find_map(Realm::of) {
             let id = TokenId::new(true, Arc::clone(&realm), wanted_scope(scope, repository));
             let header = self.tokens.other_than(id, error, sent).await?;
             // Only now, since the realm gave a token: what is learned here is used without asking upstream.
@@ -96,7 +96,7 @@ impl Authenticator {
         challenges: &[Challenge],
         repository: Option<&Repository>,
     ) -> Result<Option<HeaderValue>, Error> {
-        let Some((realm, scope, _)) = bearer(challenges) else {
+        let Some((realm, scope, _)) = challenges.iter().find_map(Realm::of) else {
             return Ok(None);
         };
         let id = TokenId::new(false, realm, wanted_scope(scope, repository));
@@ -133,22 +133,6 @@ impl Authenticator {
         let other = self.credentials.other_than(&credential).await?;
         other.map(|credential| credential.basic()).transpose()
     }
-}
-
-/// The first challenge for a token: its realm, scope and error.
-fn bearer(challenges: &[Challenge]) -> Option<(Arc<Realm>, Option<&str>, Option<&str>)> {
-    challenges.iter().find_map(|challenge| match challenge {
-        Challenge::Bearer {
-            realm,
-            service,
-            scope,
-            error,
-        } => {
-            let realm = Realm::new(realm.clone(), service.clone());
-            Some((Arc::new(realm), scope.as_deref(), error.as_deref()))
-        }
-        _ => None,
-    })
 }
 
 /// The scope a challenge asks for; if it names none, the one that pulling needs.

@@ -124,12 +124,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_has_no_credential() {
+    async fn an_anonymous_login_has_no_credential() {
         let cache = CredentialCache::new(Login::Anonymous);
         assert!(cache.credential().await.unwrap().is_none());
     }
 
-    /// A password in a pipe that nobody writes to: the runtime goes on, and all who wait share one reading.
+    /// The password is in a pipe without a writer: the runtime goes on, and all requests share one reading.
     #[tokio::test]
     async fn a_file_that_hangs_blocks_no_worker() {
         let directory = tempfile::tempdir().unwrap();

@@ -14,8 +14,9 @@ use moka::sync::Cache;
 use serde::Deserialize;
 
 use crate::flight::Flights;
+use crate::headers::challenge::Challenge;
 use crate::secret::Secret;
-use crate::upstream::error::{Error, Limit};
+use crate::upstream::error::{Error, LimitKind};
 use crate::upstream::restraint::backoff::retry_after;
 use crate::upstream::wire::http::{AGENT, Http, Request, parse_uri};
 
@@ -40,8 +41,20 @@ pub(super) struct Realm {
 }
 
 impl Realm {
-    pub(super) fn new(url: String, service: Option<String>) -> Self {
-        Self { url, service }
+    /// The realm that a challenge names, with the scope it asks for and the error it states.
+    pub(super) fn of(challenge: &Challenge) -> Option<(Arc<Self>, Option<&str>, Option<&str>)> {
+        let Challenge::Bearer {
+            realm,
+            service,
+            scope,
+            error,
+        } = challenge
+        else {
+            return None;
+        };
+        let (url, service) = (realm.clone(), service.clone());
+        let realm = Arc::new(Self { url, service });
+        Some((realm, scope.as_deref(), error.as_deref()))
     }
 }
 
@@ -193,7 +206,7 @@ impl Exchange {
     async fn run(&self, id: &TokenId, credential: Option<&Credential>) -> Result<Token, Error> {
         let request = token_request(id, credential)?;
         let host = request.uri().host().unwrap_or_default().to_owned();
-        // A realm that gives anonymous tokens to those who were redirected is not the upstream's own.
+        // A realm that gives anonymous tokens after a redirect is not the upstream's own.
         let permission = match id.for_upstream {
             true => Some(self.realms.breaker().enter(question(request.uri()))?),
             false => None,
@@ -245,7 +258,7 @@ impl Exchange {
             }
             429 => {
                 return Err(Error::RateLimited {
-                    limit: Limit::Abuse,
+                    limit: LimitKind::Abuse,
                     retry_after: retry_after(response.headers(), SystemTime::now()),
                     detail: format!("{host} grants no token").into(),
                 });

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
 
-use crate::upstream::error::{Error, Limit};
+use crate::upstream::error::{Error, LimitKind};
 
 /// How long not to ask after a limit without a Retry-After: at first, and at most.
 const QUOTA_PAUSES: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
@@ -19,7 +19,7 @@ const LEAST: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_secs(24 * 3600);
 
 /// Which limit the body of a 429 speaks of.
-pub(crate) fn limit_of(body: &[u8]) -> Limit {
+pub(crate) fn limit_of(body: &[u8]) -> LimitKind {
     let json = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
     let errors = json.get("errors").and_then(|errors| errors.as_array());
     let speaks_of_pulls = |error: &serde_json::Value| {
@@ -27,14 +27,14 @@ pub(crate) fn limit_of(body: &[u8]) -> Limit {
         words.is_some_and(|words| words.to_ascii_lowercase().contains("pull rate limit"))
     };
     if errors.is_some_and(|errors| errors.iter().any(speaks_of_pulls)) {
-        Limit::Quota
+        LimitKind::Quota
     } else {
-        Limit::Abuse
+        LimitKind::Abuse
     }
 }
 
 /// The error of a request that is not made because of a limit.
-pub(crate) fn not_asked(limit: Limit, left: Duration) -> Error {
+pub(crate) fn not_asked(limit: LimitKind, left: Duration) -> Error {
     let seconds = left.as_secs_f64();
     Error::RateLimited {
         limit,
@@ -55,7 +55,7 @@ impl Backoff {
     /// Upstream answered 429; returns how long not to ask. `told` is its Retry-After.
     pub(crate) fn strike(
         &mut self,
-        limit: Limit,
+        limit: LimitKind,
         told: Option<Duration>,
         now: Instant,
         jitter: f64,
@@ -67,8 +67,8 @@ impl Backoff {
             (None, Some(left)) => left,
             (None, None) => {
                 let (first, longest) = match limit {
-                    Limit::Quota => QUOTA_PAUSES,
-                    Limit::Abuse => ABUSE_PAUSES,
+                    LimitKind::Quota => QUOTA_PAUSES,
+                    LimitKind::Abuse => ABUSE_PAUSES,
                 };
                 let pause = first.saturating_mul(1 << self.strikes.min(10)).min(longest);
                 pause.mul_f64(0.75 + 0.25 * jitter.clamp(0.0, 1.0))
@@ -124,17 +124,17 @@ mod tests {
             "You have reached your pull rate limit as 'ci-bot': dckr_jti. You may increase the limit by upgrading.",
             "You have reached your pull rate limit. You may increase the limit by authenticating and upgrading",
         ] {
-            assert_eq!(quota(words), Limit::Quota, "{words}");
+            assert_eq!(quota(words), LimitKind::Quota, "{words}");
         }
         // ECR Public, in JSON as well: a rate of requests.
-        assert_eq!(quota("Rate exceeded"), Limit::Abuse);
+        assert_eq!(quota("Rate exceeded"), LimitKind::Abuse);
         for body in [
             "Too Many Requests (HAP429)",
             "<html><body>429 pull rate limit</body></html>",
             "{\"errors\":\"pull rate limit\"}",
             "",
         ] {
-            assert_eq!(limit_of(body.as_bytes()), Limit::Abuse, "{body}");
+            assert_eq!(limit_of(body.as_bytes()), LimitKind::Abuse, "{body}");
         }
     }
 
@@ -144,11 +144,14 @@ mod tests {
         let mut backoff = Backoff::default();
         assert_eq!(backoff.left(now), None);
         let told = Some(17 * SECOND);
-        assert_eq!(backoff.strike(Limit::Quota, told, now, 0.5), 17 * SECOND);
+        assert_eq!(
+            backoff.strike(LimitKind::Quota, told, now, 0.5),
+            17 * SECOND
+        );
         assert_eq!(backoff.left(now + 16 * SECOND), Some(SECOND));
         assert_eq!(backoff.left(now + 17 * SECOND), None);
         // What was said does not become shorter by being said again.
-        backoff.strike(Limit::Quota, Some(SECOND), now, 0.5);
+        backoff.strike(LimitKind::Quota, Some(SECOND), now, 0.5);
         assert_eq!(backoff.left(now), Some(17 * SECOND));
         backoff.clear();
         assert_eq!(backoff.left(now), None);
@@ -159,10 +162,10 @@ mod tests {
         let mut now = Instant::now();
         let mut backoff = Backoff::default();
         for expected in [2, 4, 8, 16, 32, 60, 60] {
-            let held = backoff.strike(Limit::Abuse, None, now, 1.0);
+            let held = backoff.strike(LimitKind::Abuse, None, now, 1.0);
             assert_eq!(held, expected * SECOND);
             // The others of the same herd are no further strikes.
-            backoff.strike(Limit::Abuse, None, now + SECOND, 1.0);
+            backoff.strike(LimitKind::Abuse, None, now + SECOND, 1.0);
             assert_eq!(backoff.left(now), Some(held));
             now += held;
         }
@@ -195,7 +198,7 @@ mod tests {
             let mut now = Instant::now();
             let mut backoff = Backoff::default();
             for _ in 0..strikes {
-                let held = backoff.strike(Limit::Quota, told.map(Duration::from_secs), now, jitter);
+                let held = backoff.strike(LimitKind::Quota, told.map(Duration::from_secs), now, jitter);
                 prop_assert!(held >= LEAST && held <= MOST);
                 now += held;
                 prop_assert_eq!(backoff.left(now), None);

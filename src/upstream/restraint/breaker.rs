@@ -1,6 +1,6 @@
 //! The circuit breaker in front of one origin: its circuit with a lock, metrics and log lines.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::metrics::Metrics;
@@ -53,9 +53,7 @@ impl Breaker {
     /// Asks whether a request may be sent; `question` is the same number for the same question.
     pub(crate) fn enter(&self, question: u64) -> Result<Permission<'_>, Error> {
         let now = Instant::now();
-        let mut guarded = self.guarded();
-        let admission = guarded.circuit.enter(now);
-        self.state.set(guarded.circuit.number());
+        let admission = self.update(|guarded| guarded.circuit.enter(now));
         let Admission::Refused(again_in) = admission else {
             return Ok(Permission {
                 breaker: self,
@@ -63,9 +61,8 @@ impl Breaker {
                 admission: Some(admission),
             });
         };
-        let (cause, kind) = guarded.last.clone().unzip();
-        let since = guarded.circuit.since();
-        drop(guarded);
+        let (last, since) = self.update(|guarded| (guarded.last.clone(), guarded.circuit.since()));
+        let (cause, kind) = last.unzip();
         let failing = since.map_or(0, |since| now.saturating_duration_since(since).as_secs());
         let cause = cause.unwrap_or_else(|| "it does not answer".into());
         let again = if again_in.is_zero() {
@@ -81,15 +78,16 @@ impl Breaker {
         })
     }
 
-    fn guarded(&self) -> MutexGuard<'_, Guarded> {
-        self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Changes or reads the circuit, and shows its state in the metric.
+    fn update<T>(&self, change: impl FnOnce(&mut Guarded) -> T) -> T {
+        let mut guarded = self.guarded.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut guarded);
+        self.state.set(guarded.circuit.number());
+        result
     }
 
     fn succeeded(&self) {
-        let mut guarded = self.guarded();
-        let change = guarded.circuit.succeeded(Instant::now());
-        self.state.set(guarded.circuit.number());
-        drop(guarded);
+        let change = self.update(|guarded| guarded.circuit.succeeded(Instant::now()));
         if let Transition::Closed(after) = change {
             let (upstream, endpoint) = (&self.namespace, &self.endpoint);
             tracing::info!(%upstream, %endpoint, ?after, "it answers again");
@@ -98,14 +96,12 @@ impl Breaker {
 
     fn failed(&self, question: u64, admission: Admission, kind: FailureKind, cause: &Error) {
         let words: Arc<str> = cause.detail().into();
-        let mut guarded = self.guarded();
-        let now = Instant::now();
-        let change = guarded
-            .circuit
-            .failed(admission, question, kind, now, jitter::fraction());
-        guarded.last = Some((Arc::clone(&words), kind));
-        self.state.set(guarded.circuit.number());
-        drop(guarded);
+        let (now, jitter) = (Instant::now(), jitter::fraction());
+        let change = self.update(|guarded| {
+            guarded.last = Some((Arc::clone(&words), kind));
+            let circuit = &mut guarded.circuit;
+            circuit.failed(admission, question, kind, now, jitter)
+        });
         if let Transition::Opened(time) = change {
             self.openings.inc();
             let (upstream, endpoint) = (&self.namespace, &self.endpoint);
@@ -146,9 +142,8 @@ impl Permission<'_> {
 impl Drop for Permission<'_> {
     fn drop(&mut self) {
         if let Some(admission) = self.admission.take() {
-            let mut guarded = self.breaker.guarded();
-            guarded.circuit.gave_up(admission);
-            self.breaker.state.set(guarded.circuit.number());
+            self.breaker
+                .update(|guarded| guarded.circuit.gave_up(admission));
         }
     }
 }

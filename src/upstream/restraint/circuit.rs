@@ -60,17 +60,22 @@ pub(crate) enum Transition {
     Closed(Duration),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum CircuitState {
+    #[default]
     Closed,
-    Open { until: Instant },
-    HalfOpen { probe: Option<u64> },
+    Open {
+        until: Instant,
+    },
+    HalfOpen {
+        probe: Option<u64>,
+    },
 }
 
 /// The failures of one origin.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Circuit {
-    state: State,
+    state: CircuitState,
     /// Weight of the failures since the last success.
     weight: u32,
     /// Questions that ended in a server error since the last success.
@@ -83,29 +88,16 @@ pub(crate) struct Circuit {
     probes: u64,
 }
 
-impl Default for Circuit {
-    fn default() -> Self {
-        Self {
-            state: State::Closed,
-            weight: 0,
-            failing: Vec::new(),
-            openings: 0,
-            since: None,
-            probes: 0,
-        }
-    }
-}
-
 impl Circuit {
     /// Asks whether a request may be sent.
     pub(crate) fn enter(&mut self, now: Instant) -> Admission {
         match self.state {
-            State::Closed => Admission::Pass,
-            State::Open { until } if now < until => Admission::Refused(until - now),
-            State::HalfOpen { probe: Some(_) } => Admission::Refused(Duration::ZERO),
-            State::Open { .. } | State::HalfOpen { probe: None } => {
+            CircuitState::Closed => Admission::Pass,
+            CircuitState::Open { until } if now < until => Admission::Refused(until - now),
+            CircuitState::HalfOpen { probe: Some(_) } => Admission::Refused(Duration::ZERO),
+            CircuitState::Open { .. } | CircuitState::HalfOpen { probe: None } => {
                 self.probes += 1;
-                self.state = State::HalfOpen {
+                self.state = CircuitState::HalfOpen {
                     probe: Some(self.probes),
                 };
                 Admission::Probe(self.probes)
@@ -136,8 +128,8 @@ impl Circuit {
     ) -> Transition {
         let known = kind == FailureKind::ServerError && !self.note(question);
         match (self.state, admission) {
-            (State::Closed, _) if known => Transition::None,
-            (State::Closed, _) => {
+            (CircuitState::Closed, _) if known => Transition::None,
+            (CircuitState::Closed, _) => {
                 self.weight = self.weight.saturating_add(kind.weight());
                 if self.weight < ENOUGH {
                     return Transition::None;
@@ -145,7 +137,9 @@ impl Circuit {
                 self.since = Some(now);
                 Transition::Opened(self.open(now, jitter))
             }
-            (State::HalfOpen { probe }, Admission::Probe(number)) if probe == Some(number) => {
+            (CircuitState::HalfOpen { probe }, Admission::Probe(number))
+                if probe == Some(number) =>
+            {
                 if known {
                     // A question that has failed before says nothing about the others.
                     self.openings = 0;
@@ -154,7 +148,7 @@ impl Circuit {
                 Transition::None
             }
             // It was sent before the circuit opened.
-            (State::Open { .. } | State::HalfOpen { .. }, _) => Transition::None,
+            (CircuitState::Open { .. } | CircuitState::HalfOpen { .. }, _) => Transition::None,
         }
     }
 
@@ -162,20 +156,20 @@ impl Circuit {
     pub(crate) fn gave_up(&mut self, admission: Admission) {
         if let Admission::Probe(number) = admission
             && self.state
-                == (State::HalfOpen {
+                == (CircuitState::HalfOpen {
                     probe: Some(number),
                 })
         {
-            self.state = State::HalfOpen { probe: None };
+            self.state = CircuitState::HalfOpen { probe: None };
         }
     }
 
     /// As a metric has it: 0 closed, 1 half open, 2 open.
     pub(crate) fn number(&self) -> i64 {
         match self.state {
-            State::Closed => 0,
-            State::HalfOpen { .. } => 1,
-            State::Open { .. } => 2,
+            CircuitState::Closed => 0,
+            CircuitState::HalfOpen { .. } => 1,
+            CircuitState::Open { .. } => 2,
         }
     }
 
@@ -200,7 +194,7 @@ impl Circuit {
         // Half of it is jitter, so that mirrors that lost one registry together do not come back together.
         let time = longest.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0));
         self.openings = self.openings.saturating_add(1);
-        self.state = State::Open { until: now + time };
+        self.state = CircuitState::Open { until: now + time };
         time
     }
 }

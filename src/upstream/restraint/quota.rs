@@ -34,11 +34,11 @@ pub(crate) struct Budget {
 #[derive(Default)]
 pub(crate) struct PullQuota {
     /// Guards a few small values; never held while waiting.
-    state: Mutex<State>,
+    state: Mutex<QuotaState>,
 }
 
 #[derive(Default)]
-struct State {
+struct QuotaState {
     stated: Option<(RateLimit, Instant)>,
     backoff: Backoff,
 }
@@ -108,7 +108,7 @@ impl PullQuota {
         change(&mut self.lock().backoff)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QuotaState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::metrics::Metrics;
-use crate::upstream::error::{Error, Limit};
+use crate::upstream::error::{Error, LimitKind};
 
 use super::backoff::{Backoff, not_asked};
 use super::jitter;
@@ -33,7 +33,7 @@ impl Throttle {
     /// Refuses while the limit against abuse lasts.
     pub(crate) fn check(&self) -> Result<(), Error> {
         match self.abuse().left(Instant::now()) {
-            Some(left) => Err(not_asked(Limit::Abuse, left)),
+            Some(left) => Err(not_asked(LimitKind::Abuse, left)),
             None => Ok(()),
         }
     }
@@ -41,7 +41,7 @@ impl Throttle {
     /// Notes a 429 that `account` met; returns how long not to ask. `told` is its Retry-After.
     pub(crate) fn strike(
         &self,
-        limit: Limit,
+        limit: LimitKind,
         told: Option<Duration>,
         account: &str,
         quota: &PullQuota,
@@ -52,8 +52,8 @@ impl Throttle {
             (backoff.strike(limit, told, now, jitter::fraction()), new)
         };
         let (pause, new) = match limit {
-            Limit::Quota => quota.with_backoff(strike),
-            Limit::Abuse => strike(&mut self.abuse()),
+            LimitKind::Quota => quota.with_backoff(strike),
+            LimitKind::Abuse => strike(&mut self.abuse()),
         };
         let (metrics, upstream) = (&self.metrics, &*self.namespace);
         let labels = [upstream, limit.as_str()];

@@ -1,6 +1,5 @@
 //! Connections to an upstream: TCP, TLS and proxies.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -70,7 +69,7 @@ pub(crate) fn connector(
         .wrap_connector(connector))
 }
 
-/// Whether NO_PROXY has a star. The matcher takes it for all names, but for no address: an upstream at
+/// Whether NO_PROXY has a star. The matcher applies it to all names but to no address: an upstream at
 /// `http://10.0.0.1` would still go through the proxy.
 fn all_direct() -> bool {
     ["no_proxy", "NO_PROXY"]
@@ -131,37 +130,29 @@ impl Service<Uri> for ProxyConnector {
     }
 
     fn call(&mut self, destination: Uri) -> Self::Future {
-        let Some(proxy) = self.proxies.intercept(&destination) else {
-            let connecting = self.tcp.call(destination);
-            return Box::pin(async move {
-                Ok(Stream {
-                    tcp: connecting.await?,
-                    proxied: false,
-                })
-            });
-        };
-        if destination.scheme_str() == Some("https") {
-            let mut tunnel = Tunnel::new(proxy.uri().clone(), self.tcp.clone());
-            if let Some(authorization) = proxy.basic_auth() {
-                tunnel = tunnel.with_auth(authorization.clone());
+        match self.proxies.intercept(&destination) {
+            None => stream(self.tcp.call(destination), false),
+            Some(proxy) if destination.scheme_str() == Some("https") => {
+                let mut tunnel = Tunnel::new(proxy.uri().clone(), self.tcp.clone());
+                if let Some(authorization) = proxy.basic_auth() {
+                    tunnel = tunnel.with_auth(authorization.clone());
+                }
+                stream(tunnel.call(destination), false)
             }
-            let connecting = tunnel.call(destination);
-            return Box::pin(async move {
-                Ok(Stream {
-                    tcp: connecting.await?,
-                    proxied: false,
-                })
-            });
+            // Plain HTTP is asked of the proxy itself, in absolute form; hyper does that when told.
+            Some(proxy) => stream(self.tcp.call(proxy.uri().clone()), true),
         }
-        // Plain HTTP is asked of the proxy itself, in absolute form; hyper does that when told.
-        let connecting = self.tcp.call(proxy.uri().clone());
-        Box::pin(async move {
-            Ok(Stream {
-                tcp: connecting.await?,
-                proxied: true,
-            })
-        })
     }
+}
+
+fn stream<E: Into<Error>>(
+    connecting: impl Future<Output = Result<TokioIo<TcpStream>, E>> + Send + 'static,
+    proxied: bool,
+) -> <ProxyConnector as Service<Uri>>::Future {
+    Box::pin(async move {
+        let tcp = connecting.await.map_err(Into::into)?;
+        Ok(Stream { tcp, proxied })
+    })
 }
 
 impl Connection for Stream {

@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 
 use super::connect::{self, Connector, Proxies};
 use super::settings::{ConnectionSettings, Timeouts};
-use crate::upstream::error::{Error, FailedTry, StartError};
+use crate::upstream::error::{CertificateError, Error, FailedTry};
 
 /// What the mirror calls itself towards upstreams.
 pub(crate) const AGENT: &str = concat!("pierglass/", env!("CARGO_PKG_VERSION"));
@@ -44,13 +44,11 @@ impl Http {
         is_registry: bool,
         settings: &ConnectionSettings,
         metrics: Arc<Metrics>,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, CertificateError> {
         let proxies = Proxies::new(settings);
         let connector = connect::connector(settings, proxies.clone());
-        let connector = connector.map_err(|detail| StartError {
-            namespace: namespace.to_owned(),
-            detail,
-        })?;
+        let connector = connector
+            .map_err(|detail| CertificateError(format!("upstream {namespace}: {detail}")))?;
         let pool = legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(60))
             .pool_timer(TokioTimer::new())
@@ -192,7 +190,7 @@ pub(crate) struct Body {
     incoming: Incoming,
     idle: Duration,
     bytes: prometheus::IntCounter,
-    /// What is still to come, if that was announced.
+    /// How much is still to come, if that was announced.
     left: Option<u64>,
     /// Noted when it breaks off.
     breaks: Option<Arc<Breaks>>,
@@ -244,7 +242,7 @@ impl Body {
                     )));
                 }
                 Some(Ok(frame)) => {
-                    // Trailers are of no interest.
+                    // Trailers are ignored.
                     if let Ok(bytes) = frame.into_data() {
                         self.bytes.inc_by(bytes.len() as u64);
                         return Ok(Some(bytes));

@@ -1,4 +1,4 @@
-//! Origins and hosts: where credentials may follow, and where nobody is sent.
+//! Origins and hosts: what decides where credentials may be sent and where a request may go.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -8,7 +8,7 @@ use http::uri::Scheme;
 /// Scheme, host and port (RFC 6454).
 pub(crate) type Origin = (Option<Scheme>, Option<String>, Option<u16>);
 
-/// What decides whether credentials may follow.
+/// The origin of a URL; the default port counts as written.
 pub(crate) fn origin(uri: &Uri) -> Origin {
     let port = uri.port_u16().or_else(|| match uri.scheme_str() {
         Some("https") => Some(443),
@@ -29,7 +29,7 @@ pub(crate) fn same_domain(a: &str, b: &str) -> bool {
     ip(&a).is_none() && ip(&b).is_none() && domain(&a).is_some() && domain(&a) == domain(&b)
 }
 
-/// An address, also in the spellings that resolvers take for one: `2130706433`, `127.1`, `0x7f.1`.
+/// An address, also in the other spellings that resolvers accept: `2130706433`, `127.1`, `0x7f.1`.
 fn ip(host: &str) -> Option<IpAddr> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host.parse()
@@ -62,7 +62,7 @@ pub(crate) fn is_loopback(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || ip(host).is_some_and(|ip| ip.is_loopback())
 }
 
-/// Addresses that are not of the public internet, as far as a literal shows it.
+/// Whether a host, as written, is an address that is not public.
 pub(crate) fn is_private(host: &str) -> bool {
     let private = match ip(host) {
         None => false,
@@ -74,7 +74,7 @@ pub(crate) fn is_private(host: &str) -> bool {
     private || is_local(host)
 }
 
-/// This machine, and what is only on its own link: where clouds keep the credentials of a machine.
+/// Whether a host, as written, is this machine or on its own link, where clouds serve the credentials of a machine.
 pub(crate) fn is_local(host: &str) -> bool {
     let v4 = |ip: Ipv4Addr| ip.is_loopback() || ip.is_link_local() || ip.is_unspecified();
     match ip(host) {

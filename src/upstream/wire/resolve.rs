@@ -1,7 +1,7 @@
-//! Names to addresses, a few at a time.
+//! Resolves names to addresses, a few at a time.
 //!
-//! The system's resolver blocks a thread, which nobody can take back from it, and those threads also read the disk. A
-//! resolver that hangs keeps no more of them than there are places.
+//! The system's resolver blocks a thread and cannot be stopped, and the same threads read the disk. The number of
+//! lookups is limited, so that a resolver that hangs takes only a few of them.
 
 use std::future::Future;
 use std::io;
@@ -14,10 +14,10 @@ use hyper_util::client::legacy::connect::dns::Name;
 use tokio::sync::Semaphore;
 use tower_service::Service;
 
-/// Lookups at a time for one origin. The runtime has 512 threads for what blocks.
+/// Lookups at a time for one origin. The runtime has 512 threads for blocking work.
 const PLACES: usize = 8;
 
-/// Asks the system, as every other program does.
+/// Asks the system's resolver.
 #[derive(Clone)]
 pub(crate) struct Resolver {
     places: Arc<Semaphore>,
@@ -48,7 +48,7 @@ impl Service<Name> for Resolver {
     }
 }
 
-/// Runs what blocks, once there is a place. The place is given back when it ends, not when nobody waits any more.
+/// Runs blocking work when a place is free. The place is free again when the work ends, not when its caller gives up.
 async fn limited<T: Send + 'static>(
     places: Arc<Semaphore>,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -89,7 +89,7 @@ mod tests {
         while started.load(Ordering::SeqCst) < PLACES {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        // Those who gave up do not give the threads back.
+        // Giving up does not free the threads.
         lookups.iter().for_each(tokio::task::JoinHandle::abort);
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(resolver.places.available_permits(), 0);

@@ -1,4 +1,4 @@
-//! How connections to one upstream are made.
+//! What the configuration says of connections.
 
 use std::path::PathBuf;
 use std::time::Duration;
