@@ -170,13 +170,11 @@ fn mirror(
     metrics: &Arc<Metrics>,
 ) -> Result<Arc<Mirror>, upstream::CertificateError> {
     let sites = config.sites(|configured| {
-        Ok(Site {
-            upstream: Arc::new(Upstream::new(configured.settings.clone(), metrics)?),
-            policy: configured.policy.clone(),
-            held: None,
-        })
+        let upstream = Upstream::new(configured.settings.clone(), metrics)?;
+        let freshness = configured.freshness.clone();
+        Ok(Arc::new(Site::new(upstream, freshness)))
     })?;
-    Ok(Mirror::new(store, sites, Arc::clone(metrics)))
+    Ok(Mirror::new(store, sites, metrics))
 }
 
 async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {

@@ -107,9 +107,9 @@ where
         self.sender.send_replace(Some(value));
     }
 
-    /// Makes the flight unjoinable: whoever asks from now on starts a new one.
+    /// Makes the flight unjoinable: who asks from now on starts a new one.
     ///
-    /// Called before a failure becomes visible, so that nobody joins a flight that has failed.
+    /// Called before a failure becomes visible, so that a flight that has failed is never joined.
     pub(crate) fn retire(&mut self) {
         if let Some(key) = self.key.take() {
             self.flights.slots().remove(&key);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_joins_a_retired_flight() {
+    async fn a_retired_flight_is_not_joined() {
         let flights = Arc::new(Flights::<&str, u8>::default());
         let (first, _) = flights.join("a", |mut slot| async move {
             slot.retire();

@@ -144,8 +144,8 @@ fn resolve(
     );
     let log = log(&mut Lookup::new(written.plain(keys::LOG), mistakes));
     let freshness = &mut Lookup::new(written.plain(keys::FRESHNESS), mistakes);
-    let policy = freshness::resolve(freshness, None);
-    let common = policy.as_ref().ok();
+    let common = freshness::resolve(freshness, None);
+    let common = common.as_ref().ok();
     let upstreams = upstreams::resolve(&written.upstreams, common, environment, mistakes);
     Ok(Config {
         server: server?,

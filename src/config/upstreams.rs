@@ -11,7 +11,7 @@ use super::mistake::{Fault, Location, Mistakes, Reported};
 use super::value::{self, Value};
 use super::written::Section;
 use super::{credentials, freshness, url};
-use crate::mirror::freshness::Policy;
+use crate::mirror::freshness::Freshness;
 use crate::oci::name::Namespace;
 use crate::secret::Secret;
 use crate::sites::hub;
@@ -25,7 +25,7 @@ pub(crate) struct UpstreamConfig {
     /// Whether requests without a namespace go here.
     pub default: bool,
     /// How long its answers are believed.
-    pub policy: Policy,
+    pub freshness: Freshness,
 }
 
 /// What is mirrored when the configuration names no upstream.
@@ -50,10 +50,10 @@ enum Mark {
 
 /// Resolves the upstreams in the order they were written; the well-known registries if there are none.
 ///
-/// `common` is the policy of `[freshness]`, for what an upstream leaves out; `None` if that one is wrong.
+/// `common` is what `[freshness]` says, for what an upstream leaves out; `None` if that one is wrong.
 pub(super) fn resolve(
     written: &[Section],
-    common: Option<&Policy>,
+    common: Option<&Freshness>,
     environment: &Environment,
     mistakes: &mut Mistakes,
 ) -> Result<Vec<UpstreamConfig>, Reported> {
@@ -192,7 +192,7 @@ fn upstream(
     lookup: &mut Lookup<'_>,
     namespace: Result<Namespace, Reported>,
     default: bool,
-    common: Option<&Policy>,
+    common: Option<&Freshness>,
     environment: &Environment,
 ) -> Result<UpstreamConfig, Reported> {
     let url = url_of(lookup, namespace.as_ref());
@@ -202,7 +202,7 @@ fn upstream(
     let realms = lookup.required(&keys::UPSTREAM_REALMS, url::hosts);
     let proxy = lookup.optional(&keys::UPSTREAM_PROXY, url::proxy);
     let timeouts = timeouts(lookup);
-    let policy = freshness::resolve(lookup, common);
+    let freshness = freshness::resolve(lookup, common);
 
     let settings = Settings {
         namespace: namespace?,
@@ -219,7 +219,7 @@ fn upstream(
     Ok(UpstreamConfig {
         settings,
         default,
-        policy: policy?,
+        freshness: freshness?,
     })
 }
 

@@ -48,6 +48,53 @@ pub enum Selection {
     Unsatisfiable,
 }
 
+/// Bytes of a representation from `from` on: up to `to`, exclusive, or to its end, wherever that is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Span {
+    pub(crate) from: u64,
+    pub(crate) to: Option<u64>,
+}
+
+impl From<u64> for Span {
+    /// To the end.
+    fn from(from: u64) -> Self {
+        Self { from, to: None }
+    }
+}
+
+impl From<Range<u64>> for Span {
+    fn from(range: Range<u64>) -> Self {
+        Self {
+            from: range.start,
+            to: Some(range.end),
+        }
+    }
+}
+
+impl Span {
+    /// What there can be of it in a representation of this length, if that is known.
+    pub(crate) fn within(self, length: Option<u64>) -> Self {
+        let to = match (self.to, length) {
+            (Some(to), Some(length)) => Some(to.min(length)),
+            (to, length) => to.or(length),
+        };
+        Self { to, ..self }
+    }
+
+    /// The `Range` header that asks for it (RFC 9110 14.1.1). It must not be empty.
+    pub(crate) fn header(self) -> String {
+        match self.to {
+            Some(to) => format!("bytes={}-{}", self.from, to.saturating_sub(1)),
+            None => format!("bytes={}-", self.from),
+        }
+    }
+
+    /// Whether an answer with the bytes `got` is an answer to it: all of it, or its beginning (RFC 9110 15.3.7).
+    pub(crate) fn is_answered_by(self, got: &Range<u64>) -> bool {
+        got.start == self.from && !got.is_empty() && self.to.is_none_or(|to| got.end <= to)
+    }
+}
+
 /// Parses a `Range` header. A number too large to hold is as good as the largest: no representation
 /// is that long.
 pub fn parse(value: &HeaderValue) -> Parsed {

@@ -1,20 +1,20 @@
-//! How long what is remembered of a tag may be used, and what may be spent on asking. Pure: time is an argument, the
-//! answer is a value.
+//! How long a tag or a list may be served without asking upstream, and whether a pull may be spent on a newer one.
+//! Pure: time is an argument, the answer is a value.
 
 use std::time::Duration;
 
-use crate::upstream::Budget;
+use crate::sites::budget::Budget;
 
-/// What an operator allows, per upstream.
+/// What an operator allows, for each upstream.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Policy {
+pub(crate) struct Freshness {
     /// A tag is served this long without asking upstream.
     pub tag_ttl: Duration,
     /// How old a tag may be and still be served when upstream does not answer.
     pub max_stale: Duration,
     /// How long "not there" is believed.
     pub negative_ttl: Duration,
-    /// How long upstream may be silent before a stale answer is served in its stead.
+    /// How long upstream may be silent before a stale answer is served instead.
     pub stale_after: Duration,
     /// The last part of the pull quota, in percent, that is kept for what is not stored.
     pub quota_reserve: u8,
@@ -23,10 +23,10 @@ pub(crate) struct Policy {
 /// How many times longer than `tag_ttl` a tag is fresh when the reserve of the quota is reached.
 const STRETCH: f64 = 10.0;
 
-impl Policy {
-    /// As it is, or with a longer `tag_ttl` if the pull quota runs low: that grows from the moment on that twice
-    /// the reserve is left. Asking about a tag is free, but a tag that moved costs a pull; one that moves ten times
-    /// while it counts as fresh costs one.
+impl Freshness {
+    /// The same, with a longer `tag_ttl` if the pull quota runs low: it grows once less than twice the reserve is left.
+    /// Asking about a tag is free, but a tag that moved costs a pull; one that moves ten times while it counts as fresh
+    /// costs one.
     pub(crate) fn under(&self, budget: Option<Budget>) -> Self {
         let stretch = budget.map_or(1.0, |budget| self.stretch(budget));
         let longest = self.max_stale.max(self.tag_ttl);
@@ -46,7 +46,7 @@ impl Policy {
         1.0 + (STRETCH - 1.0) * used
     }
 
-    /// Whether a pull may be spent on what an older one is stored of: only if that leaves the reserve alone.
+    /// Whether a newer manifest may be fetched in place of a stored one: only if that leaves the reserve untouched.
     pub(crate) fn may_spend(&self, budget: Option<Budget>) -> bool {
         let Some(Budget { limit, remaining }) = budget else {
             return true;
@@ -56,9 +56,9 @@ impl Policy {
     }
 }
 
-/// What to do about a tag that is remembered.
+/// What to do about a tag that is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Freshness {
+pub(crate) enum Phase {
     /// Serve it; upstream need not be asked for this much longer.
     Fresh(Duration),
     /// Ask upstream; serve it if there is no answer.
@@ -71,21 +71,21 @@ pub(crate) enum Freshness {
 ///
 /// `None` is an age that cannot be: confirmed in the future, by a clock that was set back since. Such a tag is
 /// stale, or it would stay fresh until the clock has caught up.
-pub(crate) fn decide(age: Option<Duration>, policy: &Policy) -> Freshness {
+pub(crate) fn decide(age: Option<Duration>, freshness: &Freshness) -> Phase {
     let Some(age) = age else {
-        return Freshness::Stale;
+        return Phase::Stale;
     };
-    if let Some(left) = policy
+    if let Some(left) = freshness
         .tag_ttl
         .checked_sub(age)
         .filter(|left| !left.is_zero())
     {
-        return Freshness::Fresh(left);
+        return Phase::Fresh(left);
     }
-    if age <= policy.max_stale {
-        Freshness::Stale
+    if age <= freshness.max_stale {
+        Phase::Stale
     } else {
-        Freshness::Expired
+        Phase::Expired
     }
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn decide(age: Option<Duration>, policy: &Policy) -> Freshness {
 mod tests {
     use super::*;
 
-    const POLICY: Policy = Policy {
+    const RULES: Freshness = Freshness {
         tag_ttl: Duration::from_secs(60),
         max_stale: Duration::from_secs(600),
         negative_ttl: Duration::from_secs(10),
@@ -110,67 +110,67 @@ mod tests {
 
     #[test]
     fn a_tag_stays_fresh_longer_as_the_quota_falls() {
-        let ttl = |budget| POLICY.under(budget).tag_ttl.as_secs();
+        let ttl = |budget| RULES.under(budget).tag_ttl.as_secs();
         assert_eq!(ttl(None), 60, "nothing is limited");
         assert_eq!([ttl(left(100)), ttl(left(50))], [60, 60]);
         assert!(ttl(left(40)) > 60 && ttl(left(40)) < ttl(left(30)));
         assert_eq!([ttl(left(25)), ttl(left(0))], [600, 600]);
-        let short = Policy {
+        let short = Freshness {
             max_stale: Duration::from_secs(100),
-            ..POLICY
+            ..RULES
         };
         assert_eq!(
             short.under(left(0)).tag_ttl.as_secs(),
             100,
             "max_stale is a promise"
         );
-        let off = Policy {
+        let off = Freshness {
             quota_reserve: 0,
-            ..POLICY
+            ..RULES
         };
         assert_eq!(off.under(left(0)), off);
     }
 
     #[test]
     fn the_reserve_is_not_spent_on_what_is_stored() {
-        assert!(POLICY.may_spend(None));
-        assert!(POLICY.may_spend(left(26)));
+        assert!(RULES.may_spend(None));
+        assert!(RULES.may_spend(left(26)));
         for remaining in [25, 1, 0] {
-            assert!(!POLICY.may_spend(left(remaining)), "{remaining}");
+            assert!(!RULES.may_spend(left(remaining)), "{remaining}");
         }
-        let off = Policy {
+        let off = Freshness {
             quota_reserve: 0,
-            ..POLICY
+            ..RULES
         };
         assert!(off.may_spend(left(0)));
-        let all = Policy {
+        let all = Freshness {
             quota_reserve: 100,
-            ..POLICY
+            ..RULES
         };
         assert!(!all.may_spend(left(100)));
     }
 
     #[test]
     fn a_tag_is_fresh_then_stale_then_expired() {
-        let at = |seconds| decide(Some(Duration::from_secs(seconds)), &POLICY);
-        assert_eq!(at(0), Freshness::Fresh(Duration::from_secs(60)));
-        assert_eq!(at(59), Freshness::Fresh(Duration::from_secs(1)));
-        assert_eq!(at(60), Freshness::Stale);
-        assert_eq!(at(600), Freshness::Stale);
-        assert_eq!(at(601), Freshness::Expired);
+        let at = |seconds| decide(Some(Duration::from_secs(seconds)), &RULES);
+        assert_eq!(at(0), Phase::Fresh(Duration::from_secs(60)));
+        assert_eq!(at(59), Phase::Fresh(Duration::from_secs(1)));
+        assert_eq!(at(60), Phase::Stale);
+        assert_eq!(at(600), Phase::Stale);
+        assert_eq!(at(601), Phase::Expired);
     }
 
     #[test]
     fn a_tag_from_the_future_is_asked_about() {
-        assert_eq!(decide(None, &POLICY), Freshness::Stale);
+        assert_eq!(decide(None, &RULES), Phase::Stale);
     }
 
     #[test]
     fn without_a_ttl_every_request_asks_upstream() {
-        let policy = Policy {
+        let rules = Freshness {
             tag_ttl: Duration::ZERO,
-            ..POLICY
+            ..RULES
         };
-        assert_eq!(decide(Some(Duration::ZERO), &policy), Freshness::Stale);
+        assert_eq!(decide(Some(Duration::ZERO), &rules), Phase::Stale);
     }
 }

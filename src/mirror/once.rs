@@ -1,62 +1,138 @@
-//! What upstream said it does not have, or will not give: believed for a moment, so that a loop of
-//! requests for a typo does not become a loop of requests upstream.
+//! Asking upstream once for all who want the same thing, and believing for a moment what it refuses.
+//!
+//! Without the second, a loop of requests for a name that is mistyped would be a loop of requests upstream.
 
-use std::time::{Duration, Instant};
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Instant;
 
 use moka::sync::Cache;
 
+use crate::flight::{Flights, Landing};
 use crate::oci::name::QualifiedName;
 use crate::upstream;
 
-/// Enough for any moment; each is a name and an error.
-const MAX_ENTRIES: u64 = 20_000;
+use super::answer::Outcome;
+use super::site::{Context, Site};
 
-/// Refusals by repository and reference or digest.
-pub(super) struct Negatives {
-    entries: Cache<(QualifiedName, String), (upstream::Error, Instant)>,
+/// What a question to upstream brings.
+pub(super) type Answered<T> = Result<T, upstream::Error>;
+
+/// Enough for any moment; each is a name and an error.
+const MAX_REFUSALS: u64 = 20_000;
+
+/// The questions of one kind that are under way. Each is about something of a repository.
+pub(super) struct Once<W, V> {
+    under_way: Arc<Flights<(QualifiedName, W), Answered<V>>>,
+    refusals: Refusals,
 }
 
-impl Default for Negatives {
-    fn default() -> Self {
+impl<W, V> Once<W, V>
+where
+    W: Hash + Eq + Clone + ToString + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// Questions whose refusals are remembered in `refusals`.
+    pub(super) fn new(refusals: &Refusals) -> Self {
         Self {
-            entries: Cache::new(MAX_ENTRIES),
+            under_way: Arc::default(),
+            refusals: refusals.clone(),
         }
+    }
+
+    /// Joins the question about `what` if it is under way, else starts it with `work`, which goes on if the client
+    /// leaves. The outcome is that of an answer which is new.
+    pub(super) fn ask<F>(
+        &self,
+        context: &Context,
+        name: &QualifiedName,
+        what: &W,
+        work: impl FnOnce(Context, QualifiedName, W) -> F,
+    ) -> (Asked<V>, Outcome)
+    where
+        F: Future<Output = Answered<V>> + Send + 'static,
+    {
+        let work = work(context.clone(), name.clone(), what.clone());
+        let (refusals, site) = (self.refusals.clone(), Arc::clone(&context.site));
+        let key = (name.clone(), what.clone());
+        let id = key.clone();
+        join(&self.under_way, key, async move {
+            let answered = work.await;
+            if let Err(error) = &answered {
+                refusals.note(&site, &id.0, &id.1, error);
+            }
+            answered
+        })
     }
 }
 
-impl Negatives {
-    /// The refusal that is still believed.
-    pub(super) fn get(
-        &self,
-        name: &QualifiedName,
-        what: &impl ToString,
-    ) -> Option<upstream::Error> {
+/// Joins the flight for `key`, or starts it with `work`.
+pub(super) fn join<K, V, F>(
+    flights: &Arc<Flights<K, Answered<V>>>,
+    key: K,
+    work: F,
+) -> (Asked<V>, Outcome)
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+    F: Future<Output = Answered<V>> + Send + 'static,
+{
+    let (landing, role) = flights.join(key, |slot| async move { slot.publish(work.await) });
+    (Asked(landing), role.into())
+}
+
+/// A question that is under way.
+pub(super) struct Asked<V>(Landing<Answered<V>>);
+
+impl<V: Clone> Asked<V> {
+    pub(super) async fn answer(self) -> Answered<V> {
+        let called_off = |_| {
+            Err(upstream::Error::Unavailable(
+                "the request was called off".into(),
+            ))
+        };
+        self.0.value().await.unwrap_or_else(called_off)
+    }
+}
+
+/// What upstream says it does not have, or will not give, by repository and reference. All clones are the same one.
+#[derive(Clone)]
+pub(super) struct Refusals(Cache<(QualifiedName, String), (upstream::Error, Instant)>);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self(Cache::new(MAX_REFUSALS))
+    }
+}
+
+impl Refusals {
+    /// Fails with the refusal that is still believed.
+    pub(super) fn check(&self, name: &QualifiedName, what: &impl ToString) -> Answered<()> {
         let key = (name.clone(), what.to_string());
-        let (error, until) = self.entries.get(&key)?;
-        if Instant::now() < until {
-            return Some(error);
+        match self.0.get(&key) {
+            Some((error, until)) if Instant::now() < until => Err(error),
+            Some(_) => {
+                self.0.invalidate(&key);
+                Ok(())
+            }
+            None => Ok(()),
         }
-        self.entries.invalidate(&key);
-        None
     }
 
     /// Remembers a refusal; errors that are not one are not remembered.
     pub(super) fn note(
         &self,
+        site: &Site,
         name: &QualifiedName,
         what: &impl ToString,
         error: &upstream::Error,
-        ttl: Duration,
     ) {
-        if matches!(
-            error,
-            upstream::Error::NotFound | upstream::Error::Denied { .. }
-        ) && !ttl.is_zero()
-        {
-            self.entries.insert(
-                (name.clone(), what.to_string()),
-                (error.clone(), Instant::now() + ttl),
-            );
+        use upstream::Error::{Denied, NotFound};
+        let ttl = site.freshness().negative_ttl;
+        if matches!(error, NotFound | Denied { .. }) && !ttl.is_zero() {
+            let until = Instant::now() + ttl;
+            let key = (name.clone(), what.to_string());
+            self.0.insert(key, (error.clone(), until));
         }
     }
 }

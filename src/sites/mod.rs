@@ -4,8 +4,10 @@
 //! freshness there, a command that only spells an image's name keeps nothing. The table is built once from the
 //! configuration and never changes; a new configuration is a new table. It knows no network, no disk and no clock.
 //!
-//! Reading order: this file (the table), [`hub`] (all that is special about Docker Hub).
+//! Reading order: this file (the table), [`hub`] (all that is special about Docker Hub), [`budget`] (the pull quota of
+//! a site, which its upstream writes and the mirror reads).
 
+pub(crate) mod budget;
 pub(crate) mod hub;
 
 use std::collections::HashMap;

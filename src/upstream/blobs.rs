@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use http::{Method, StatusCode, header};
 
-use crate::headers::range::parse_content_range;
+use crate::headers::range::{Span, parse_content_range};
 use crate::oci::digest::Digest;
 use crate::oci::endpoint::Endpoint;
 use crate::oci::name::Repository;
@@ -49,7 +49,7 @@ pub(super) async fn head(
     let reply = turn.client.send(&question, turn.until).await?;
     if NO_HEAD.contains(&reply.status.as_u16()) {
         // A GET of its first byte says the same; a longer body is not read.
-        let first = get(turn, repository, digest, Some(0..1)).await?;
+        let first = get(turn, repository, digest, Some((0..1).into())).await?;
         return Ok(first.size);
     }
     Ok(content_length(&reply.headers))
@@ -59,13 +59,10 @@ pub(super) async fn get(
     turn: Turn<'_>,
     repository: &Repository,
     digest: &Digest,
-    part: Option<Range<u64>>,
+    part: Option<Span>,
 ) -> Result<FetchedBlob, Error> {
     let question = Question {
-        range: part.as_ref().map(|part| match part.end {
-            u64::MAX => format!("bytes={}-", part.start),
-            end => format!("bytes={}-{}", part.start, end.saturating_sub(1)),
-        }),
+        range: part.map(Span::header),
         answers: NO_SUCH_PART,
         patient: turn.last,
         ..Question::new(Method::GET, endpoint(repository, digest))
@@ -86,7 +83,7 @@ pub(super) async fn get(
         .get(header::CONTENT_RANGE)
         .and_then(parse_content_range);
     match (stated, part) {
-        (Some((got, size)), Some(asked)) if is_answer(&got, size, &asked) => Ok(FetchedBlob {
+        (Some((got, size)), Some(asked)) if asked.is_answered_by(&got) => Ok(FetchedBlob {
             size,
             part: Some(got),
             body: reply.body,
@@ -95,12 +92,4 @@ pub(super) async fn get(
             "upstream sent another part of the blob than was asked for",
         )),
     }
-}
-
-/// Whether a part of a blob is the one that was asked for, or its beginning.
-fn is_answer(got: &Range<u64>, size: Option<u64>, asked: &Range<u64>) -> bool {
-    got.start == asked.start
-        && got.end <= asked.end
-        && got.end > got.start
-        && size.is_none_or(|size| got.end <= size)
 }

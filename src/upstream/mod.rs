@@ -19,15 +19,16 @@ mod search;
 mod settings;
 mod wire;
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::headers::range::Span;
 use crate::metrics::Metrics;
 use crate::oci::digest::Digest;
-use crate::oci::name::{Namespace, QualifiedName, Reference, Repository, Tag};
+use crate::oci::name::{Namespace, Reference, Repository, Tag};
 use crate::oci::referrers::Referrers;
+use crate::sites::budget::Pulls;
 use crate::sites::hub;
 
 pub(crate) use blobs::FetchedBlob;
@@ -36,7 +37,6 @@ pub(crate) use login::kinds::Login;
 pub(crate) use login::password::Password;
 pub(crate) use manifests::{FetchedManifest, ManifestHead};
 pub(crate) use probe::Probe;
-pub(crate) use restraint::quota::Budget;
 pub(crate) use settings::Settings;
 pub(crate) use wire::http::Body;
 pub(crate) use wire::settings::{ConnectionSettings, Proxy, Timeouts};
@@ -64,11 +64,6 @@ impl Upstream {
     /// The name clients choose it by.
     pub(crate) fn namespace(&self) -> &Namespace {
         &self.settings.namespace
-    }
-
-    /// The full name of one of its repositories.
-    pub(crate) fn qualify(&self, repository: &Repository) -> QualifiedName {
-        QualifiedName::new(self.settings.namespace.clone(), repository.clone())
     }
 
     /// Asks which manifest a reference is, without fetching it: free of quota on Docker Hub.
@@ -109,18 +104,15 @@ impl Upstream {
             .await
     }
 
-    /// Fetches a blob, or a part of it; a part that ends at `u64::MAX` is the rest of the blob. The bytes are still to
-    /// come and are not verified here.
+    /// Fetches a blob, or a part of it. The bytes are still to come and are not verified here.
     pub(crate) async fn get_blob(
         &self,
         repository: &Repository,
         digest: &Digest,
-        part: Option<Range<u64>>,
+        part: Option<Span>,
     ) -> Result<FetchedBlob, Error> {
         self.endpoints
-            .first_answer(true, |turn| {
-                blobs::get(turn, repository, digest, part.clone())
-            })
+            .first_answer(true, |turn| blobs::get(turn, repository, digest, part))
             .await
     }
 
@@ -154,23 +146,10 @@ impl Upstream {
         self.endpoints.distrust();
     }
 
-    /// The best remaining quota among the accounts; `None` if one of them is unknown or unlimited.
-    pub(crate) fn budget(&self) -> Option<Budget> {
-        let share = |budget: &Budget| {
-            // In thousandths: quotas are small numbers.
-            u128::from(budget.remaining) * 1000 / u128::from(budget.limit.max(1))
-        };
-        let mut best = None;
-        for account in self.endpoints.registry().accounts() {
-            let budget = account.quota().budget()?;
-            if best
-                .as_ref()
-                .is_none_or(|best| share(best) <= share(&budget))
-            {
-                best = Some(budget);
-            }
-        }
-        best
+    /// The pull quota of each account, kept up to date for whoever reads it.
+    pub(crate) fn pulls(&self) -> Vec<Pulls> {
+        let accounts = self.endpoints.registry().accounts().iter();
+        accounts.map(|account| account.quota().pulls()).collect()
     }
 
     /// One probe for each account, then for each endpoint that is asked before the registry.

@@ -73,13 +73,13 @@ fn an_upstream_inherits_freshness_and_may_differ() {
     let config = parse(text).unwrap();
     let quay = upstream_of(&config, "quay.io");
     assert_eq!(
-        (quay.policy.tag_ttl, quay.policy.max_stale),
+        (quay.freshness.tag_ttl, quay.freshness.max_stale),
         (Duration::ZERO, Duration::from_secs(86_400))
     );
     assert!(matches!(quay.settings.connection.proxy, Proxy::Direct));
     assert_eq!(quay.settings.realms, ["auth.example.com:8443"]);
     assert_eq!(
-        upstream_of(&config, "docker.io").policy.tag_ttl,
+        upstream_of(&config, "docker.io").freshness.tag_ttl,
         Duration::from_secs(300)
     );
 }
@@ -109,7 +109,7 @@ fn further_credentials_and_endpoints_are_lists() {
         endpoints,
         ["https://mirror.gcr.io/", "http://near:5000/hub"]
     );
-    assert_eq!(upstream.policy.quota_reserve, 40);
+    assert_eq!(upstream.freshness.quota_reserve, 40);
     assert!(!format!("{config:?}").contains(SECRET));
     let inline = "[upstream.\"docker.io\"]\nmore_credentials = [{ username = \"a\", password = \"hunter2\" }]";
     assert_eq!(parse(inline).unwrap().upstreams[0].settings.logins.len(), 2);

@@ -1,8 +1,8 @@
-//! Reading ahead of a fill: wait for it, or fetch the bytes on their own? The decision is pure.
+//! Reading ahead of a fill: wait for it, or fetch the bytes separately? The decision is pure.
 //!
-//! Lazy pullers read a few kilobytes here and there of a blob nobody has yet, and parallel pullers ask for
-//! its second half before its first is in. Waiting for the fill costs time, fetching costs upstream the
-//! same bytes twice.
+//! Lazy pullers read a few kilobytes here and there of a blob that is not stored yet, and parallel pullers ask for its
+//! second half before its first has arrived. Waiting for the fill costs time; fetching costs upstream the same bytes
+//! twice.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -14,11 +14,11 @@ pub(crate) use crate::store::blobs::reader::Pace;
 pub(crate) enum Ahead {
     /// The fill gets there soon; look again after this long at the latest.
     Wait(Duration),
-    /// Fetch these bytes from upstream, and then decide anew.
+    /// Fetch these bytes from upstream, and then decide again.
     Fetch(Range<u64>),
 }
 
-/// A request for no more than this is somebody looking something up, who waits for the answer.
+/// A request for no more than this is a look-up, whose client waits for the answer.
 const SMALL: u64 = 2 * 1024 * 1024;
 /// The most that is fetched at a time: what a client costs upstream that hangs up after its first bytes.
 const WINDOW: u64 = 2 * 1024 * 1024;
@@ -26,9 +26,9 @@ const WINDOW: u64 = 2 * 1024 * 1024;
 const TOGETHER: usize = 8;
 /// A fill this near is waited for however slow it is: a request of its own would take as long.
 const NEAR: u64 = 64 * 1024;
-/// How long somebody waits who asked for little, and who asked for much. Who asked for much will read what the
-/// fill brings for longer than that, and each byte fetched for them slows the fill down; yet nobody is left
-/// without a byte for so long that somebody between here and there gives the connection up.
+/// How long a client waits that asked for little, and one that asked for much. The second will read what the fill
+/// brings for longer than that, and each byte fetched for it slows the fill down; but a connection without a byte for
+/// longer is closed by what stands between the client and here.
 const PATIENCE_SMALL: Duration = Duration::from_millis(30);
 const PATIENCE_LARGE: Duration = Duration::from_secs(20);
 /// How long a fill must run before its pace says anything about much: transfers start slowly.

@@ -1,21 +1,26 @@
-//! A fill: one blob on its way from upstream into the store, whoever is watching.
+//! Fills: blobs on their way from upstream into the store, one transfer of a blob however many clients read along.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use moka::sync::Cache;
 
-use crate::flight::Slot;
+use crate::flight::{Flights, Slot};
+use crate::headers::range::Span;
+use crate::metrics::Metrics;
+use crate::mirror::answer::Outcome;
+use crate::mirror::once::{Answered, Refusals};
+use crate::mirror::site::{Context, Site};
 use crate::oci::digest::Digest;
 use crate::oci::name::{Namespace, QualifiedName};
-use crate::store::NoRoom;
 use crate::store::blobs::ingest::{Growing, Ingest, IngestError};
 use crate::store::blobs::partial::Partial;
 use crate::store::blobs::progress::Failure;
+use crate::store::{NoRoom, Store};
 use crate::upstream::{self, Body, FetchedBlob};
 
 use super::source::{Perseverance, Source, skip};
-use crate::mirror::{Mirror, Site};
 
 /// How much may be read from upstream while the disk is busy with what came before: the most memory a
 /// fill takes, twice.
@@ -24,158 +29,230 @@ const BATCH: usize = 512 * 1024;
 const STEP: usize = 256 * 1024;
 /// How long a step waits to be enough: what 256 KiB take at 50 MB/s.
 const MOMENT: Duration = Duration::from_millis(5);
+/// Few blobs are larger than a store; each is a digest.
+const MAX_OUTGROWN: u64 = 1000;
+/// The store may have more room by then.
+const OUTGROWN_FOR: Duration = Duration::from_secs(3600);
+
 /// What a fill tells those who wait for it, as soon as upstream's header is in.
 #[derive(Clone)]
-pub(in crate::mirror) struct Fill {
+pub(super) struct Fill {
     /// The repository it was asked for under.
-    pub(in crate::mirror) name: QualifiedName,
-    pub(in crate::mirror) filling: Result<Filling, upstream::Error>,
+    pub(super) name: QualifiedName,
+    pub(super) landed: Answered<Landed>,
 }
 
-/// What became of upstream's yes.
+impl Fill {
+    /// How long the blob is, if it goes into the store and upstream said so.
+    pub(super) fn size(&self) -> Option<u64> {
+        match &self.landed {
+            Ok(Landed::Growing(growing)) => growing.size(),
+            Ok(Landed::NoRoom(_)) | Err(_) => None,
+        }
+    }
+}
+
+/// How a body that upstream sends is handled.
 #[derive(Clone)]
-pub(in crate::mirror) enum Filling {
+pub(super) enum Landed {
     /// It goes into the store; read along.
     Growing(Growing),
-    /// There is no room for it. The first to come may have the body that is open already.
-    NoRoom(Arc<Spare>),
+    /// The store has no room for it, so each client needs a body of its own.
+    NoRoom(Arc<OpenBody>),
 }
 
-/// An open body for whoever takes it first.
-pub(in crate::mirror) struct Spare(Mutex<Option<FetchedBlob>>);
+/// The body that the fill had opened before it found no room: the first client takes it.
+pub(super) struct OpenBody(Mutex<Option<FetchedBlob>>);
 
-impl Spare {
-    /// The body, if nobody has taken it and it was asked for under the name it is wanted for.
-    pub(in crate::mirror) fn take_for(
-        &self,
-        filled_as: &QualifiedName,
-        name: &QualifiedName,
-    ) -> Option<FetchedBlob> {
-        if filled_as != name {
-            return None;
-        }
+impl OpenBody {
+    pub(super) fn take(&self) -> Option<FetchedBlob> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 type FillSlot = Slot<(Namespace, Digest), Fill>;
 
-/// The work of a fill, to be run by a flight.
-pub(in crate::mirror) fn start(
-    mirror: Arc<Mirror>,
-    site: Site,
-    name: QualifiedName,
-    digest: Digest,
-) -> impl FnOnce(FillSlot) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
-    |slot| Box::pin(run(mirror, site, name, digest, slot))
+/// The fills under way, one for each upstream and digest.
+pub(super) struct Fills {
+    store: Arc<Store>,
+    metrics: Arc<Metrics>,
+    refusals: Refusals,
+    under_way: Arc<Flights<(Namespace, Digest), Fill>>,
+    /// Blobs that upstream sent without a length and that did not fit into the store, with the bytes that came until
+    /// then. For a while they are passed through: an attempt to store one breaks off under its readers.
+    outgrown: Cache<Digest, u64>,
 }
 
-async fn run(
-    mirror: Arc<Mirror>,
-    site: Site,
-    name: QualifiedName,
-    digest: Digest,
-    mut slot: FillSlot,
-) {
-    let in_flight = mirror
-        .metrics
-        .fills_in_flight
-        .with_label_values(&[site.upstream.namespace().as_str()]);
-    let _counted = Counted::new(in_flight);
-    if mirror.store.blobs().open(&digest).is_some() {
-        // Another fill was committed between the asker's look into the store and this one's start.
-        return;
+impl Fills {
+    pub(super) fn new(
+        store: &Arc<Store>,
+        metrics: &Arc<Metrics>,
+        refusals: &Refusals,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store: Arc::clone(store),
+            metrics: Arc::clone(metrics),
+            refusals: refusals.clone(),
+            under_way: Arc::default(),
+            outgrown: Cache::builder()
+                .max_capacity(MAX_OUTGROWN)
+                .time_to_live(OUTGROWN_FOR)
+                .build(),
+        })
     }
-    let source = mirror.source(&site, &name.repository, &digest);
-    let (fetched, partial) = match fetch(&mirror, &source).await {
-        Ok(begun) => begun,
-        Err(error) => {
-            mirror
-                .missing_blobs
-                .note(&name, &digest, &error, site.policy.negative_ttl);
-            slot.retire();
-            return slot.publish(Fill {
-                name,
-                filling: Err(error),
-            });
+
+    pub(super) fn is_under_way(&self, site: &Site, digest: &Digest) -> bool {
+        self.find(site, digest).is_some()
+    }
+
+    /// The fill of a blob, if one is under way; `None` of it if it ends without a word.
+    pub(super) fn find(
+        &self,
+        site: &Site,
+        digest: &Digest,
+    ) -> Option<impl Future<Output = Option<Fill>> + use<>> {
+        let key = (site.namespace().clone(), digest.clone());
+        let landing = self.under_way.find(&key)?;
+        Some(async { landing.value().await.ok() })
+    }
+
+    /// Joins the fill of a blob, or starts it.
+    pub(super) fn join(
+        self: &Arc<Self>,
+        context: &Context,
+        name: &QualifiedName,
+        digest: &Digest,
+    ) -> (impl Future<Output = Option<Fill>> + use<>, Outcome) {
+        let key = (name.namespace.clone(), digest.clone());
+        let (this, context) = (Arc::clone(self), context.clone());
+        let (name, digest) = (name.clone(), digest.clone());
+        // Boxed: it is large, and few requests start one.
+        let start = |slot| Box::pin(this.run(context, name, digest, slot));
+        let (landing, role) = self.under_way.join(key, start);
+        (async { landing.value().await.ok() }, role.into())
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        context: Context,
+        name: QualifiedName,
+        digest: Digest,
+        mut slot: FillSlot,
+    ) {
+        let site = &context.site;
+        let in_flight = self
+            .metrics
+            .fills_in_flight
+            .with_label_values(&[site.namespace().as_str()]);
+        let _counted = Counted::new(in_flight);
+        if self.store.blobs().open(&digest).is_some() {
+            // Another fill was committed between the asker's look into the store and this one's start.
+            return;
         }
-    };
-    let (mut ingest, growing) = match ingest(&mirror, &source, &fetched, partial).await {
-        Ok(begun) => begun,
-        Err(error) => {
-            pass_by(&name, &digest, &error);
-            slot.retire();
-            let spare = Arc::new(Spare(Mutex::new(whole(fetched))));
-            return slot.publish(Fill {
-                name,
-                filling: Ok(Filling::NoRoom(spare)),
-            });
-        }
-    };
-    // Upstream gives it under this name, so this repository has it.
-    mirror
-        .store
-        .records()
-        .vouch(&name, vec![digest.clone()])
-        .await;
-    slot.publish(Fill {
-        name: name.clone(),
-        filling: Ok(Filling::Growing(growing)),
-    });
-    let verified = match receive(&source, fetched, &mut ingest).await {
-        Ok(()) => ingest.verify(),
-        Err(failure) => Err(failure),
-    };
-    let verified = match verified {
-        Ok(verified) => verified,
-        Err(failure) => {
-            tracing::error!(repository = %name, %digest, error = %failure, "a blob did not arrive whole; it is not stored");
-            if let Failure::Digest { .. } | Failure::Length { .. } = failure {
-                site.upstream.distrust_endpoints();
+        let source = Source::new(&self.metrics, site, &name, &digest);
+        let (fetched, partial) = match fetch(&self.store, &source).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                self.refusals.note(site, &name, &digest, &error);
+                slot.retire();
+                let landed = Err(error);
+                return slot.publish(Fill { name, landed });
             }
-            if let Failure::NoRoom(_) = failure {
-                mirror.outgrown.insert(digest, ingest.written());
+        };
+        let (ingest, growing) = match self.ingest(&source, &fetched, partial).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                pass_by(&name, &digest, &error);
+                slot.retire();
+                // A body that brings all of the blob can be passed to the first client.
+                let whole = Some(fetched).filter(|fetched| fetched.part.is_none());
+                let landed = Ok(Landed::NoRoom(Arc::new(OpenBody(Mutex::new(whole)))));
+                return slot.publish(Fill { name, landed });
             }
-            let failed = ingest.give_up(failure).await;
-            // First unjoinable, then failed: nobody may join a fill that has failed.
-            slot.retire();
-            return failed.tell();
+        };
+        // Upstream gives it under this name, so this repository has it.
+        let own = vec![digest.clone()];
+        self.store.records().vouch(&name, own).await;
+        let landed = Ok(Landed::Growing(growing));
+        slot.publish(Fill { name, landed });
+        self.finish(&source, fetched, ingest, slot).await;
+    }
+
+    /// Receives the blob that `ingest` has begun, and commits or gives up.
+    async fn finish(
+        &self,
+        source: &Source,
+        fetched: FetchedBlob,
+        mut ingest: Ingest,
+        mut slot: FillSlot,
+    ) {
+        let (repository, digest) = (source.name(), source.digest());
+        let verified = match receive(source, fetched, &mut ingest).await {
+            Ok(()) => ingest.verify(),
+            Err(failure) => Err(failure),
+        };
+        let verified = match verified {
+            Ok(verified) => verified,
+            Err(failure) => {
+                tracing::error!(%repository, %digest, error = %failure, "a blob did not arrive whole; it is not stored");
+                if let Failure::Digest { .. } | Failure::Length { .. } = failure {
+                    source.distrust_endpoints();
+                }
+                if let Failure::NoRoom(_) = failure {
+                    self.outgrown.insert(digest.clone(), ingest.written());
+                }
+                let failed = ingest.give_up(failure).await;
+                // First unjoinable, then failed: a fill that has failed must not be joined.
+                slot.retire();
+                return failed.tell();
+            }
+        };
+        match ingest.commit(verified).await {
+            Ok(bytes) => tracing::debug!(%repository, %digest, bytes, "blob stored"),
+            Err(error) => {
+                let failures = &self.metrics.ingest_failures;
+                failures.with_label_values(&[error.reason()]).inc();
+                tracing::error!(%repository, %digest, %error, "a blob was served but cannot be kept");
+            }
         }
-    };
-    match ingest.commit(verified).await {
-        Ok(bytes) => tracing::debug!(repository = %name, %digest, bytes, "blob stored"),
-        Err(error) => {
-            mirror
-                .metrics
-                .ingest_failures
-                .with_label_values(&[error.reason()])
-                .inc();
-            tracing::error!(repository = %name, %digest, %error, "a blob was served but cannot be kept");
+    }
+
+    async fn ingest(
+        &self,
+        source: &Source,
+        fetched: &FetchedBlob,
+        partial: Option<Partial>,
+    ) -> Result<(Ingest, Growing), IngestError> {
+        let (digest, size) = (source.digest(), fetched.size);
+        if let Some(wanted) = self.outgrown.get(digest).filter(|_| size.is_none()) {
+            return Err(IngestError::NoRoom(NoRoom { wanted }));
         }
+        self.store
+            .ingest(&source.name().namespace, digest, size, partial)
+            .await
     }
 }
 
 /// Opens upstream's body: where an earlier transfer broke off, if one did.
 async fn fetch(
-    mirror: &Mirror,
+    store: &Arc<Store>,
     source: &Source,
 ) -> Result<(FetchedBlob, Option<Partial>), upstream::Error> {
-    let partial = mirror
-        .store
+    let partial = store
         .blobs()
-        .partial(source.namespace(), source.digest())
+        .partial(&source.name().namespace, source.digest())
         .await;
     let Some(partial) = partial else {
         return Ok((source.open(None).await?, None));
     };
     let begins = partial.written();
-    match source.open(Some(begins..u64::MAX)).await {
+    match source.open(Some(Span::from(begins))).await {
         Ok(fetched) => {
-            tracing::info!(repository = %source.repository(), digest = %source.digest(), at = begins, "going on with a transfer that broke off earlier");
+            tracing::info!(repository = %source.name().repository, digest = %source.digest(), at = begins, "going on with a transfer that broke off earlier");
             source.count_resume();
             Ok((fetched, Some(partial)))
         }
-        // It has no such part: what is here is not the beginning of what is there.
+        // It has no such part: what is stored is not the beginning of its blob.
         Err(upstream::Error::Wrong(_)) => {
             partial.remove().await;
             Ok((source.open(None).await?, None))
@@ -185,28 +262,6 @@ async fn fetch(
             Err(error)
         }
     }
-}
-
-async fn ingest(
-    mirror: &Mirror,
-    source: &Source,
-    fetched: &FetchedBlob,
-    partial: Option<Partial>,
-) -> Result<(Ingest, Growing), IngestError> {
-    let (namespace, digest) = (source.namespace(), source.digest());
-    if let Some(no_room) = outgrown(mirror, digest, fetched.size) {
-        return Err(IngestError::NoRoom(no_room));
-    }
-    mirror
-        .store
-        .blobs()
-        .ingest(namespace, digest, fetched.size, partial)
-        .await
-}
-
-/// A body that brings all of the blob can be passed to whoever asks.
-fn whole(fetched: FetchedBlob) -> Option<FetchedBlob> {
-    Some(fetched).filter(|fetched| fetched.part.is_none())
 }
 
 fn pass_by(name: &QualifiedName, digest: &Digest, error: &IngestError) {
@@ -221,15 +276,8 @@ fn pass_by(name: &QualifiedName, digest: &Digest, error: &IngestError) {
     }
 }
 
-/// Whether it is known from an earlier attempt that there is no room for a blob of unannounced length.
-/// That attempt failed, since its readers had begun; without this every further one would fail as well.
-fn outgrown(mirror: &Mirror, digest: &Digest, size: Option<u64>) -> Option<NoRoom> {
-    let wanted = mirror.outgrown.get(digest).filter(|_| size.is_none())?;
-    Some(NoRoom { wanted })
-}
-
-/// Receives all of a blob. Where upstream breaks off, goes on at that place with a new request, and with it a
-/// fresh token and a fresh signed URL; readers notice nothing.
+/// Receives all of a blob. Where upstream breaks off, continues there with a new request, which brings a fresh token
+/// and a fresh signed URL; readers notice nothing.
 async fn receive(
     source: &Source,
     fetched: FetchedBlob,
@@ -254,10 +302,16 @@ async fn receive(
         let Some(pause) = perseverance.after_break(written) else {
             return copied;
         };
-        tracing::warn!(repository = %source.repository(), digest = %source.digest(), at = written, of = size, error = %why, "a transfer broke off; going on");
+        tracing::warn!(repository = %source.name().repository, digest = %source.digest(), at = written, of = size, error = %why, "a transfer broke off; going on");
         tokio::time::sleep(pause).await;
         source.count_resume();
-        copied = match source.open(Some(written..size.unwrap_or(u64::MAX))).await {
+        copied = match source
+            .open(Some(Span {
+                from: written,
+                to: size,
+            }))
+            .await
+        {
             Ok(fetched) => {
                 size = size.or(fetched.size);
                 pour(fetched, ingest).await
@@ -293,7 +347,7 @@ async fn copy(first: Bytes, mut body: Body, ingest: &mut Ingest) -> Result<(), F
     let mut end = None;
     loop {
         if end.is_none() {
-            // Nobody is to wait for the first bytes of a blob.
+            // No client is to wait for the first bytes of a blob.
             let patience = if ingest.written() < STEP as u64 {
                 Duration::ZERO
             } else {
@@ -342,7 +396,7 @@ async fn fill_up(
         }
         None
     };
-    // What is there already is taken in even if there is no time to wait.
+    // What has arrived already is taken even if there is no time to wait.
     tokio::time::timeout(patience, enough).await.ok().flatten()
 }
 
@@ -357,7 +411,7 @@ struct Batch {
 }
 
 impl Batch {
-    /// Adds what came of a body; gives back its end, if that is what came.
+    /// Adds a chunk of a body; returns the end of the body if it came instead.
     fn take_in(&mut self, came: Result<Option<Bytes>, Failure>) -> Option<Result<(), Failure>> {
         match came {
             Ok(Some(chunk)) => {

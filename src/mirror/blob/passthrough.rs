@@ -1,20 +1,23 @@
-//! A blob, or what is left of one, that passes through to one client because the store cannot take it; still
-//! verified, and gone on with where upstream breaks off.
+//! Upstream's body of a blob, or of a part, that goes to one client past the store; still verified, and continued where
+//! upstream breaks off.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::headers::range::Span;
+use crate::mirror::once::Answered;
 use crate::oci::digest::{Digest, Hasher};
+use crate::store::blobs::reader::{Reader, hash_beginning};
 use crate::upstream::{self, Body, FetchedBlob};
 
 use super::source::{Perseverance, Source, skip};
 
 /// Upstream's body on its way to one client.
 ///
-/// Of a whole blob the last piece is held back until the digest is verified, so that the client never has
-/// all of a wrong blob. A part of a blob has no digest of its own and is passed on as it comes.
-pub(crate) struct Bypass {
+/// Of a whole blob the last piece is held back until the digest is verified, so that the client never has all of a
+/// wrong blob. A part of a blob has no digest of its own and is passed on as it comes.
+pub(crate) struct Passthrough {
     source: Source,
     /// Comes before `body`.
     first: Option<Bytes>,
@@ -22,51 +25,82 @@ pub(crate) struct Bypass {
     perseverance: Perseverance,
     /// Where in the blob the next byte of `body` belongs.
     position: u64,
-    /// What the client gets; its end is `u64::MAX` while nobody knows how long the blob is.
-    wanted: Range<u64>,
+    /// What the client gets.
+    wanted: Span,
     /// Length of the blob, where upstream said it.
     size: Option<u64>,
-    check: Option<Check>,
+    check: Option<DigestCheck>,
 }
 
 /// The digest of all of the blob, up to the position.
-struct Check {
+struct DigestCheck {
     /// `None` once the end was checked.
     hasher: Option<Hasher>,
-    held: Option<Bytes>,
+    held_back: Option<Bytes>,
 }
 
-impl Bypass {
-    /// All of a blob.
-    pub(in crate::mirror) fn whole(source: Source, fetched: FetchedBlob) -> Self {
+impl Passthrough {
+    /// All of a blob, out of a body that brings all of it.
+    pub(super) fn whole(source: Source, fetched: FetchedBlob) -> Self {
         Self::rest_of_whole(source, fetched, 0)
     }
 
-    /// A blob from `from` on, out of a body that brings all of it.
-    pub(in crate::mirror) fn rest_of_whole(
-        source: Source,
-        fetched: FetchedBlob,
-        from: u64,
-    ) -> Self {
-        let hasher = source.digest().hasher();
-        Self::new(source, fetched, 0, from..u64::MAX, Some(hasher))
+    /// A part of a blob, of which no more is sent than was asked for.
+    pub(super) async fn part(source: Source, part: Span) -> Answered<Self> {
+        let fetched = source.open(Some(part)).await?;
+        Ok(Self::of_part(source, fetched, part))
     }
 
-    /// A blob from `from` on, `hasher` having seen what is before that.
-    pub(in crate::mirror) fn rest(
-        source: Source,
-        fetched: FetchedBlob,
-        from: u64,
-        hasher: Hasher,
-    ) -> Self {
-        Self::new(source, fetched, from, from..u64::MAX, Some(hasher))
+    /// A part of a blob ahead of its fill.
+    ///
+    /// An upstream that ignores Range would send the whole blob once more: that is an error here, and the caller waits
+    /// for the fill.
+    pub(super) async fn ahead(source: Source, part: Range<u64>) -> Answered<Self> {
+        let fetched = source.open(Some(part.clone().into())).await?;
+        if fetched.part.is_none() {
+            return Err(upstream::Error::Wrong(
+                "upstream does not serve parts of a blob".into(),
+            ));
+        }
+        Ok(Self::of_part(source, fetched, part.into()))
+    }
+
+    /// The rest of a blob of which the store has sent the first `position` bytes and cannot send more.
+    ///
+    /// Verified as a whole: what was sent is hashed again where it can still be read, else all of it is fetched once
+    /// more and its beginning left out.
+    pub(super) async fn rest(source: Source, reader: &Reader, position: u64) -> Answered<Self> {
+        let rest = Span::from(position);
+        let passthrough = match hash_of_sent(&source, reader, position).await {
+            Some(hasher) => {
+                let fetched = source.open(Some(rest)).await?;
+                match fetched.part {
+                    Some(_) => Self::new(source, fetched, position, rest, Some(hasher)),
+                    None => Self::rest_of_whole(source, fetched, position),
+                }
+            }
+            None => {
+                let fetched = source.open(None).await?;
+                Self::rest_of_whole(source, fetched, position)
+            }
+        };
+        passthrough.of_length(reader.length())
+    }
+
+    /// A blob from `from` on, out of a body that brings all of it.
+    fn rest_of_whole(source: Source, fetched: FetchedBlob, from: u64) -> Self {
+        let hasher = source.digest().hasher();
+        Self::new(source, fetched, 0, Span::from(from), Some(hasher))
+    }
+
+    /// A part of a blob, out of a body that brings just that, or everything.
+    fn of_part(source: Source, fetched: FetchedBlob, part: Span) -> Self {
+        let begins = fetched.part.as_ref().map_or(0, |part| part.start);
+        Self::new(source, fetched, begins, part, None)
     }
 
     /// Holds it to the length that the client was told, should upstream have said another one since.
-    pub(in crate::mirror) fn of_length(
-        mut self,
-        told: Option<u64>,
-    ) -> Result<Self, upstream::Error> {
+    fn of_length(mut self, told: Option<u64>) -> Result<Self, upstream::Error> {
         match (told, self.size) {
             (Some(told), Some(size)) if told != size => Err(upstream::Error::Wrong(
                 format!("upstream said that the blob has {told} bytes, and now {size}").into(),
@@ -78,17 +112,11 @@ impl Bypass {
         }
     }
 
-    /// A part of a blob, out of a body that brings just that, or everything.
-    pub(in crate::mirror) fn part(source: Source, fetched: FetchedBlob, part: Range<u64>) -> Self {
-        let begins = fetched.part.as_ref().map_or(0, |part| part.start);
-        Self::new(source, fetched, begins, part, None)
-    }
-
     fn new(
         source: Source,
         fetched: FetchedBlob,
         position: u64,
-        wanted: Range<u64>,
+        wanted: Span,
         hasher: Option<Hasher>,
     ) -> Self {
         Self {
@@ -99,16 +127,16 @@ impl Bypass {
             position,
             wanted,
             size: fetched.size,
-            check: hasher.map(|hasher| Check {
+            check: hasher.map(|hasher| DigestCheck {
                 hasher: Some(hasher),
-                held: None,
+                held_back: None,
             }),
         }
     }
 
     /// The next piece; `None` at the end. A wrong digest and a body that breaks off for good are errors, never
     /// an end.
-    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, upstream::Error> {
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, upstream::Error> {
         match self.check.is_some() {
             true => self.checked_chunk().await,
             false => self.part_chunk().await,
@@ -129,14 +157,14 @@ impl Bypass {
             let Some(chunk) = chunk else {
                 if let Some(hasher) = check.hasher.take() {
                     compare(self.source.digest(), &hasher.finish()).inspect_err(|_| {
-                        check.held = None;
+                        check.held_back = None;
                     })?;
                 }
-                return Ok(check.held.take());
+                return Ok(check.held_back.take());
             };
             if self.size.is_some_and(|size| self.position > size) {
                 // The client was told that length: what is held back now would be the end of it.
-                check.held = None;
+                check.held_back = None;
                 return Err(upstream::Error::Wrong(
                     "upstream sent more than it announced".into(),
                 ));
@@ -148,14 +176,14 @@ impl Bypass {
             if chunk.is_empty() {
                 continue;
             }
-            if let Some(before) = check.held.replace(chunk) {
+            if let Some(before) = check.held_back.replace(chunk) {
                 return Ok(Some(before));
             }
         }
     }
 
     async fn part_chunk(&mut self) -> Result<Option<Bytes>, upstream::Error> {
-        while self.position < self.wanted.end {
+        while self.wanted.to.is_none_or(|to| self.position < to) {
             let at = self.position;
             let Some(chunk) = self.next().await? else {
                 return Err(upstream::Error::Wrong(
@@ -188,28 +216,31 @@ impl Bypass {
                 Ok(None) => upstream::Error::Wrong("upstream sent less than it announced".into()),
                 Err(error) => error,
             };
-            self.go_on(broken).await?;
+            self.resume(broken).await?;
         }
     }
 
     /// Where the body must end, if that is known.
     fn end(&self) -> Option<u64> {
-        let end = self.size.unwrap_or(u64::MAX).min(self.wanted.end);
-        Some(end).filter(|end| *end != u64::MAX)
+        self.wanted.within(self.size).to
     }
 
     fn has_come_to_the_end(&self) -> bool {
         self.end().is_some_and(|end| self.position >= end)
     }
 
-    async fn go_on(&mut self, mut broken: upstream::Error) -> Result<(), upstream::Error> {
+    async fn resume(&mut self, mut broken: upstream::Error) -> Result<(), upstream::Error> {
         loop {
             let Some(pause) = self.perseverance.after_break(self.position) else {
                 return Err(broken);
             };
             tokio::time::sleep(pause).await;
             self.source.count_resume();
-            let fetched = match self.source.open(Some(self.position..self.wanted.end)).await {
+            let missing = Span {
+                from: self.position,
+                to: self.wanted.to,
+            };
+            let fetched = match self.source.open(Some(missing)).await {
                 Ok(fetched) => fetched,
                 Err(error) => {
                     broken = error;
@@ -222,7 +253,7 @@ impl Bypass {
             if !whole {
                 return Ok(());
             }
-            // An upstream that ignores Range begins anew: what was had before is left out.
+            // An upstream that ignores Range sends all of it: what came before is left out.
             match skip(&mut self.body, self.position).await {
                 Ok(first) => {
                     self.first = Some(first);
@@ -234,7 +265,13 @@ impl Bypass {
     }
 }
 
-pub(in crate::mirror) fn compare(expected: &Digest, found: &Digest) -> Result<(), upstream::Error> {
+async fn hash_of_sent(source: &Source, reader: &Reader, position: u64) -> Option<Hasher> {
+    let (file, mut hasher) = (reader.file(), source.digest().hasher());
+    let hash = move || hash_beginning(&file, &mut hasher, position).map(|()| hasher);
+    tokio::task::spawn_blocking(hash).await.ok()?.ok()
+}
+
+pub(super) fn compare(expected: &Digest, found: &Digest) -> Answered<()> {
     if found == expected {
         return Ok(());
     }
@@ -243,12 +280,14 @@ pub(in crate::mirror) fn compare(expected: &Digest, found: &Digest) -> Result<()
 }
 
 /// What of a piece that begins at `at` is wanted.
-fn cut(mut chunk: Bytes, at: u64, wanted: &Range<u64>) -> Bytes {
+fn cut(mut chunk: Bytes, at: u64, wanted: &Span) -> Bytes {
     let length = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    let before = length(wanted.start.saturating_sub(at)).min(chunk.len());
+    let before = length(wanted.from.saturating_sub(at)).min(chunk.len());
     let _ = chunk.split_to(before);
-    let from = at.saturating_add(before as u64);
-    chunk.truncate(length(wanted.end.saturating_sub(from)));
+    if let Some(to) = wanted.to {
+        let from = at.saturating_add(before as u64);
+        chunk.truncate(length(to.saturating_sub(from)));
+    }
     chunk
 }
 
@@ -258,12 +297,12 @@ mod tests {
 
     #[test]
     fn a_piece_is_cut_to_what_is_wanted() {
-        let cut = |at, wanted| cut(Bytes::from_static(b"0123456789"), at, &wanted);
-        assert_eq!(cut(0, 0..u64::MAX), "0123456789");
-        assert_eq!(cut(100, 0..u64::MAX), "0123456789");
-        assert_eq!(cut(100, 105..107), "56");
-        assert_eq!(cut(100, 110..120), "");
-        assert_eq!(cut(100, 0..100), "");
-        assert_eq!(cut(0, 9..10), "9");
+        let cut = |at, wanted: Span| cut(Bytes::from_static(b"0123456789"), at, &wanted);
+        assert_eq!(cut(0, Span::from(0)), "0123456789");
+        assert_eq!(cut(100, Span::from(0)), "0123456789");
+        assert_eq!(cut(100, Span::from(105..107)), "56");
+        assert_eq!(cut(100, Span::from(110..120)), "");
+        assert_eq!(cut(100, Span::from(0..100)), "");
+        assert_eq!(cut(0, Span::from(9..10)), "9");
     }
 }

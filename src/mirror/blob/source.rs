@@ -1,19 +1,17 @@
 //! One blob at its upstream: where its bytes can be had when the store has not got them.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::headers::range::Span;
 use crate::metrics::Metrics;
-use crate::oci::digest::{Digest, Hasher};
-use crate::oci::name::{Namespace, Repository};
-use crate::store::Store;
-use crate::store::blobs::reader::{Reader, hash_beginning};
+use crate::mirror::once::Answered;
+use crate::mirror::site::Site;
+use crate::oci::digest::Digest;
+use crate::oci::name::QualifiedName;
 use crate::upstream::{self, Body, FetchedBlob, Upstream};
-
-use super::passthrough::Bypass;
 
 /// How often in a row a transfer may break off without getting ahead before it is given up.
 const ATTEMPTS: u32 = 4;
@@ -24,147 +22,83 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// One blob, under the name of a repository that has it.
 #[derive(Clone)]
-pub(crate) struct Source {
-    store: Arc<Store>,
+pub(super) struct Source {
     upstream: Arc<Upstream>,
-    repository: Repository,
+    name: QualifiedName,
     digest: Digest,
     metrics: Arc<Metrics>,
 }
 
 impl Source {
-    pub(in crate::mirror) fn new(
-        store: &Arc<Store>,
+    pub(super) fn new(
         metrics: &Arc<Metrics>,
-        upstream: &Arc<Upstream>,
-        repository: &Repository,
+        site: &Site,
+        name: &QualifiedName,
         digest: &Digest,
     ) -> Self {
         Self {
-            store: Arc::clone(store),
-            upstream: Arc::clone(upstream),
-            repository: repository.clone(),
+            upstream: Arc::clone(site.upstream()),
+            name: name.clone(),
             digest: digest.clone(),
             metrics: Arc::clone(metrics),
         }
     }
 
-    pub(in crate::mirror) fn digest(&self) -> &Digest {
+    pub(super) fn digest(&self) -> &Digest {
         &self.digest
     }
 
-    pub(in crate::mirror) fn namespace(&self) -> &Namespace {
-        self.upstream.namespace()
-    }
-
-    pub(in crate::mirror) fn repository(&self) -> &Repository {
-        &self.repository
+    pub(super) fn name(&self) -> &QualifiedName {
+        &self.name
     }
 
     /// Asks upstream for the blob or a part of it.
-    pub(in crate::mirror) async fn open(
-        &self,
-        part: Option<Range<u64>>,
-    ) -> Result<FetchedBlob, upstream::Error> {
-        self.upstream
-            .get_blob(&self.repository, &self.digest, part)
-            .await
+    pub(super) async fn open(&self, part: Option<Span>) -> Answered<FetchedBlob> {
+        let repository = &self.name.repository;
+        self.upstream.get_blob(repository, &self.digest, part).await
     }
 
-    /// Counts a transfer that broke off and goes on.
-    pub(in crate::mirror) fn count_resume(&self) {
-        self.metrics
-            .fill_resumes
-            .with_label_values(&[self.namespace().as_str()])
-            .inc();
+    /// The bytes that came were wrong: for a while, blobs are asked of the registry itself alone.
+    pub(super) fn distrust_endpoints(&self) {
+        self.upstream.distrust_endpoints();
     }
 
-    /// Asks upstream for `part` alone, ahead of a fill.
-    ///
-    /// An upstream that ignores Range would send the whole blob once more: that is an error here, and the
-    /// caller waits for the fill.
-    pub(crate) async fn ahead(&self, part: Range<u64>) -> Result<Box<Bypass>, upstream::Error> {
-        let fetched = self.open(Some(part.clone())).await?;
-        if fetched.part.is_none() {
-            return Err(upstream::Error::Wrong(
-                "upstream does not serve parts of a blob".into(),
-            ));
-        }
-        Ok(Box::new(Bypass::part(self.clone(), fetched, part)))
+    /// Counts a transfer that broke off and is continued.
+    pub(super) fn count_resume(&self) {
+        let resumes = &self.metrics.fill_resumes;
+        resumes.with_label_values(&[self.namespace()]).inc();
     }
 
-    /// A part of the blob that the store was to send and cannot; as upstream sends it.
-    pub(crate) async fn instead(&self, part: Range<u64>) -> Result<Box<Bypass>, upstream::Error> {
-        self.count_rescue();
-        let fetched = self.open(Some(part.clone())).await?;
-        Ok(Box::new(Bypass::part(self.clone(), fetched, part)))
+    /// Counts a body that the store could not finish.
+    pub(super) fn count_rescue(&self) {
+        let rescues = &self.metrics.body_rescues;
+        rescues.with_label_values(&[self.namespace()]).inc();
     }
 
-    /// The rest of a blob of which the store has sent the first `position` bytes and cannot send more.
-    ///
-    /// Verified as a whole: what was sent is hashed again where it can still be read, else all of it is fetched
-    /// anew and its beginning left out.
-    pub(crate) async fn rest(
-        &self,
-        reader: &Reader,
-        position: u64,
-    ) -> Result<Box<Bypass>, upstream::Error> {
-        self.count_rescue();
-        let sent = match self.hash_of_sent(reader, position).await {
-            Some(hasher) => Some((hasher, self.open(Some(position..u64::MAX)).await?)),
-            None => None,
-        };
-        let bypass = match sent {
-            Some((hasher, fetched)) if fetched.part.is_some() => {
-                Bypass::rest(self.clone(), fetched, position, hasher)
-            }
-            Some((_, whole)) => Bypass::rest_of_whole(self.clone(), whole, position),
-            None => Bypass::rest_of_whole(self.clone(), self.open(None).await?, position),
-        };
-        Ok(Box::new(bypass.of_length(reader.length())?))
-    }
-
-    async fn hash_of_sent(&self, reader: &Reader, position: u64) -> Option<Hasher> {
-        let (file, mut hasher) = (reader.file(), self.digest.hasher());
-        let hash = move || hash_beginning(&file, &mut hasher, position).map(|()| hasher);
-        tokio::task::spawn_blocking(hash).await.ok()?.ok()
-    }
-
-    fn count_rescue(&self) {
-        self.metrics
-            .body_rescues
-            .with_label_values(&[self.namespace().as_str()])
-            .inc();
-    }
-
-    /// Tells the store that what it has of the blob cannot be read to its end.
-    pub(crate) async fn is_damaged(&self, reader: &Reader, why: &std::io::Error) {
-        self.store
-            .blobs()
-            .drop_unreadable(&self.digest, reader.file(), why)
-            .await;
+    fn namespace(&self) -> &str {
+        self.name.namespace.as_str()
     }
 }
 
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Source")
-            .field("repository", &self.repository)
+            .field("repository", &self.name.repository)
             .field("digest", &self.digest)
             .finish_non_exhaustive()
     }
 }
 
-/// How long a transfer that breaks off again and again is gone on with: as long as it gets ahead.
+/// Decides how long a transfer that breaks off again and again is continued: as long as it gets ahead.
 #[derive(Debug, Default)]
-pub(in crate::mirror) struct Perseverance {
+pub(super) struct Perseverance {
     reached: u64,
     attempt: u32,
 }
 
 impl Perseverance {
     /// After a break at `position`: how long to wait before going on, or `None` to give up.
-    pub(in crate::mirror) fn after_break(&mut self, position: u64) -> Option<Duration> {
+    pub(super) fn after_break(&mut self, position: u64) -> Option<Duration> {
         self.attempt = if position >= self.reached.saturating_add(AHEAD) {
             1
         } else {
@@ -180,10 +114,7 @@ impl Perseverance {
 }
 
 /// Reads `count` bytes of a body and throws them away; returns what came with the last of them.
-pub(in crate::mirror) async fn skip(
-    body: &mut Body,
-    mut count: u64,
-) -> Result<Bytes, upstream::Error> {
+pub(super) async fn skip(body: &mut Body, mut count: u64) -> Result<Bytes, upstream::Error> {
     while let Some(mut chunk) = body.chunk().await? {
         let skipped = usize::try_from(count)
             .unwrap_or(usize::MAX)
@@ -204,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_transfer_that_gets_ahead_is_gone_on_with_for_ever() {
+    fn a_transfer_that_gets_ahead_is_continued_for_ever() {
         let mut perseverance = Perseverance::default();
         for mib in 1..1000 {
             assert_eq!(perseverance.after_break(mib * AHEAD), Some(Duration::ZERO));

@@ -5,46 +5,60 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
+use crate::mirror::site::Site;
 use crate::oci::name::QualifiedName;
+use crate::sites::Sites;
+use crate::store::Store;
 
-use crate::mirror::{Mirror, Site};
-
-/// The store is not walked more often than this, whoever asks.
+/// The store is not walked more often than this.
 const KEPT_FOR: Duration = Duration::from_secs(2);
 
-/// What the last walk through the store found. Waiting for the lock is waiting for a walk.
-#[derive(Default)]
-pub(in crate::mirror) struct Catalog(Mutex<Option<(Instant, Arc<Vec<QualifiedName>>)>>);
+pub(in crate::mirror) struct Catalog {
+    store: Arc<Store>,
+    /// What the last walk through the store found. Waiting for the lock is waiting for a walk.
+    last: Mutex<Option<(Instant, Arc<Vec<QualifiedName>>)>>,
+}
 
-impl Mirror {
-    /// Names of the repositories that are stored, sorted: of one upstream, or of all.
+impl Catalog {
+    pub(in crate::mirror) fn new(store: &Arc<Store>) -> Self {
+        Self {
+            store: Arc::clone(store),
+            last: Mutex::default(),
+        }
+    }
+
+    /// Names of the repositories that are stored, sorted: of one site, or of all of `sites`.
     ///
-    /// Of one, the names are its own. Of all, those of the default upstream are, and the others have their
-    /// registry's host in front, as they are pulled.
-    pub(crate) async fn catalog(&self, site: Option<&Site>) -> Vec<String> {
+    /// Of one, the names are its own. Of all, those of the default site are, and the others have their registry's host
+    /// in front, as they are pulled.
+    pub(in crate::mirror) async fn names<S>(
+        &self,
+        sites: &Sites<S>,
+        site: Option<&Site>,
+    ) -> Vec<String> {
         let stored = self.stored_repositories().await;
         let mut names: Vec<_> = match site {
             Some(site) => stored
                 .iter()
-                .filter(|name| name.namespace == *site.upstream.namespace())
+                .filter(|name| name.namespace == *site.namespace())
                 .map(|name| name.repository.to_string())
                 .collect(),
-            None => {
-                let pullable = |name| self.sites().pullable(name);
-                stored.iter().filter_map(pullable).collect()
-            }
+            None => stored
+                .iter()
+                .filter_map(|name| sites.pullable(name))
+                .collect(),
         };
         names.sort_unstable();
         names
     }
 
     async fn stored_repositories(&self) -> Arc<Vec<QualifiedName>> {
-        let mut kept = self.catalog.0.lock().await;
-        match &*kept {
+        let mut last = self.last.lock().await;
+        match &*last {
             Some((at, names)) if at.elapsed() < KEPT_FOR => Arc::clone(names),
             _ => {
                 let names = Arc::new(self.store.records().repositories().await);
-                *kept = Some((Instant::now(), Arc::clone(&names)));
+                *last = Some((Instant::now(), Arc::clone(&names)));
                 names
             }
         }

@@ -1,34 +1,38 @@
-//! Lists of tags and of referrers: as fresh as tags are, and served stale as tags are.
+//! Lists: tags and referrers, as fresh as tags are and served stale as tags are; the catalog; search.
 //!
-//! A list cannot be asked about without being fetched, so there is no cheap confirmation; one that comes
-//! back as it was counts as confirmed.
+//! A list cannot be asked about without being fetched, so no cheap confirmation exists; a list that comes back as it
+//! was counts as confirmed.
+//!
+//! Reading order: this file (a list of a repository), [`tags`] and [`referrers`] (what to ask for one), [`search`],
+//! [`catalog`].
 
 pub(super) mod catalog;
 mod referrers;
-pub(crate) mod search;
+pub(super) mod search;
+mod tags;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::flight::{Landing, Role};
 use crate::oci::digest::Digest;
 use crate::oci::name::{QualifiedName, Repository};
+use crate::store::Store;
 use crate::store::records::{Listing, StoredListing};
 use crate::upstream;
 
-use crate::mirror::freshness::{Freshness, decide};
-use crate::mirror::manifest::digest::{elapsed, landed, outcome_of};
-use crate::mirror::manifest::tag::age;
-use crate::mirror::{Answered, Error, Mirror, Outcome, Site};
+use super::answer::{Error, Outcome};
+use super::clock::{age, elapsed};
+use super::freshness::{Phase, decide};
+use super::manifest::tag::ByTag;
+use super::once::{Answered, Asked, Once, Refusals};
+use super::site::{Context, Site};
 
 /// A list, as it is stored: tags one to a line in their order, referrers as an index.
 #[derive(Debug, Clone)]
 pub(crate) struct ListingAnswer {
-    /// The list.
     pub bytes: Bytes,
-    /// How this came about.
     pub outcome: Outcome,
     /// How long ago upstream said so.
     pub age: Duration,
@@ -36,116 +40,124 @@ pub(crate) struct ListingAnswer {
     pub fresh_for: Option<Duration>,
 }
 
-/// What a question for a list brought.
-#[derive(Clone)]
-pub(in crate::mirror) struct Listed {
-    listing: Arc<StoredListing>,
-    /// If it is neither new nor what the asker's part in the question makes of it.
-    outcome: Option<Outcome>,
-}
-
-impl Listed {
-    fn answer(&self, site: &Site, role: Role) -> ListingAnswer {
-        let outcome = self.outcome.unwrap_or_else(|| outcome_of(role));
-        answer(site, &self.listing, outcome)
+impl ListingAnswer {
+    fn of(site: &Site, listing: &StoredListing, outcome: Outcome) -> Self {
+        let age = elapsed(listing.fetched_at);
+        let left = site.freshness().tag_ttl.saturating_sub(age);
+        Self {
+            bytes: listing.bytes.clone(),
+            outcome,
+            age,
+            fresh_for: (outcome != Outcome::Stale).then_some(left),
+        }
     }
 }
 
-impl Mirror {
+/// The answer to a question for a list.
+#[derive(Clone)]
+struct Listed {
+    listing: Arc<StoredListing>,
+    /// Overrides the outcome that follows from who started the question: the list is confirmed, or stale.
+    outcome: Option<Outcome>,
+}
+
+/// Answers for the lists of a repository.
+pub(crate) struct Lists {
+    store: Arc<Store>,
+    tags: Arc<ByTag>,
+    refusals: Refusals,
+    questions: Once<Listing, Listed>,
+}
+
+impl Lists {
+    pub(super) fn new(store: &Arc<Store>, tags: &Arc<ByTag>) -> Arc<Self> {
+        let refusals = Refusals::default();
+        Arc::new(Self {
+            store: Arc::clone(store),
+            tags: Arc::clone(tags),
+            questions: Once::new(&refusals),
+            refusals,
+        })
+    }
+
     /// All tags of a repository: sorted, each followed by a line feed.
     pub(crate) async fn tags(
         self: &Arc<Self>,
-        site: &Site,
+        context: &Context,
         repository: &Repository,
     ) -> Result<ListingAnswer, Error> {
-        let name = site.upstream.qualify(repository);
-        self.listing(site, &name, &Listing::Tags).await
+        self.get(context, repository, &Listing::Tags).await
     }
 
     /// What refers to a manifest, as an index; an empty one if upstream knows of nothing that does.
     pub(crate) async fn referrers(
         self: &Arc<Self>,
-        site: &Site,
+        context: &Context,
         repository: &Repository,
         digest: &Digest,
     ) -> Result<ListingAnswer, Error> {
-        let name = site.upstream.qualify(repository);
-        self.listing(site, &name, &Listing::Referrers(digest.clone()))
-            .await
+        let which = Listing::Referrers(digest.clone());
+        self.get(context, repository, &which).await
     }
 
-    async fn listing(
+    async fn get(
         self: &Arc<Self>,
-        site: &Site,
-        name: &QualifiedName,
+        context: &Context,
+        repository: &Repository,
         which: &Listing,
     ) -> Result<ListingAnswer, Error> {
+        let site = &context.site;
+        let name = &site.qualify(repository);
         let Some(known) = self.store.records().listing(name, which).await else {
-            if let Some(error) = self.missing_listings.get(name, which) {
-                return Err(listing_error(error));
-            }
-            let (landing, role) = self.list(site, name, which, None);
-            let listed = landed(landing).await.map_err(listing_error)?;
-            return Ok(listed.answer(site, role));
+            self.refusals.check(name, which).map_err(listing_error)?;
+            let (listed, outcome) = self.ask(context, name, which, None);
+            return answer(site, listed.answer().await, outcome);
         };
-        let freshness = decide(age(known.fetched_at), &site.policy);
-        if let Freshness::Fresh(_) = freshness {
-            return Ok(answer(site, &known, Outcome::Hit));
+        let phase = decide(age(known.fetched_at), site.freshness());
+        if let Phase::Fresh(_) = phase {
+            return Ok(ListingAnswer::of(site, &known, Outcome::Hit));
         }
-        let (landing, role) = self.list(site, name, which, Some(Arc::clone(&known)));
-        let landing = landed(landing);
-        let listed = if freshness == Freshness::Expired {
-            landing.await
-        } else {
-            match tokio::time::timeout(site.policy.stale_after, landing).await {
-                Ok(Err(error)) if error.is_no_answer() => {
-                    if error.is_circuit_open() {
-                        tracing::debug!(repository = %name, list = %which, %error, "serving a stale list");
-                    } else {
-                        tracing::warn!(repository = %name, list = %which, %error, "upstream has no answer; serving a stale list");
-                    }
-                    return Ok(answer(site, &known, Outcome::Stale));
+        let (listed, outcome) = self.ask(context, name, which, Some(Arc::clone(&known)));
+        if phase == Phase::Expired {
+            return answer(site, listed.answer().await, outcome);
+        }
+        match tokio::time::timeout(site.freshness().stale_after, listed.answer()).await {
+            Ok(Err(error)) if error.is_no_answer() => {
+                if error.is_circuit_open() {
+                    tracing::debug!(repository = %name, list = %which, %error, "serving a stale list");
+                } else {
+                    tracing::warn!(repository = %name, list = %which, %error, "upstream has no answer; serving a stale list");
                 }
-                Ok(listed) => listed,
-                // The question goes on behind this answer.
-                Err(_) => return Ok(answer(site, &known, Outcome::Stale)),
+                Ok(ListingAnswer::of(site, &known, Outcome::Stale))
             }
-        };
-        let listed = listed.map_err(listing_error)?;
-        Ok(listed.answer(site, role))
+            Ok(listed) => answer(site, listed, outcome),
+            // The question goes on behind this answer.
+            Err(_) => Ok(ListingAnswer::of(site, &known, Outcome::Stale)),
+        }
     }
 
-    /// Starts or joins the question for a list, given what is remembered of it.
-    fn list(
+    /// Starts or joins the question for a list, given what is stored of it.
+    fn ask(
         self: &Arc<Self>,
-        site: &Site,
+        context: &Context,
         name: &QualifiedName,
         which: &Listing,
         known: Option<Arc<StoredListing>>,
-    ) -> (Landing<Answered<Listed>>, Role) {
-        let (mirror, site, key) = (
-            Arc::clone(self),
-            site.clone(),
-            (name.clone(), which.clone()),
-        );
-        let id = key.clone();
-        self.listings.join(key, |slot| async move {
-            let (name, which) = &id;
-            let listed = mirror.ask_for_list(&site, name, which, known).await;
-            if let Err(error) = &listed {
-                let ttl = site.policy.negative_ttl;
-                mirror.missing_listings.note(name, which, error, ttl);
-            }
+    ) -> (Asked<Listed>, Outcome) {
+        let this = Arc::clone(self);
+        let work = |context: Context, name: QualifiedName, which: Listing| async move {
+            let listed = this.fetch(&context, &name, &which, known).await;
             if let Err(upstream::Error::NotFound) = listed {
-                mirror.store.records().drop_listing(name, which).await;
+                this.store.records().drop_listing(&name, &which).await;
             }
-            slot.publish(listed);
-        })
+            listed
+        };
+        self.questions.ask(context, name, which, work)
     }
 
-    async fn ask_for_list(
-        self: &Arc<Self>,
-        site: &Site,
+    async fn fetch(
+        &self,
+        context: &Context,
         name: &QualifiedName,
         which: &Listing,
         known: Option<Arc<StoredListing>>,
@@ -159,39 +171,25 @@ impl Mirror {
             return Ok(Listed { listing, outcome });
         }
         let (fetched, stale) = match which {
-            Listing::Tags => (self.ask_for_tags(site, name).await?, None),
-            Listing::Referrers(digest) => self.ask_for_referrers(site, name, digest).await?,
+            Listing::Tags => (tags::fetch(&context.site, name).await?, None),
+            Listing::Referrers(digest) => {
+                referrers::fetch(&self.tags, context, name, digest).await?
+            }
         };
         let confirmed = known.is_some_and(|known| known.bytes == fetched.bytes);
         let outcome = stale.or(confirmed.then_some(Outcome::Revalidated));
-        let listing = self.store.records().put_listing(name, which, fetched).await;
+        let records = self.store.records();
+        let listing = records.put_listing(name, which, fetched).await;
         Ok(Listed { listing, outcome })
-    }
-
-    async fn ask_for_tags(&self, site: &Site, name: &QualifiedName) -> Answered<StoredListing> {
-        let tags = site.upstream.tags(&name.repository).await?;
-        let lines: String = tags.iter().flat_map(|tag| [tag.as_str(), "\n"]).collect();
-        Ok(StoredListing {
-            bytes: lines.into(),
-            fetched_at: SystemTime::now(),
-        })
     }
 }
 
-fn answer(site: &Site, listing: &StoredListing, outcome: Outcome) -> ListingAnswer {
-    let age = elapsed(listing.fetched_at);
-    let left = site.policy.tag_ttl.saturating_sub(age);
-    ListingAnswer {
-        bytes: listing.bytes.clone(),
-        outcome,
-        age,
-        fresh_for: (outcome != Outcome::Stale).then_some(left),
-    }
+fn answer(site: &Site, listed: Answered<Listed>, outcome: Outcome) -> Result<ListingAnswer, Error> {
+    let listed = listed.map_err(listing_error)?;
+    let outcome = listed.outcome.unwrap_or(outcome);
+    Ok(ListingAnswer::of(site, &listed.listing, outcome))
 }
 
 fn listing_error(error: upstream::Error) -> Error {
-    match error {
-        upstream::Error::NotFound => Error::RepositoryUnknown,
-        error => Error::Upstream(error),
-    }
+    Error::of(error, Error::RepositoryUnknown)
 }

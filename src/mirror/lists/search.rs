@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use moka::sync::Cache;
 
+use crate::flight::Flights;
+use crate::mirror::answer::{Error, Outcome};
+use crate::mirror::once::{Answered, join};
+use crate::mirror::site::{Context, Site};
 use crate::oci::name::Namespace;
 use crate::upstream;
-
-use crate::mirror::manifest::digest::{landed, outcome_of};
-use crate::mirror::{Answered, Error, Mirror, Outcome, Shared, Site};
 
 /// Memory for results, in bytes.
 const MEMORY: u64 = 8 * 1024 * 1024;
@@ -19,9 +20,9 @@ const MEMORY: u64 = 8 * 1024 * 1024;
 type Id = (Namespace, String);
 
 /// Searches that are remembered or under way. Never stored: a search is of no use without upstream.
-pub(in crate::mirror) struct Searches {
+pub(crate) struct Searches {
     known: Cache<Id, Known>,
-    under_way: Shared<Id, Answered<Bytes>>,
+    under_way: Arc<Flights<Id, Answered<Bytes>>>,
 }
 
 #[derive(Clone)]
@@ -36,7 +37,6 @@ struct Known {
 pub(crate) struct SearchAnswer {
     /// Upstream's JSON, untouched.
     pub bytes: Bytes,
-    /// How this came about.
     pub outcome: Outcome,
     /// How long ago upstream said so.
     pub age: Duration,
@@ -56,17 +56,44 @@ impl Default for Searches {
 }
 
 impl Searches {
+    /// Passes a search on; `query` is the query string to ask with.
+    pub(crate) async fn search(
+        self: &Arc<Self>,
+        context: &Context,
+        query: String,
+    ) -> Result<SearchAnswer, Error> {
+        let id = (context.site.namespace().clone(), query);
+        if let Some(Known { result, at, .. }) = self.get(&id) {
+            return Ok(SearchAnswer {
+                bytes: result.map_err(search_error)?,
+                outcome: Outcome::Hit,
+                age: at.elapsed(),
+            });
+        }
+        let (this, context, key) = (Arc::clone(self), context.clone(), id.clone());
+        let (result, outcome) = join(&self.under_way, key, async move {
+            let result = context.site.upstream().search(id.1.clone()).await;
+            this.note(id, &result, &context.site);
+            result
+        });
+        Ok(SearchAnswer {
+            bytes: result.answer().await.map_err(search_error)?,
+            outcome,
+            age: Duration::ZERO,
+        })
+    }
+
     fn get(&self, id: &Id) -> Option<Known> {
-        self.known
-            .get(id)
-            .filter(|known| Instant::now() < known.until)
+        let known = self.known.get(id);
+        known.filter(|known| Instant::now() < known.until)
     }
 
     /// Remembers results, and for a shorter time that there is no search; an outage is not remembered.
     fn note(&self, id: Id, result: &Answered<Bytes>, site: &Site) {
+        let freshness = site.freshness();
         let ttl = match result {
-            Ok(_) => site.policy.tag_ttl,
-            Err(upstream::Error::NotFound) => site.policy.negative_ttl,
+            Ok(_) => freshness.tag_ttl,
+            Err(upstream::Error::NotFound) => freshness.negative_ttl,
             Err(_) => return,
         };
         let at = Instant::now();
@@ -79,38 +106,6 @@ impl Searches {
     }
 }
 
-impl Mirror {
-    /// Passes a search on; `query` is the query string to ask with.
-    pub(crate) async fn search(
-        self: &Arc<Self>,
-        site: &Site,
-        query: String,
-    ) -> Result<SearchAnswer, Error> {
-        let id = (site.upstream.namespace().clone(), query);
-        if let Some(Known { result, at, .. }) = self.searches.get(&id) {
-            return Ok(SearchAnswer {
-                bytes: result.map_err(search_error)?,
-                outcome: Outcome::Hit,
-                age: at.elapsed(),
-            });
-        }
-        let (mirror, site, key) = (Arc::clone(self), site.clone(), id.clone());
-        let (landing, role) = self.searches.under_way.join(key, |slot| async move {
-            let result = site.upstream.search(id.1.clone()).await;
-            mirror.searches.note(id, &result, &site);
-            slot.publish(result);
-        });
-        Ok(SearchAnswer {
-            bytes: landed(landing).await.map_err(search_error)?,
-            outcome: outcome_of(role),
-            age: Duration::ZERO,
-        })
-    }
-}
-
 fn search_error(error: upstream::Error) -> Error {
-    match error {
-        upstream::Error::NotFound => Error::NoSearch,
-        error => Error::Upstream(error),
-    }
+    Error::of(error, Error::NoSearch)
 }

@@ -102,6 +102,12 @@ impl AsRef<[u8]> for Buffer {
     }
 }
 
+impl AsMut<[u8]> for Buffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self.space()
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         let pool = &self.home.0;

@@ -6,12 +6,16 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use rustix::fs::Advice;
 
+use crate::mirror::blob::delivery::Delivery;
+use crate::server::record::RequestRecord;
+
 use super::sendfile::{FileSlice, Lane};
-use super::{Arc, Available, Piece, Reader, RequestRecord, State, Step, StoreBody, VecDeque};
-use crate::store::blobs::reader::read_blocking;
+use super::{Sending, State, Step};
 
 /// What goes out as one slice.
 const SLICE: u64 = 2 * 1024 * 1024;
@@ -21,46 +25,50 @@ const LEAST: u64 = 64 * 1024;
 /// of them may be missing all the same; then the worker waits for that one read.
 const LOOK_EVERY: u64 = 128 * 1024;
 
-/// A shorter body is copied: it costs little, and what was copied nobody can change any more. The kernel sends pages of
-/// the file as they are when their turn comes; who truncates the file in that moment blanks what is on its way.
+/// A shorter body is copied: that costs little, and bytes that were copied can no longer change. The kernel sends pages
+/// of the file as they are when their turn comes; a file that is truncated in that moment blanks what is on its way.
 const LEAST_BODY: u64 = 8 * 1024 * 1024;
 
-/// What a slice may be had by.
+/// Whether a part of a file goes out as a slice.
 pub(super) enum ByFile {
-    /// Here it is.
     Slice(FileSlice),
-    /// The disk must be waited for: [`StoreBody::warm`].
+    /// The disk must be waited for: [`Sending::warm`].
     Cold(Range<u64>),
     /// Not this way.
     Not,
 }
 
-/// Whether a range among `pieces` is worth it.
-pub(super) fn is_large(reader: &Reader, pieces: &VecDeque<Piece>) -> bool {
-    let known = reader.length().unwrap_or(0);
-    pieces.iter().any(|piece| match piece {
-        Piece::Range(range) => range.end.min(known).saturating_sub(range.start) >= LEAST_BODY,
-        Piece::Bytes(_) => false,
-    })
+/// What the kernel may send of a body.
+pub(super) struct Kernel {
+    /// Up to here the file was brought into the page cache.
+    warm: u64,
+    /// `sendfile` is not for this body.
+    copy_only: bool,
 }
 
-impl StoreBody {
-    pub(super) fn by_file(&mut self, lane: &Lane, account: Option<&Arc<RequestRecord>>) -> ByFile {
-        if self.copy_only || !lane.is_open() {
+impl Kernel {
+    pub(super) fn new(delivery: &Delivery) -> Self {
+        Self {
+            warm: 0,
+            copy_only: delivery.longest() < LEAST_BODY,
+        }
+    }
+
+    /// Makes a slice of the beginning of `range`, if that is worth it.
+    pub(super) fn slice(
+        &mut self,
+        delivery: &mut Delivery,
+        range: &Range<u64>,
+        lane: &Lane,
+        account: Option<&Arc<RequestRecord>>,
+    ) -> ByFile {
+        let left = range.end.saturating_sub(range.start);
+        if self.copy_only || !lane.is_open() || left <= LEAST {
             return ByFile::Not;
         }
-        if self.position >= self.end {
-            match self.pieces.pop_front() {
-                Some(Piece::Range(range)) => (self.position, self.end) = (range.start, range.end),
-                Some(bytes) => self.pieces.push_front(bytes),
-                None => {}
-            }
-        }
-        let Some(range) = self.next_slice() else {
-            return ByFile::Not;
-        };
+        let range = range.start..range.start + left.min(SLICE);
         if range.end > self.warm {
-            match self.is_cached(&range) {
+            match is_cached(delivery, &range) {
                 Ok(true) => {}
                 Ok(false) => return ByFile::Cold(range),
                 // Reading will tell, and there is a way around it from there.
@@ -70,53 +78,39 @@ impl StoreBody {
                 }
             }
         }
-        self.position = range.end;
-        self.sent_by_file = true;
-        let account = account.map(Arc::clone);
-        ByFile::Slice(lane.slice(self.reader.file(), range, account))
-    }
-
-    fn next_slice(&self) -> Option<Range<u64>> {
-        if self.position >= self.end || self.window().is_some() || self.lost.is_some() {
-            return None;
-        }
-        let Available::UpTo(upto) = self.reader.available(self.position) else {
-            return None;
+        let Some(file) = delivery.file() else {
+            return ByFile::Not;
         };
-        let left = upto.min(self.end).saturating_sub(self.position);
-        (left > LEAST).then(|| self.position..self.position + left.min(SLICE))
+        delivery.sent_by_kernel(range.end);
+        ByFile::Slice(lane.slice(file, range, account.map(Arc::clone)))
     }
+}
 
-    /// Whether the page cache has it, as far as one look in a while can tell. Fails where the file ends early.
-    fn is_cached(&self, range: &Range<u64>) -> io::Result<bool> {
-        let places = (range.start..range.end).step_by(LOOK_EVERY as usize);
-        for place in places.chain([range.end - 1]) {
-            match self.reader.read_now(&mut [0], place)? {
-                Some(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Some(_) => {}
-                None => return Ok(false),
-            }
+/// Whether the page cache has it, as far as one look in a while can tell. Fails where the file ends early.
+fn is_cached(delivery: &Delivery, range: &Range<u64>) -> io::Result<bool> {
+    let places = (range.start..range.end).step_by(LOOK_EVERY as usize);
+    for place in places.chain([range.end - 1]) {
+        if !delivery.is_cached(place)? {
+            return Ok(false);
         }
-        Ok(true)
     }
+    Ok(true)
+}
 
-    /// Reads `range` from the disk. What fails is left to the ordinary way, which knows what to do about it.
+impl Sending {
+    /// Reads `range` from the disk. If that fails, the bytes are copied, and reading them once more tells why.
     pub(super) async fn warm(mut self: Box<Self>, range: Range<u64>) -> Step {
-        let (file, end) = (self.reader.file(), range.end);
-        let warmed = tokio::task::spawn_blocking(move || read_through(&file, range)).await?;
-        match warmed {
-            Ok(()) => self.warm = end,
-            Err(error) => {
-                tracing::debug!(%error, "a part of a blob cannot be read ahead");
-                self.copy_only = true;
+        if let Some(file) = self.delivery.file() {
+            let end = range.end;
+            match tokio::task::spawn_blocking(move || read_through(&file, range)).await? {
+                Ok(()) => self.kernel.warm = end,
+                Err(error) => {
+                    tracing::debug!(%error, "a part of a blob cannot be read ahead");
+                    self.kernel.copy_only = true;
+                }
             }
         }
-        Ok((State::Store(self), None))
-    }
-
-    /// Whether there is nothing more to send.
-    pub(super) fn is_over(&self) -> bool {
-        self.position >= self.end && self.pieces.is_empty()
+        Ok((State::Sending(self), None))
     }
 }
 
@@ -125,13 +119,10 @@ fn read_through(file: &File, range: Range<u64>) -> io::Result<()> {
     let ahead = std::num::NonZeroU64::new(SLICE);
     // Only a hint.
     let _ = rustix::fs::fadvise(file, range.start, ahead, Advice::WillNeed);
-    let mut buffer = vec![0; 128 * 1024];
-    let mut position = range.start;
-    while position < range.end {
-        match read_blocking(file, &mut buffer, position)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => position += count as u64,
-        }
+    let mut buffer = vec![0; LOOK_EVERY as usize];
+    for position in range.clone().step_by(buffer.len()) {
+        let length = (range.end - position).min(LOOK_EVERY) as usize;
+        file.read_exact_at(buffer.get_mut(..length).unwrap_or_default(), position)?;
     }
     let _ = rustix::fs::fadvise(file, range.end, ahead, Advice::WillNeed);
     Ok(())

@@ -64,7 +64,7 @@ struct Part {
 pub(crate) struct FileSlice {
     part: Arc<Part>,
     lane: Lane,
-    /// The bytes at `position`, if somebody wanted to see them.
+    /// The bytes at `position`, if they had to be shown.
     copied: OnceLock<Bytes>,
     account: Option<Arc<RequestRecord>>,
 }
@@ -156,7 +156,7 @@ impl Buf for FileSlice {
         usize::try_from(self.part.left()).unwrap_or(usize::MAX)
     }
 
-    /// The bytes themselves, for whoever wants to copy them. `sendfile` needs none of this.
+    /// The bytes themselves, for code that copies them. `sendfile` needs none of this.
     fn chunk(&self) -> &[u8] {
         if self.part.left() == 0 {
             return &[];

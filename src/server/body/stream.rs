@@ -11,13 +11,7 @@ use super::{Body, State, Step};
 impl Body {
     /// Whatever comes through the channel, until its other end is dropped.
     pub(crate) fn stream(pieces: Receiver<Bytes>) -> Self {
-        Self {
-            state: State::Waiting(next(pieces)),
-            left: None,
-            account: None,
-            lane: None,
-            open: None,
-        }
+        Self::new(State::Waiting(next(pieces)), None)
     }
 }
 

@@ -7,19 +7,18 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use crate::headers::etag::if_none_match;
 use crate::headers::multipart::Multipart;
 use crate::headers::range::{self, Parsed, RangeSet, Selection};
-use crate::mirror::blob::source::Source;
-use crate::mirror::blob::{BlobAnswer, Content};
-use crate::mirror::{Mirror, Outcome, Site, Want};
+use crate::mirror::blob::BlobAnswer;
+use crate::mirror::blob::delivery::{Content, Delivery, Piece, StoredBlob};
+use crate::mirror::{Context, Mirror, Outcome, Want};
 use crate::oci::digest::Digest;
 use crate::oci::error::ErrorCode;
 use crate::oci::name::Repository;
-use crate::server::body::{Body, Buffers, Piece};
-use crate::store::blobs::reader::Reader;
+use crate::server::body::{Body, Buffers};
 
 use super::problem::Problem;
 use super::respond;
 
-/// A multi-range request may ask for this many times the blob in all: whoever asks for overlapping parts
+/// A multi-range request may ask for this many times the blob in all: a client that asks for overlapping parts
 /// without end wants to do harm (RFC 9110 17.15).
 const MOST_COPIES: u64 = 2;
 
@@ -27,7 +26,7 @@ const MOST_COPIES: u64 = 2;
 pub(super) struct BlobRequest<'a> {
     pub(super) mirror: &'a std::sync::Arc<Mirror>,
     pub(super) buffers: &'a Buffers,
-    pub(super) site: &'a Site,
+    pub(super) context: &'a Context,
     pub(super) repository: &'a Repository,
     pub(super) digest: &'a Digest,
     pub(super) version: Version,
@@ -40,7 +39,7 @@ impl BlobRequest<'_> {
         headers: &HeaderMap,
         want: Want,
     ) -> Result<(Response<Body>, Outcome), Problem> {
-        // Who has it already only needs to hear that it is there.
+        // A client that has it already only needs to hear that it is stored.
         let etag = respond::etag(self.digest);
         let unchanged = if_none_match(headers.get_all(IF_NONE_MATCH), &etag);
         let want = if unchanged { Want::Header } else { want };
@@ -48,7 +47,8 @@ impl BlobRequest<'_> {
         let ranges = ranges(headers, &etag, want)?;
         let answer = self
             .mirror
-            .blob(self.site, self.repository, self.digest, want)
+            .blobs()
+            .get(self.context, self.repository, self.digest, want)
             .await;
         let answer = answer.map_err(|error| Problem::of(&error, self.namespace()))?;
         let outcome = answer.outcome;
@@ -64,7 +64,7 @@ impl BlobRequest<'_> {
     }
 
     fn namespace(&self) -> &str {
-        self.site.upstream.namespace().as_str()
+        self.context.site.namespace().as_str()
     }
 
     async fn whole(&self, mut answer: BlobAnswer) -> Result<Response<Body>, Problem> {
@@ -73,31 +73,27 @@ impl BlobRequest<'_> {
             // Without chunks the end of the connection is the end of the body: a torn one would look whole.
             answer.size = Some(self.length_of(&mut answer.content).await?);
         }
-        let stored = matches!(
-            answer.content,
-            Some(Content::Stored(..) | Content::Growing(..))
-        );
+        let stored = matches!(answer.content, Some(Content::Stored(_)));
         let mut response = respond::blob(StatusCode::OK, self.digest, answer.outcome, stored);
         if let Some(size) = answer.size {
             response.headers_mut().insert(CONTENT_LENGTH, size.into());
         }
-        *response.body_mut() = match answer.content {
-            None => Body::empty(),
-            Some(Content::Stored(reader, source) | Content::Growing(reader, source)) => {
-                Body::store(reader, source, answer.size, self.buffers)
-            }
-            Some(Content::Bypass(bypass)) => Body::bypass(bypass, answer.size),
+        let delivery = match answer.content {
+            None => return Ok(response),
+            Some(Content::Stored(stored)) => stored.whole(answer.size),
+            Some(Content::Passthrough(passthrough)) => passthrough.into(),
         };
+        *response.body_mut() = Body::delivery(delivery, answer.size, self.buffers);
         Ok(response)
     }
 
     async fn length_of(&self, content: &mut Option<Content>) -> Result<u64, Problem> {
         match content {
-            Some(Content::Stored(reader, _) | Content::Growing(reader, _)) => {
-                let length = reader.wait_length().await;
+            Some(Content::Stored(stored)) => {
+                let length = stored.wait_length().await;
                 length.map_err(|failure| self.bad_gateway(&failure))
             }
-            Some(Content::Bypass(_)) | None => {
+            Some(Content::Passthrough(_)) | None => {
                 Err(self.bad_gateway(&"it does not say how long the blob is"))
             }
         }
@@ -108,33 +104,30 @@ impl BlobRequest<'_> {
     async fn part(&self, answer: BlobAnswer, ranges: &RangeSet) -> Result<Response<Body>, Problem> {
         let (size, outcome) = (answer.size, answer.outcome);
         match answer.content {
-            Some(Content::Stored(reader, source) | Content::Growing(reader, source)) => {
-                self.of_store(reader, source, ranges, outcome).await
+            Some(Content::Stored(stored)) => self.of_store(stored, ranges, outcome).await,
+            Some(Content::Passthrough(_)) | None => {
+                self.of_passthrough(size, ranges, outcome).await
             }
-            Some(Content::Bypass(_)) | None => self.of_bypass(size, ranges, outcome).await,
         }
     }
 
     async fn of_store(
         &self,
-        mut reader: Reader,
-        source: Source,
+        mut stored: StoredBlob,
         ranges: &RangeSet,
         outcome: Outcome,
     ) -> Result<Response<Body>, Problem> {
-        let total = match reader.length() {
+        let total = match stored.length() {
             Some(total) => total,
-            None => self.total_of(&mut reader).await?,
+            None => self.total_of(&mut stored).await?,
         };
         let parts = match ranges.resolve(total) {
             Selection::Unsatisfiable => {
                 return Ok(respond::unsatisfiable(self.digest, outcome, total));
             }
             Selection::One(part) => {
-                let mut response = self.partial(outcome, true, &part, total);
-                let pieces = [Piece::Range(part)];
-                *response.body_mut() = Body::pieces(reader, source, pieces, self.buffers);
-                return Ok(response);
+                let pieces = [Piece::Span(part.clone().into())].into();
+                return Ok(self.partial(outcome, true, &part, total, stored.pieces(pieces)));
             }
             Selection::Many(parts) => parts,
         };
@@ -154,36 +147,33 @@ impl BlobRequest<'_> {
         response
             .headers_mut()
             .insert(CONTENT_TYPE, multipart.content_type());
-        response
-            .headers_mut()
-            .insert(CONTENT_LENGTH, multipart.length(&parts).into());
+        let length = multipart.length(&parts);
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
         let end = Piece::Bytes(multipart.end());
         let pieces = parts.into_iter().flat_map(|part| {
             let header = Bytes::from(multipart.part(&part));
-            [Piece::Bytes(header), Piece::Range(part)]
+            [Piece::Bytes(header), Piece::Span(part.into())]
         });
-        let pieces: Vec<_> = pieces.chain([end]).collect();
-        *response.body_mut() = Body::pieces(reader, source, pieces, self.buffers);
+        let delivery = stored.pieces(pieces.chain([end]).collect());
+        *response.body_mut() = Body::delivery(delivery, Some(length), self.buffers);
         Ok(response)
     }
 
-    /// The length of a blob that upstream sends without saying it: a HEAD may tell; else nobody can before its
-    /// end.
-    async fn total_of(&self, reader: &mut Reader) -> Result<u64, Problem> {
-        let asked = self
-            .mirror
-            .blob_length(self.site, self.repository, self.digest);
+    /// The length of a blob that upstream sends without saying it: a HEAD may tell; else only its end does.
+    async fn total_of(&self, stored: &mut StoredBlob) -> Result<u64, Problem> {
+        let blobs = self.mirror.blobs();
+        let asked = blobs.length(self.context, self.repository, self.digest);
         match asked.await {
             Some(total) => Ok(total),
             None => {
-                let length = reader.wait_length().await;
+                let length = stored.wait_length().await;
                 length.map_err(|failure| self.bad_gateway(&failure))
             }
         }
     }
 
     /// Of a blob that is not kept every part is asked of upstream.
-    async fn of_bypass(
+    async fn of_passthrough(
         &self,
         size: Option<u64>,
         ranges: &RangeSet,
@@ -203,15 +193,12 @@ impl BlobRequest<'_> {
                 ));
             }
         };
-        let mut response = self.partial(outcome, false, &part, total);
-        let length = part.end - part.start;
-        let bypass = self
-            .mirror
-            .blob_part(self.site, self.repository, self.digest, part)
-            .await;
-        let bypass = bypass.map_err(|error| Problem::of(&error, self.namespace()))?;
-        *response.body_mut() = Body::bypass(bypass, Some(length));
-        Ok(response)
+        let (blobs, site) = (self.mirror.blobs(), &self.context.site);
+        let delivery = blobs
+            .part(site, self.repository, self.digest, part.clone())
+            .await
+            .map_err(|error| Problem::of(&error, self.namespace()))?;
+        Ok(self.partial(outcome, false, &part, total, delivery))
     }
 
     fn partial(
@@ -220,11 +207,14 @@ impl BlobRequest<'_> {
         stored: bool,
         part: &std::ops::Range<u64>,
         total: u64,
+        delivery: Delivery,
     ) -> Response<Body> {
+        let length = part.end - part.start;
         let mut response = respond::blob(StatusCode::PARTIAL_CONTENT, self.digest, outcome, stored);
         let headers = response.headers_mut();
         headers.insert(CONTENT_RANGE, range::content_range(part, total));
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(part.end - part.start));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        *response.body_mut() = Body::delivery(delivery, Some(length), self.buffers);
         response
     }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::mirror::lists::ListingAnswer;
-use crate::mirror::{Error, Mirror, Outcome, Site};
+use crate::mirror::{Context, Error, Mirror, Outcome, Site};
 use crate::oci::digest::Digest;
 use crate::oci::endpoint::query_value;
 use crate::oci::manifest::OCI_INDEX;
@@ -45,10 +45,10 @@ struct Tags<'a> {
 
 impl ListRequest<'_> {
     /// `/v2/<name>/tags/list`
-    pub(super) async fn tags(&self, site: &Site, repository: &Repository) -> Answered {
+    pub(super) async fn tags(&self, context: &Context, repository: &Repository) -> Answered {
         let page = Page::parse(self.uri)?;
-        let answer = self.mirror.tags(site, repository).await;
-        let answer = answer.map_err(|error| problem(&error, site))?;
+        let answer = self.mirror.lists().tags(context, repository).await;
+        let answer = answer.map_err(|error| problem(&error, &context.site))?;
         // One to a line, as the mirror keeps them.
         let lines = String::from_utf8_lossy(&answer.bytes);
         let tags: Vec<_> = lines.lines().collect();
@@ -63,12 +63,16 @@ impl ListRequest<'_> {
     /// `/v2/<name>/referrers/<digest>`: a list, empty or not, whatever upstream makes of the question.
     pub(super) async fn referrers(
         &self,
-        site: &Site,
+        context: &Context,
         repository: &Repository,
         digest: &Digest,
     ) -> Answered {
-        let answer = self.mirror.referrers(site, repository, digest).await;
-        let answer = answer.map_err(|error| problem(&error, site))?;
+        let answer = self
+            .mirror
+            .lists()
+            .referrers(context, repository, digest)
+            .await;
+        let answer = answer.map_err(|error| problem(&error, &context.site))?;
         let wanted = self.artifact_types();
         if wanted.is_empty() {
             return Ok(listing(&answer, OCI_INDEX, answer.bytes.clone()));
@@ -111,9 +115,13 @@ impl ListRequest<'_> {
     }
 
     /// `/v1/search`, with upstream's own answer.
-    pub(super) async fn search(&self, site: &Site) -> Answered {
-        let answer = self.mirror.search(site, self.search_query()).await;
-        let answer = answer.map_err(|error| problem(&error, site))?;
+    pub(super) async fn search(&self, context: &Context) -> Answered {
+        let answer = self
+            .mirror
+            .searches()
+            .search(context, self.search_query())
+            .await;
+        let answer = answer.map_err(|error| problem(&error, &context.site))?;
         let age = (answer.outcome == Outcome::Hit).then_some(answer.age);
         let response = respond::list(JSON, answer.bytes, answer.outcome, age, None);
         Ok((response, answer.outcome))
@@ -150,5 +158,5 @@ fn link(response: &mut Response<Body>, next: Option<HeaderValue>) {
 }
 
 fn problem(error: &Error, site: &Site) -> Problem {
-    Problem::of(error, site.upstream.namespace().as_str())
+    Problem::of(error, site.namespace().as_str())
 }

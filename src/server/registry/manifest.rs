@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::headers::etag::if_none_match;
 use crate::mirror::manifest::digest::ManifestAnswer;
-use crate::mirror::{Mirror, Outcome, Site, Want};
+use crate::mirror::{Context, Mirror, Outcome, Want};
 use crate::oci::name::{Reference, Repository};
 use crate::server::body::Body;
 
@@ -18,13 +18,14 @@ use super::respond;
 pub(super) async fn answer(
     mirror: &Arc<Mirror>,
     headers: &HeaderMap,
-    site: &Site,
+    context: &Context,
     repository: &Repository,
     reference: &Reference,
     want: Want,
 ) -> Result<(Response<Body>, Outcome), Problem> {
-    let answer = mirror.manifest(site, repository, reference, want).await;
-    let answer = answer.map_err(|error| Problem::of(&error, site.upstream.namespace().as_str()))?;
+    let manifests = mirror.manifests();
+    let answer = manifests.get(context, repository, reference, want).await;
+    let answer = answer.map_err(|error| Problem::of(&error, context.site.namespace().as_str()))?;
     let outcome = answer.outcome;
     // Only built where a client asks: most do not.
     let unchanged = headers.contains_key(IF_NONE_MATCH)

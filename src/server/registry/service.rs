@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use crate::access::caller::Caller;
 use crate::access::permits::Permit;
 use crate::metrics::Metrics;
-use crate::mirror::{Held, Mirror, Outcome, Site, Want};
+use crate::mirror::{Context, Mirror, Outcome, Site, Want, WorkPermit};
 use crate::oci::endpoint::{Endpoint, Kind, Prefix, Route};
 use crate::oci::name::Namespace;
 use crate::server::body::{Body, Buffers};
@@ -119,22 +119,23 @@ impl Service {
         }
         let ns = route.ns.clone();
         let selected = self.mirror.sites().select(route)?;
-        let (mut site, endpoint) = (selected.site.clone(), selected.endpoint);
-        trail.upstream = Some(site.upstream.namespace().clone());
-        site.held = Some(self.held(caller, turn, &site, &endpoint, want).await?);
+        let (site, endpoint) = (Arc::clone(selected.site), selected.endpoint);
+        trail.upstream = Some(site.namespace().clone());
+        let permit = self.permit(caller, turn, &site, &endpoint, want).await?;
+        let context = Context::new(site, permit);
         let (mut response, outcome) = match endpoint {
             Endpoint::Manifest {
                 repository,
                 reference,
             } => {
                 let (mirror, headers) = (&self.mirror, request.headers());
-                manifest::answer(mirror, headers, &site, &repository, &reference, want).await?
+                manifest::answer(mirror, headers, &context, &repository, &reference, want).await?
             }
             Endpoint::Blob { repository, digest } => {
                 let blob = BlobRequest {
                     mirror: &self.mirror,
                     buffers: &self.buffers,
-                    site: &site,
+                    context: &context,
                     repository: &repository,
                     digest: &digest,
                     version: request.version(),
@@ -143,12 +144,12 @@ impl Service {
             }
             Endpoint::Base => (respond::base(), Outcome::Hit),
             Endpoint::Uploads { .. } => return Err(Problem::read_only()),
-            Endpoint::Tags { repository } => lists.tags(&site, &repository).await?,
+            Endpoint::Tags { repository } => lists.tags(&context, &repository).await?,
             Endpoint::Referrers { repository, digest } => {
-                lists.referrers(&site, &repository, &digest).await?
+                lists.referrers(&context, &repository, &digest).await?
             }
-            Endpoint::Catalog => lists.catalog(Some(&site)).await?,
-            Endpoint::Search => lists.search(&site).await?,
+            Endpoint::Catalog => lists.catalog(Some(&context.site)).await?,
+            Endpoint::Search => lists.search(&context).await?,
             Endpoint::SearchPing => lists.ping()?,
         };
         trail.outcome = outcome;
@@ -160,17 +161,17 @@ impl Service {
 
     /// What work for this request holds until it is over, though its client may be gone by then: leave for a
     /// transfer if it will start one, else the request's turn.
-    async fn held(
+    async fn permit(
         &self,
         caller: &Caller,
         turn: Arc<Permit>,
         site: &Site,
         endpoint: &Endpoint,
         want: Want,
-    ) -> Result<Held, Problem> {
+    ) -> Result<WorkPermit, Problem> {
         match endpoint {
             Endpoint::Blob { digest, .. }
-                if want == Want::Content && self.mirror.would_fill(site, digest) =>
+                if want == Want::Content && self.mirror.blobs().would_fill(site, digest) =>
             {
                 Ok(Arc::new(caller.share().fill().await?))
             }

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 
+use crate::sites::budget::{AccountQuota, Budget, Pulls};
+
 use super::backoff::Backoff;
 
 /// How long Docker Hub's window is. What was stated longer ago than one window says nothing.
@@ -21,20 +23,13 @@ pub(crate) struct RateLimit {
     pub window: Option<u64>,
 }
 
-/// What is left of a pull quota.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Budget {
-    /// Pulls per window.
-    pub limit: u64,
-    /// Pulls left.
-    pub remaining: u64,
-}
-
 /// The pull quota of one account. Each account has its own at an upstream.
 #[derive(Default)]
 pub(crate) struct PullQuota {
     /// Guards a few small values; never held while waiting.
     state: Mutex<QuotaState>,
+    /// Tells the mirror.
+    pulls: Pulls,
 }
 
 #[derive(Default)]
@@ -55,11 +50,11 @@ impl RateLimit {
         })
     }
 
-    /// The budget that this states, read `age` ago.
-    fn budget(&self, age: Duration) -> Option<Budget> {
+    /// The budget that this states, and for how long that counts.
+    fn budget(&self) -> Option<(Budget, Duration)> {
         let window = self.window.map_or(WINDOW, Duration::from_secs);
         let (limit, remaining) = (self.limit?, self.remaining?);
-        (age < window && limit > 0).then_some(Budget { limit, remaining })
+        (limit > 0).then_some((Budget { limit, remaining }, window))
     }
 }
 
@@ -78,24 +73,14 @@ fn field(headers: &HeaderMap, name: &str) -> (Option<u64>, Option<u64>) {
 impl PullQuota {
     /// Remembers what upstream has just stated.
     pub(crate) fn state(&self, stated: RateLimit) {
-        self.lock().stated = Some((stated, Instant::now()));
+        let mut state = self.lock();
+        state.stated = Some((stated, Instant::now()));
+        self.tell(&state);
     }
 
     /// What upstream stated last.
     pub(crate) fn stated(&self) -> Option<RateLimit> {
         self.lock().stated.map(|(stated, _)| stated)
-    }
-
-    /// What is left; `None` if that is unknown, or nothing is limited.
-    pub(crate) fn budget(&self) -> Option<Budget> {
-        let state = self.lock();
-        let (stated, at) = state.stated?;
-        let budget = stated.budget(at.elapsed())?;
-        let spent = state.backoff.left(Instant::now()).is_some();
-        Some(Budget {
-            remaining: if spent { 0 } else { budget.remaining },
-            ..budget
-        })
     }
 
     /// For how long it is spent; `None` if it is not.
@@ -105,7 +90,28 @@ impl PullQuota {
 
     /// Changes how long it is spent.
     pub(super) fn with_backoff<T>(&self, change: impl FnOnce(&mut Backoff) -> T) -> T {
-        change(&mut self.lock().backoff)
+        let mut state = self.lock();
+        let result = change(&mut state.backoff);
+        self.tell(&state);
+        result
+    }
+
+    /// What the mirror knows of it.
+    pub(crate) fn pulls(&self) -> Pulls {
+        self.pulls.clone()
+    }
+
+    fn tell(&self, state: &QuotaState) {
+        let stated = state.stated.and_then(|(stated, at)| {
+            let (budget, counts_for) = stated.budget()?;
+            Some((budget, at + counts_for))
+        });
+        let now = Instant::now();
+        let spent_until = state.backoff.left(now).map(|left| now + left);
+        self.pulls.note(AccountQuota {
+            stated,
+            spent_until,
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, QuotaState> {
@@ -131,13 +137,11 @@ mod tests {
             window: Some(21600),
         };
         assert_eq!(headers("100;w=21600", "76;w=21600"), Some(expected));
-        let budget = |after| expected.budget(Duration::from_secs(after));
         let full = Budget {
             limit: 100,
             remaining: 76,
         };
-        assert_eq!(budget(21_599), Some(full));
-        assert_eq!(budget(21_600), None, "a new window");
+        assert_eq!(expected.budget(), Some((full, Duration::from_secs(21_600))));
         assert_eq!(headers("plenty", "-1"), None);
         assert_eq!(RateLimit::read(&HeaderMap::new()), None);
     }

@@ -140,7 +140,7 @@ fn send_part(stream: &TcpStream, part: &Part) -> io::Result<usize> {
         .min(MOST_AT_ONCE);
     let mut position = part.position.load(Ordering::Relaxed);
     match rustix::fs::sendfile(stream, &*part.file, Some(&mut position), most) {
-        // The file is shorter than the blob: somebody truncated it under us.
+        // The file is shorter than the blob: something truncated it.
         Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
         Ok(count) => Ok(count),
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {

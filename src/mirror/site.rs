@@ -1,0 +1,71 @@
+//! A site of the mirror: an upstream and what applies to what comes from it. What a warm request needs is here, so
+//! that nothing is asked of the upstream's own code for it.
+
+use std::sync::Arc;
+
+use crate::oci::name::{Namespace, QualifiedName, Repository};
+use crate::sites::budget::{Budget, Pulls};
+use crate::upstream::Upstream;
+
+use super::freshness::Freshness;
+
+/// An entry of the table of sites.
+pub(crate) struct Site {
+    namespace: Namespace,
+    upstream: Arc<Upstream>,
+    freshness: Freshness,
+    /// What each account has left of its pull quota; the upstream writes it.
+    pulls: Vec<Pulls>,
+}
+
+impl Site {
+    pub(crate) fn new(upstream: Upstream, freshness: Freshness) -> Self {
+        Self {
+            namespace: upstream.namespace().clone(),
+            pulls: upstream.pulls(),
+            upstream: Arc::new(upstream),
+            freshness,
+        }
+    }
+
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    pub(super) fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
+    pub(super) fn freshness(&self) -> &Freshness {
+        &self.freshness
+    }
+
+    /// The full name of one of its repositories.
+    pub(super) fn qualify(&self, repository: &Repository) -> QualifiedName {
+        QualifiedName::new(self.namespace.clone(), repository.clone())
+    }
+
+    /// What is left of the pull quota at this moment.
+    pub(super) fn budget(&self) -> Option<Budget> {
+        Budget::best(&self.pulls)
+    }
+}
+
+/// Kept until the work for a request is over, also if the client leaves before that.
+pub(crate) type WorkPermit = Arc<dyn std::any::Any + Send + Sync>;
+
+/// What a request brings to the mirror.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) site: Arc<Site>,
+    _permit: WorkPermit,
+}
+
+impl Context {
+    pub(crate) fn new(site: Arc<Site>, permit: WorkPermit) -> Self {
+        Self {
+            site,
+            _permit: permit,
+        }
+    }
+}
