@@ -308,3 +308,77 @@ fn causes(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use crate::upstream::wire::settings::Proxy;
+
+    use super::*;
+
+    fn http() -> Http {
+        let second = Duration::from_secs(1);
+        let settings = ConnectionSettings {
+            ca_file: None,
+            proxy: Proxy::Direct,
+            timeouts: Timeouts {
+                connect: second,
+                headers: 5 * second,
+                idle: second,
+            },
+        };
+        let metrics = Arc::new(Metrics::new().unwrap());
+        Http::new("r.example", true, &settings, metrics).unwrap()
+    }
+
+    /// What a server receives that answers nothing but the last of `connections`.
+    async fn received(method: &str, body: &'static str, connections: usize) -> Vec<String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}/x", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move {
+            let mut all = Vec::new();
+            for connection in 1..=connections {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut seen = String::new();
+                while !(seen.contains("\r\n\r\n") && seen.ends_with(body)) {
+                    let mut part = [0; 1024];
+                    let length = stream.read(&mut part).await.unwrap();
+                    seen.push_str(std::str::from_utf8(&part[..length]).unwrap());
+                }
+                all.push(seen);
+                if connection == connections {
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    stream.write_all(answer).await.unwrap();
+                }
+            }
+            all
+        });
+        let request = http::Request::builder().method(method).uri(uri);
+        let request = request.body(Full::new(body.into())).unwrap();
+        let until = Instant::now() + Duration::from_secs(5);
+        let sent = http().send(request, "test", until).await;
+        if sent.is_err() {
+            serving.abort();
+            return Vec::new();
+        }
+        serving.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_body_is_sent_and_a_get_has_none() {
+        let post = &received("POST", "grant_type=password", 1).await[0];
+        assert!(post.contains("content-length: 19"), "{post}");
+        let get = received("GET", "", 1).await[0].to_lowercase();
+        assert!(!get.contains("content-length"), "{get}");
+        assert!(!get.contains("transfer-encoding"), "{get}");
+    }
+
+    #[tokio::test]
+    async fn only_what_changes_nothing_is_sent_again() {
+        assert_eq!(received("GET", "", 2).await.len(), 2);
+        let post = received("POST", "grant_type=password", 2).await;
+        assert!(post.is_empty(), "a token must not be asked for twice");
+    }
+}
