@@ -1,8 +1,11 @@
-//! Who asks, and what they may take.
+//! Who asks, for what, whether they may, and how much they may take.
 //!
-//! A leaf: it knows no HTTP, no registry and no store, so that the server and the mirror can both use it. Reading order:
-//! [`caller`] (who), [`permits`] (how much one client may take at a time), [`client`] (what counts as one client).
+//! It knows the words of the API ([`crate::oci`]) and no HTTP, registry or store, so that the server and the mirror can
+//! both use it. Reading order: [`caller`] (who), [`action`] (what), [`rules`] (who may do what), [`permits`] (how much
+//! one client may take at a time), [`client`] (what counts as one client).
 
+pub(crate) mod action;
 pub(crate) mod caller;
 pub(crate) mod client;
 pub(crate) mod permits;
+pub(crate) mod rules;

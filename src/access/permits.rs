@@ -106,11 +106,6 @@ impl Share {
         self.take(&self.requests).await
     }
 
-    /// A permit for one more transfer.
-    pub(crate) async fn fill(self: &Arc<Self>) -> Result<Permit, OverShare> {
-        self.take(&self.fills).await
-    }
-
     async fn take(self: &Arc<Self>, limit: &Limit) -> Result<Permit, OverShare> {
         let permit = limit.take(&self.home.limited).await?;
         Ok(self.permit(permit))
@@ -119,7 +114,7 @@ impl Share {
     fn permit(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Permit {
         Permit {
             _permit: permit,
-            _share: Arc::clone(self),
+            share: Arc::clone(self),
         }
     }
 }
@@ -140,7 +135,14 @@ impl Drop for Share {
 /// One of what a client may have; given back when dropped.
 pub(crate) struct Permit {
     _permit: OwnedSemaphorePermit,
-    _share: Arc<Share>,
+    share: Arc<Share>,
+}
+
+impl Permit {
+    /// A permit of the same client for one more transfer.
+    pub(crate) async fn fill(&self) -> Result<Self, OverShare> {
+        self.share.take(&self.share.fills).await
+    }
 }
 
 /// A client has as much as it may, and gave nothing of it back in time.

@@ -1,7 +1,7 @@
 //! The command line as clap sees it; a command's flags and what it does are in the file with its name.
 //!
-//! It says what the other folders answer, and decides nothing itself. Below the commands: `target` (a running mirror, or
-//! its store), `flags`, `runtime`, `exit` (what is printed, and exit codes).
+//! It says what the other folders answer, and decides nothing itself. Below the commands: `target` (a running mirror,
+//! or its store), `flags`, `runtime`, `exit` (what is printed, and exit codes).
 
 mod check;
 mod exit;

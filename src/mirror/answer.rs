@@ -1,5 +1,6 @@
 //! What all answers of the mirror have in common: how they came about, how much was wanted, why there is none.
 
+use crate::access::permits::OverShare;
 use crate::flight::Role;
 use crate::upstream;
 
@@ -68,6 +69,8 @@ pub(crate) enum Error {
     RepositoryUnknown,
     /// Upstream has no search.
     NoSearch,
+    /// The client may not start another transfer yet.
+    OverShare(OverShare),
     /// Upstream was asked and gave nothing that can be passed on.
     Upstream(upstream::Error),
 }
@@ -89,6 +92,7 @@ impl std::fmt::Display for Error {
             Self::BlobUnknown => f.write_str("upstream has no such blob in this repository"),
             Self::RepositoryUnknown => f.write_str("upstream has no such repository"),
             Self::NoSearch => f.write_str("upstream has no search"),
+            Self::OverShare(over) => over.fmt(f),
             Self::Upstream(error) => error.fmt(f),
         }
     }

@@ -22,7 +22,7 @@ use crate::sites::Sites;
 use crate::store::Store;
 
 pub(crate) use answer::{Error, Outcome, Want};
-pub(crate) use site::{Context, Site, WorkPermit};
+pub(crate) use site::{Context, Site};
 
 use blob::Blobs;
 use lists::Lists;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::access::permits::{OverShare, Permit};
 use crate::oci::name::{Namespace, QualifiedName, Repository};
 use crate::sites::budget::{Budget, Pulls};
 use crate::upstream::Upstream;
@@ -51,21 +52,21 @@ impl Site {
     }
 }
 
-/// Kept until the work for a request is over, also if the client leaves before that.
-pub(crate) type WorkPermit = Arc<dyn std::any::Any + Send + Sync>;
-
-/// What a request brings to the mirror.
+/// What a request brings to the mirror. Work for it holds a copy until it is over, also if the client leaves before.
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) site: Arc<Site>,
-    _permit: WorkPermit,
+    permit: Arc<Permit>,
 }
 
 impl Context {
-    pub(crate) fn new(site: Arc<Site>, permit: WorkPermit) -> Self {
-        Self {
-            site,
-            _permit: permit,
-        }
+    pub(crate) fn new(site: Arc<Site>, permit: Arc<Permit>) -> Self {
+        Self { site, permit }
+    }
+
+    /// The same for a transfer, which has a permit of its own.
+    pub(super) async fn for_fill(&self) -> Result<Self, OverShare> {
+        let permit = Arc::new(self.permit.fill().await?);
+        Ok(Self::new(Arc::clone(&self.site), permit))
     }
 }

@@ -199,6 +199,39 @@ async fn one_client_could_start_any_number_of_transfers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_could_keep_others_from_a_blob_that_it_may_not_fetch_yet() {
+    let (registry, mirror) = scene::start_with(|config| config.top("max_fills_per_client", "1"));
+    let slow = On::blob().get().containing("greedy/all").forever();
+    registry.fault(slow, Fault::Slow { bytes_per_sec: 1 });
+    let ask = async |name: &str, digest: &str| {
+        let mut connection = Raw::connect_from(GREEDY, mirror.authority()).await;
+        let words = format!("GET /v2/{name}/blobs/{digest} HTTP/1.1\r\nhost: m\r\n\r\n");
+        connection.send(words).await;
+        connection
+    };
+    let all = registry.put_generated_blob("greedy/all", 1, MIB);
+    let wanted = registry.put_generated_blob("other/one", 2, MIB);
+    let _transfer = ask("greedy/all", &all).await;
+    until("it has its one transfer", async || {
+        mirror.metric("pierglass_fills_in_flight", &[]).await == Some(1.0)
+    })
+    .await;
+    let _waiting = ask("other/one", &wanted).await;
+    until("it waits for another", async || {
+        limited(&mirror, "fills", "waited").await == 1.0
+    })
+    .await;
+    let started = Instant::now();
+    let answer = get_from(&mirror, OTHER, &format!("/v2/other/one/blobs/{wanted}")).await;
+    assert_eq!(digest_of(&answer.unwrap().body), wanted);
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_may_be_allowed_everything() {
     let none = "\"none\"";
     let (_registry, mirror, digest) = scene::stored_blob(LARGE, |config| {

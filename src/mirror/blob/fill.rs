@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use moka::sync::Cache;
 
-use crate::flight::{Flights, Slot};
+use crate::access::permits::OverShare;
+use crate::flight::{Flights, Landing, Slot};
 use crate::headers::range::Span;
 use crate::metrics::Metrics;
 use crate::mirror::answer::Outcome;
@@ -101,35 +102,31 @@ impl Fills {
         })
     }
 
-    pub(super) fn is_under_way(&self, site: &Site, digest: &Digest) -> bool {
-        self.find(site, digest).is_some()
-    }
-
-    /// The fill of a blob, if one is under way; `None` of it if it ends without a word.
-    pub(super) fn find(
-        &self,
-        site: &Site,
-        digest: &Digest,
-    ) -> Option<impl Future<Output = Option<Fill>> + use<>> {
+    /// The fill of a blob, if one is under way.
+    pub(super) fn find(&self, site: &Site, digest: &Digest) -> Option<Landing<Fill>> {
         let key = (site.namespace().clone(), digest.clone());
-        let landing = self.under_way.find(&key)?;
-        Some(async { landing.value().await.ok() })
+        self.under_way.find(&key)
     }
 
-    /// Joins the fill of a blob, or starts it.
-    pub(super) fn join(
+    /// Joins the fill of a blob, or starts it as soon as this client may start one more.
+    ///
+    /// Nothing can be joined while the permit is waited for: no client waits for what another one must give back.
+    pub(super) async fn join(
         self: &Arc<Self>,
         context: &Context,
         name: &QualifiedName,
         digest: &Digest,
-    ) -> (impl Future<Output = Option<Fill>> + use<>, Outcome) {
+    ) -> Result<(Landing<Fill>, Outcome), OverShare> {
+        if let Some(landing) = self.find(&context.site, digest) {
+            return Ok((landing, Outcome::Joined));
+        }
+        let (this, context) = (Arc::clone(self), context.for_fill().await?);
         let key = (name.namespace.clone(), digest.clone());
-        let (this, context) = (Arc::clone(self), context.clone());
         let (name, digest) = (name.clone(), digest.clone());
         // Boxed: it is large, and few requests start one.
         let start = |slot| Box::pin(this.run(context, name, digest, slot));
         let (landing, role) = self.under_way.join(key, start);
-        (async { landing.value().await.ok() }, role.into())
+        Ok((landing, role.into()))
     }
 
     async fn run(

@@ -102,11 +102,6 @@ impl Blobs {
         )))
     }
 
-    /// Whether asking for this blob's bytes would start a transfer.
-    pub(crate) fn would_fill(&self, site: &Site, digest: &Digest) -> bool {
-        !self.store.blobs().has(digest) && !self.fills.is_under_way(site, digest)
-    }
-
     /// Asks upstream how long a blob is whose transfer does not say it.
     pub(crate) async fn length(
         self: &Arc<Self>,
@@ -152,8 +147,9 @@ impl Blobs {
         digest: &Digest,
     ) -> Result<Option<BlobAnswer>, Error> {
         self.refusals.check(name, digest).map_err(blob_error)?;
-        let (fill, outcome) = self.fills.join(context, name, digest);
-        let Some(fill) = fill.await else {
+        let joined = self.fills.join(context, name, digest).await;
+        let (fill, outcome) = joined.map_err(Error::OverShare)?;
+        let Ok(fill) = fill.value().await else {
             return Ok(None);
         };
         let asked_as_this = fill.name == *name;
@@ -224,7 +220,7 @@ impl Blobs {
         if let Some(fill) = self.fills.find(&context.site, digest)
             && self.store.records().vouches(name, digest).await
         {
-            size = fill.await.and_then(|fill| fill.size());
+            size = fill.value().await.ok().and_then(|fill| fill.size());
         }
         if size.is_none() {
             (size, outcome) = self.ask(context, name, digest).await?;

@@ -14,6 +14,7 @@ use crate::oci::manifest::OCI_INDEX;
 use crate::oci::name::QualifiedName;
 use crate::oci::referrers::{Referrers, fallback_tag};
 use crate::store::records::StoredListing;
+use crate::upstream;
 
 /// Asks upstream's API, and looks under the tag if there is none. The outcome says that this tag is a stale one.
 pub(super) async fn fetch(
@@ -59,6 +60,8 @@ async fn under_fallback_tag(
         }
         // Only upstream's own word makes an empty list; that it is away does not.
         Err(Error::Upstream(error)) => Err(error),
+        // Only transfers of blobs need a permit beyond the request's.
+        Err(Error::OverShare(over)) => Err(upstream::Error::Unavailable(over.to_string().into())),
         Err(
             Error::ManifestUnknown
             | Error::BlobUnknown

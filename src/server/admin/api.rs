@@ -91,7 +91,11 @@ impl Api {
     async fn respond<B>(&self, request: &Request<B>) -> Result<Response<Body>, ApiError> {
         let query = request.uri().query().unwrap_or_default();
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-        let refused = if reads { Ok(()) } else { is_meant(request) };
+        let refused = if reads {
+            Ok(())
+        } else {
+            from_a_program(request)
+        };
         match request.uri().path() {
             api::PINS => match *request.method() {
                 Method::GET | Method::HEAD => Ok(done(&self.pins().await)),
@@ -198,8 +202,8 @@ fn tell(sender: &mpsc::Sender<Bytes>, event: &Event) -> ControlFlow<()> {
     }
 }
 
-/// Whether a request that changes something was meant by whoever runs the program that sent it.
-fn is_meant<B>(request: &Request<B>) -> Result<(), ApiError> {
+/// Refuses a request that a web page in a browser could have sent.
+fn from_a_program<B>(request: &Request<B>) -> Result<(), ApiError> {
     if request.headers().contains_key(ORIGIN) {
         let words = "web pages may not change anything here";
         return Err(ApiError::new(StatusCode::FORBIDDEN, words));

@@ -1,4 +1,6 @@
-//! What operators and their tools ask: metrics and health. What the command line asks is in `api`.
+//! What operators and their tools ask for: metrics and health here, what the commands need in `api`.
+//!
+//! It knows no pulls: it reads figures, and changes pins.
 
 mod api;
 
@@ -69,8 +71,8 @@ impl Admin {
         }
     }
 
-    /// A store that cannot be written is no reason to send requests elsewhere: what is stored is served and the
-    /// rest passes through, which nobody else here does better. So it is said, and the answer stays yes.
+    /// A store that cannot be written to is no reason to send requests elsewhere: what is stored is served, and the
+    /// rest passes through. So the answer says it and stays yes.
     fn ready(&self) -> Response<Body> {
         let words = match self.mirror.store().disk().trouble() {
             None => "ready\n".to_owned(),

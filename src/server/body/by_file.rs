@@ -12,10 +12,9 @@ use std::sync::Arc;
 use rustix::fs::Advice;
 
 use crate::mirror::blob::delivery::Delivery;
-use crate::server::record::RequestRecord;
+use crate::server::record::{Broken, RequestRecord};
 
 use super::sendfile::{FileSlice, Lane};
-use super::{Sending, State, Step};
 
 /// What goes out as one slice.
 const SLICE: u64 = 2 * 1024 * 1024;
@@ -32,7 +31,7 @@ const LEAST_BODY: u64 = 8 * 1024 * 1024;
 /// Whether a part of a file goes out as a slice.
 pub(super) enum ByFile {
     Slice(FileSlice),
-    /// The disk must be waited for: [`Sending::warm`].
+    /// The disk must be waited for: [`Kernel::warm`].
     Cold(Range<u64>),
     /// Not this way.
     Not,
@@ -60,7 +59,7 @@ impl Kernel {
         delivery: &mut Delivery,
         range: &Range<u64>,
         lane: &Lane,
-        account: Option<&Arc<RequestRecord>>,
+        record: Option<&Arc<RequestRecord>>,
     ) -> ByFile {
         let left = range.end.saturating_sub(range.start);
         if self.copy_only || !lane.is_open() || left <= LEAST {
@@ -82,7 +81,20 @@ impl Kernel {
             return ByFile::Not;
         };
         delivery.sent_by_kernel(range.end);
-        ByFile::Slice(lane.slice(file, range, account.map(Arc::clone)))
+        ByFile::Slice(lane.slice(file, range, record.map(Arc::clone)))
+    }
+
+    /// Reads `range` from the disk. If that fails, the bytes are copied, and reading them once more tells why.
+    pub(super) async fn warm(&mut self, file: Arc<File>, range: Range<u64>) -> Result<(), Broken> {
+        let end = range.end;
+        match tokio::task::spawn_blocking(move || read_through(&file, range)).await? {
+            Ok(()) => self.warm = end,
+            Err(error) => {
+                tracing::debug!(%error, "a part of a blob cannot be read ahead");
+                self.copy_only = true;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -95,23 +107,6 @@ fn is_cached(delivery: &Delivery, range: &Range<u64>) -> io::Result<bool> {
         }
     }
     Ok(true)
-}
-
-impl Sending {
-    /// Reads `range` from the disk. If that fails, the bytes are copied, and reading them once more tells why.
-    pub(super) async fn warm(mut self: Box<Self>, range: Range<u64>) -> Step {
-        if let Some(file) = self.delivery.file() {
-            let end = range.end;
-            match tokio::task::spawn_blocking(move || read_through(&file, range)).await? {
-                Ok(()) => self.kernel.warm = end,
-                Err(error) => {
-                    tracing::debug!(%error, "a part of a blob cannot be read ahead");
-                    self.kernel.copy_only = true;
-                }
-            }
-        }
-        Ok((State::Sending(self), None))
-    }
 }
 
 /// Reads a range and has the kernel begin with the one after it.

@@ -5,20 +5,23 @@
 //! and from where, is the mirror's to decide. A body that cannot be finished ends in an error, upon which hyper cuts
 //! the connection: a client must never take a torn body for a whole one.
 //!
-//! Reading order: this file, [`buffers`], `by_file` (which parts the kernel sends), [`sendfile`] (how), `stream`.
+//! Reading order: this file, [`buffers`], `by_file` (which parts the kernel sends), [`sendfile`] (parts of files),
+//! [`socket`] (what sends them).
 
 pub(crate) mod buffers;
 mod by_file;
 pub(crate) mod sendfile;
-mod stream;
+pub(crate) mod socket;
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use http_body::{Frame, SizeHint};
+use tokio::sync::mpsc::Receiver;
 
 use crate::mirror::blob::delivery::{Delivery, Next};
 use crate::server::limits::activity::ActiveRequest;
@@ -29,12 +32,12 @@ use sendfile::{Data, Lane};
 
 pub(crate) use buffers::Buffers;
 
-/// A response's body, and the account that is closed when it is gone.
+/// A response's body, and the record that is closed when it is gone.
 pub(crate) struct Body {
     state: State,
     /// Bytes still to come, if that is known.
     left: Option<u64>,
-    account: Option<Arc<RequestRecord>>,
+    record: Option<Arc<RequestRecord>>,
     /// Over which parts of files can go out without being read here.
     lane: Option<Lane>,
     /// Hears when bytes are asked for.
@@ -63,7 +66,7 @@ impl Body {
         Self {
             state,
             left,
-            account: None,
+            record: None,
             lane: None,
             open: None,
         }
@@ -90,10 +93,15 @@ impl Body {
         Self::new(State::Sending(Box::new(sending)), length)
     }
 
-    /// Has `account` count the bytes and closes it with the body.
+    /// Whatever comes through the channel, until its other end is dropped.
+    pub(crate) fn stream(pieces: Receiver<Bytes>) -> Self {
+        Self::new(State::Waiting(next(pieces)), None)
+    }
+
+    /// Has `record` count the bytes and closes it with the body.
     #[must_use]
-    pub(crate) fn with_account(mut self, account: RequestRecord) -> Self {
-        self.account = Some(Arc::new(account));
+    pub(crate) fn with_record(mut self, record: RequestRecord) -> Self {
+        self.record = Some(Arc::new(record));
         self
     }
 
@@ -118,15 +126,15 @@ impl Body {
     fn sent(&mut self, bytes: &Bytes) {
         let count = bytes.len() as u64;
         self.passed(count);
-        if let Some(account) = &self.account {
-            account.sent(count, Way::Copied);
+        if let Some(record) = &self.record {
+            record.sent(count, Way::Copied);
         }
     }
 
     fn broke(&mut self, error: Broken) -> Broken {
         self.state = State::Done;
-        if let Some(account) = &self.account {
-            account.broke(&error);
+        if let Some(record) = &self.record {
+            record.broke(&error);
         }
         error
     }
@@ -155,7 +163,7 @@ impl http_body::Body for Body {
                 State::Done => return Poll::Ready(None),
                 State::Whole(bytes) => Ok((State::Done, Some(bytes))),
                 State::Sending(sending) => {
-                    match sending.now(self.lane.as_ref(), self.account.as_ref()) {
+                    match sending.now(self.lane.as_ref(), self.record.as_ref()) {
                         Now::Step(step) => step,
                         Now::File(next, slice) => {
                             self.passed(slice.remaining() as u64);
@@ -197,7 +205,7 @@ impl http_body::Body for Body {
 
 impl Sending {
     /// What comes next, without waiting: a piece, or the wait for one.
-    fn now(mut self: Box<Self>, lane: Option<&Lane>, account: Option<&Arc<RequestRecord>>) -> Now {
+    fn now(mut self: Box<Self>, lane: Option<&Lane>, record: Option<&Arc<RequestRecord>>) -> Now {
         let range = match self.delivery.next() {
             Next::InFile(range) => range,
             Next::Bytes(bytes) => return Now::Step(Ok((State::Sending(self), Some(bytes)))),
@@ -206,7 +214,7 @@ impl Sending {
             Next::Broken(why) => return Now::Step(Err(why)),
         };
         let by_file = lane.map_or(ByFile::Not, |lane| {
-            self.kernel.slice(&mut self.delivery, &range, lane, account)
+            self.kernel.slice(&mut self.delivery, &range, lane, record)
         });
         match by_file {
             ByFile::Slice(slice) => return Now::File(self.unless_over(), slice),
@@ -223,6 +231,13 @@ impl Sending {
     async fn wait(mut self: Box<Self>) -> Step {
         let bytes = self.delivery.wait().await?;
         Ok((State::Sending(self), bytes))
+    }
+
+    async fn warm(mut self: Box<Self>, range: Range<u64>) -> Step {
+        if let Some(file) = self.delivery.file() {
+            self.kernel.warm(file, range).await?;
+        }
+        Ok((State::Sending(self), None))
     }
 
     async fn read(mut self: Box<Self>, buffer: buffers::Buffer) -> Step {
@@ -243,4 +258,14 @@ impl Sending {
 
 fn wait(step: impl Future<Output = Step> + Send + 'static) -> Step {
     Ok((State::Waiting(Box::pin(step)), None))
+}
+
+/// Waits for the next of the pieces that are made while they are sent.
+fn next(mut pieces: Receiver<Bytes>) -> Pin<Box<dyn Future<Output = Step> + Send>> {
+    Box::pin(async move {
+        Ok(match pieces.recv().await {
+            Some(piece) => (State::Waiting(next(pieces)), Some(piece)),
+            None => (State::Done, None),
+        })
+    })
 }

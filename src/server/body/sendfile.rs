@@ -10,8 +10,6 @@
 //! ([`Buf::chunk`]): that costs speed and not correctness. No page of a file is ever mapped, so a file that is
 //! cut off meanwhile is an error here and not a signal.
 
-mod socket;
-
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -22,13 +20,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytes::{Buf, Bytes};
 
 use crate::server::record::{RequestRecord, Way};
-pub(crate) use socket::Sendfile;
 
 /// What is read at once where bytes must be copied after all.
 const COPY: usize = 64 * 1024;
-
-/// Not all file systems can do it; then it is not tried again.
-static UNSUPPORTED: AtomicBool = AtomicBool::new(false);
 
 /// A piece of a body: bytes, or a part of a file.
 pub(crate) enum Data {
@@ -50,10 +44,12 @@ struct Shared {
     count: AtomicUsize,
     /// A slice was copied and could not be read: nothing more may leave.
     broken: AtomicBool,
+    /// Not all file systems can do it; then it is not tried again on this connection.
+    unsupported: AtomicBool,
 }
 
 /// A part of a file, and the byte that stands for it.
-struct Part {
+pub(super) struct Part {
     token: [u8; 1],
     file: Arc<File>,
     position: AtomicU64,
@@ -66,21 +62,31 @@ pub(crate) struct FileSlice {
     lane: Lane,
     /// The bytes at `position`, if they had to be shown.
     copied: OnceLock<Bytes>,
-    account: Option<Arc<RequestRecord>>,
+    record: Option<Arc<RequestRecord>>,
 }
 
 impl Lane {
     /// Whether slices can be sent on at all.
     pub(crate) fn is_open(&self) -> bool {
-        !UNSUPPORTED.load(Ordering::Relaxed)
+        !self.0.unsupported.load(Ordering::Relaxed)
     }
 
-    /// Makes a slice of `range`. What is sent of it is noted in `account`.
+    /// Makes no more slices: the file system cannot send them.
+    pub(super) fn close(&self) {
+        self.0.unsupported.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a slice could not be read, so that nothing more may leave.
+    pub(super) fn is_broken(&self) -> bool {
+        self.0.broken.load(Ordering::Relaxed)
+    }
+
+    /// Makes a slice of `range`. What is sent of it is noted in `record`.
     pub(crate) fn slice(
         &self,
         file: Arc<File>,
         range: Range<u64>,
-        account: Option<Arc<RequestRecord>>,
+        record: Option<Arc<RequestRecord>>,
     ) -> FileSlice {
         let part = Arc::new(Part {
             token: [0],
@@ -96,12 +102,12 @@ impl Lane {
             part,
             lane: self.clone(),
             copied: OnceLock::new(),
-            account,
+            record,
         }
     }
 
     /// The first slice among `buffers`, and how many buffers are before it.
-    fn find(&self, buffers: &[IoSlice<'_>]) -> Option<(usize, Arc<Part>)> {
+    pub(super) fn find(&self, buffers: &[IoSlice<'_>]) -> Option<(usize, Arc<Part>)> {
         if self.0.count.load(Ordering::Acquire) == 0 {
             return None;
         }
@@ -122,17 +128,23 @@ impl Lane {
 }
 
 impl Part {
-    fn left(&self) -> u64 {
-        let position = self.position.load(Ordering::Relaxed);
-        self.end.saturating_sub(position)
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(super) fn position(&self) -> u64 {
+        self.position.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn left(&self) -> u64 {
+        self.end.saturating_sub(self.position())
     }
 
     /// Reads what is next, of which there must be some.
-    fn read(&self) -> io::Result<Vec<u8>> {
+    pub(super) fn read(&self) -> io::Result<Vec<u8>> {
         let length = usize::try_from(self.left()).unwrap_or(COPY).min(COPY);
         let mut bytes = vec![0; length];
-        let position = self.position.load(Ordering::Relaxed);
-        self.file.read_exact_at(&mut bytes, position)?;
+        self.file.read_exact_at(&mut bytes, self.position())?;
         Ok(bytes)
     }
 }
@@ -183,8 +195,8 @@ impl Buf for FileSlice {
         } else {
             Way::Sendfile
         };
-        if let Some(account) = &self.account {
-            account.sent(count_wide, way);
+        if let Some(record) = &self.record {
+            record.sent(count_wide, way);
         }
         if let Some(rest) =
             copied.and_then(|mut bytes| (count < bytes.len()).then(|| bytes.split_off(count)))

@@ -25,7 +25,8 @@ use crate::metrics::Metrics;
 
 use crate::server::body::Body;
 use crate::server::body::buffers::LARGE;
-use crate::server::body::sendfile::{Lane, Sendfile};
+use crate::server::body::sendfile::Lane;
+use crate::server::body::socket::Sendfile;
 use crate::server::limits::activity::ActiveRequest;
 use crate::server::limits::connections::{ConnectionLimit, ConnectionPermit};
 use crate::server::record::Broken;

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use http::StatusCode;
 use prometheus::{Histogram, IntCounter};
 
+use crate::access::action::Action;
 use crate::metrics::Metrics;
 use crate::mirror::Outcome;
 use crate::oci::endpoint::Kind;
@@ -66,29 +67,23 @@ impl CounterTable {
     /// The counters of requests of one kind to one upstream that ended alike.
     pub(super) fn of(
         &self,
-        upstream: Option<&Namespace>,
-        kind: Option<Kind>,
+        action: Option<&Action>,
         outcome: Outcome,
         status: StatusCode,
     ) -> Arc<Counters> {
-        let find = || Arc::new(self.find(upstream, kind, outcome, status));
-        let place = upstream
+        let find = || Arc::new(self.find(action, outcome, status));
+        let place = action
             .filter(|_| status == StatusCode::OK)
-            .and_then(|upstream| self.ordinary.get(upstream))
-            .zip(kind)
-            .and_then(|(table, kind)| table.get(kind as usize)?.get(outcome as usize));
+            .and_then(|action| {
+                let table = self.ordinary.get(action.namespace.as_ref()?)?;
+                table.get(action.kind as usize)?.get(outcome as usize)
+            });
         place.map_or_else(find, |place| Arc::clone(place.get_or_init(find)))
     }
 
-    fn find(
-        &self,
-        upstream: Option<&Namespace>,
-        kind: Option<Kind>,
-        outcome: Outcome,
-        status: StatusCode,
-    ) -> Counters {
+    fn find(&self, action: Option<&Action>, outcome: Outcome, status: StatusCode) -> Counters {
         let (upstream, kind, outcome) =
-            (upstream_label(upstream), kind_label(kind), outcome.as_str());
+            (upstream_label(action), kind_label(action), outcome.as_str());
         let metrics = &self.metrics;
         Counters {
             requests: metrics.requests.with_label_values(&[
@@ -106,18 +101,27 @@ impl CounterTable {
 }
 
 /// The word for an upstream, or for none.
-pub(super) fn upstream_label(upstream: Option<&Namespace>) -> &str {
+pub(super) fn upstream_label(action: Option<&Action>) -> &str {
+    let upstream = action.and_then(|action| action.namespace.as_ref());
     upstream.map_or(NO_UPSTREAM, Namespace::as_str)
 }
 
 /// The word for an endpoint, or for none.
-pub(super) fn kind_label(kind: Option<Kind>) -> &'static str {
-    kind.map_or(NO_KIND, Kind::as_str)
+pub(super) fn kind_label(action: Option<&Action>) -> &'static str {
+    action.map_or(NO_KIND, |action| action.kind.as_str())
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::access::action::Verb;
+
     use super::*;
+
+    fn count(counters: &Counters) {
+        counters.requests.inc();
+        counters.bytes.inc_by(10);
+        counters.duration.observe(0.1);
+    }
 
     #[test]
     fn what_is_counted_is_what_the_labels_say() {
@@ -125,25 +129,21 @@ mod tests {
         let known: Namespace = "quay.io".parse().unwrap();
         let table = CounterTable::new(&metrics, [known.clone()].into_iter());
         let other: Namespace = "ghcr.io".parse().unwrap();
-        let (manifest, hit) = (Some(Kind::Manifest), Outcome::Hit);
+        let (manifest, hit) = (Kind::Manifest, Outcome::Hit);
         for (upstream, kind, outcome, status) in [
             (Some(&known), manifest, hit, StatusCode::OK),
             (Some(&known), manifest, hit, StatusCode::OK),
             (Some(&known), manifest, hit, StatusCode::NOT_MODIFIED),
-            (
-                Some(&known),
-                Some(Kind::Upload),
-                Outcome::Error,
-                StatusCode::OK,
-            ),
+            (Some(&known), Kind::Upload, Outcome::Error, StatusCode::OK),
             (Some(&other), manifest, hit, StatusCode::OK),
-            (None, None, Outcome::Error, StatusCode::NOT_FOUND),
         ] {
-            let counters = table.of(upstream, kind, outcome, status);
-            counters.requests.inc();
-            counters.bytes.inc_by(10);
-            counters.duration.observe(0.1);
+            let action = Action {
+                namespace: upstream.cloned(),
+                ..Action::new(Verb::Pull, kind)
+            };
+            count(&table.of(Some(&action), outcome, status));
         }
+        count(&table.of(None, Outcome::Error, StatusCode::NOT_FOUND));
         let requests = |labels: [&str; 4]| metrics.requests.with_label_values(&labels).get();
         assert_eq!(requests(["quay.io", "manifest", "hit", "200"]), 2);
         assert_eq!(requests(["quay.io", "manifest", "hit", "304"]), 1);

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::header::USER_AGENT;
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
 
+use crate::access::action::Action;
+use crate::access::caller::Caller;
 use crate::access::permits::Permit;
 use crate::mirror::Outcome;
-use crate::oci::endpoint::Kind;
-use crate::oci::name::Namespace;
 
 use counters::{Counters, kind_label, upstream_label};
 
@@ -29,46 +30,59 @@ pub(crate) struct RequestRecord {
     table: Arc<CounterTable>,
     counters: Arc<Counters>,
     entry: Entry,
+    status: StatusCode,
+    /// Until the response's header was ready.
+    header_after: Duration,
     bytes: AtomicU64,
     broke: OnceLock<String>,
-    /// The client's permit for this request, which lasts as long as the response.
-    _permit: Option<Arc<Permit>>,
 }
 
-/// One line of the access log.
+/// What is known of a request; filled in while it is answered.
 pub(crate) struct Entry {
-    pub(crate) client: IpAddr,
-    pub(crate) agent: Option<HeaderValue>,
-    pub(crate) method: Method,
-    pub(crate) uri: Uri,
-    pub(crate) upstream: Option<Namespace>,
-    pub(crate) kind: Option<Kind>,
+    started: Instant,
+    client: IpAddr,
+    agent: Option<HeaderValue>,
+    method: Method,
+    uri: Uri,
+    /// `None` while the request has not been understood.
+    pub(crate) action: Option<Action>,
     pub(crate) outcome: Outcome,
-    pub(crate) status: StatusCode,
     pub(crate) problem: Option<String>,
-    pub(crate) started: Instant,
-    /// Until the response's header was ready.
-    pub(crate) header_after: Duration,
+    /// The client's permit for this request, which lasts as long as the response.
+    pub(crate) permit: Option<Arc<Permit>>,
+}
+
+impl Entry {
+    pub(crate) fn new<B>(request: &Request<B>, caller: &Caller) -> Self {
+        Self {
+            started: Instant::now(),
+            client: caller.address(),
+            agent: request.headers().get(USER_AGENT).cloned(),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            action: None,
+            outcome: Outcome::Error,
+            problem: None,
+            permit: None,
+        }
+    }
 }
 
 impl RequestRecord {
     /// Counts the request.
-    pub(crate) fn new(
-        table: &Arc<CounterTable>,
-        entry: Entry,
-        permit: Option<Arc<Permit>>,
-    ) -> Self {
-        let upstream = entry.upstream.as_ref();
-        let counters = table.of(upstream, entry.kind, entry.outcome, entry.status);
+    pub(crate) fn new(table: &Arc<CounterTable>, entry: Entry, status: StatusCode) -> Self {
+        let header_after = entry.started.elapsed();
+        let counters = table.of(entry.action.as_ref(), entry.outcome, status);
         counters.requests.inc();
-        counters.duration.observe(entry.header_after.as_secs_f64());
+        counters.duration.observe(header_after.as_secs_f64());
         Self {
             table: Arc::clone(table),
             counters,
             entry,
+            status,
+            header_after,
             bytes: AtomicU64::new(0),
             broke: OnceLock::new(),
-            _permit: permit,
         }
     }
 
@@ -94,13 +108,13 @@ impl Drop for RequestRecord {
             client = %entry.client,
             method = %entry.method,
             path = entry.uri.path(),
-            status = entry.status.as_u16(),
-            upstream = upstream_label(entry.upstream.as_ref()),
-            kind = kind_label(entry.kind),
+            status = self.status.as_u16(),
+            upstream = upstream_label(entry.action.as_ref()),
+            kind = kind_label(entry.action.as_ref()),
             outcome = entry.outcome.as_str(),
             bytes = self.bytes.load(Ordering::Relaxed),
             ms = entry.started.elapsed().as_millis() as u64,
-            header_ms = entry.header_after.as_millis() as u64,
+            header_ms = self.header_after.as_millis() as u64,
             agent = entry.agent.as_ref().and_then(|agent| agent.to_str().ok()),
             error = problem,
             "request"

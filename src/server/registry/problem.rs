@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::access::permits::OverShare;
+use crate::access::rules::Refusal;
 use crate::mirror;
 use crate::oci::endpoint::EndpointError;
 use crate::oci::error::{self, ErrorCode};
@@ -26,8 +27,8 @@ pub(super) struct Problem {
     status: StatusCode,
     code: ErrorCode,
     message: String,
-    retry_after: Option<Duration>,
-    allow: Option<&'static str>,
+    /// What else a client must know: when to ask again, what is allowed, how to say who it is.
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
@@ -36,30 +37,28 @@ impl Problem {
             status,
             code,
             message: message.into(),
-            retry_after: None,
-            allow: None,
+            headers: Vec::new(),
         }
     }
 
     /// This mirror is read-only.
     pub(super) fn read_only() -> Self {
         let message = "this is a pull-only mirror; push to the registry itself";
-        let problem = Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            ErrorCode::Unsupported,
-            message,
-        );
-        Self {
-            allow: Some("GET, HEAD"),
-            ..problem
-        }
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        Self::new(status, ErrorCode::Unsupported, message)
+            .with(ALLOW, HeaderValue::from_static("GET, HEAD"))
+    }
+
+    /// Adds a header to the response, such as a challenge.
+    fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
     }
 
     fn retry_after(self, after: Duration) -> Self {
-        Self {
-            retry_after: Some(after),
-            ..self
-        }
+        // Rounded up: a client that asks a moment too early is refused again.
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        self.with(RETRY_AFTER, seconds.max(1).into())
     }
 
     /// The words for the log.
@@ -69,23 +68,22 @@ impl Problem {
 
     pub(super) fn into_response(self) -> Response<Body> {
         let body = error::body(self.code, &self.message);
-        let mut response = respond::new(
-            self.status,
-            HeaderValue::from_static("pierglass; detail=error"),
-        );
+        let status = HeaderValue::from_static("pierglass; detail=error");
+        let mut response = respond::new(self.status, status);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_LENGTH, body.len().into());
-        if let Some(after) = self.retry_after {
-            // Rounded up: who asks a moment too early is refused again.
-            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-            headers.insert(RETRY_AFTER, seconds.max(1).into());
-        }
-        if let Some(allow) = self.allow {
-            headers.insert(ALLOW, HeaderValue::from_static(allow));
-        }
+        headers.extend(self.headers);
         *response.body_mut() = Body::whole(body);
         response
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::ReadOnly => Self::read_only(),
+        }
     }
 }
 
@@ -153,6 +151,7 @@ impl Problem {
                 let message = format!("{namespace} has no search");
                 return Self::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, message);
             }
+            mirror::Error::OverShare(over) => return (*over).into(),
             mirror::Error::Upstream(error) => error,
         };
         let words = format!("{namespace}: {error}");
@@ -192,5 +191,40 @@ impl Problem {
                 Self::new(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, words)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::WWW_AUTHENTICATE;
+
+    use super::*;
+
+    #[test]
+    fn a_problem_can_carry_a_challenge() {
+        let challenge = HeaderValue::from_static("Basic realm=\"pierglass\"");
+        let problem = Problem::new(
+            StatusCode::UNAUTHORIZED,
+            ErrorCode::Denied,
+            "say who you are",
+        );
+        let response = problem
+            .with(WWW_AUTHENTICATE, challenge.clone())
+            .into_response();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(response.headers().get(WWW_AUTHENTICATE), Some(&challenge));
+        assert!(response.headers().contains_key(CONTENT_LENGTH));
+    }
+
+    #[test]
+    fn seconds_to_wait_are_rounded_up() {
+        let after = |millis| {
+            let problem = Problem::read_only().retry_after(Duration::from_millis(millis));
+            let response = problem.into_response();
+            response.headers().get(RETRY_AFTER).cloned()
+        };
+        assert_eq!(after(0), Some(1.into()));
+        assert_eq!(after(1000), Some(1.into()));
+        assert_eq!(after(1001), Some(2.into()));
     }
 }

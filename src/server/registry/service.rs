@@ -1,20 +1,19 @@
-//! One request to the registry API, line by line: parse, choose the upstream, ask the mirror, answer.
+//! One request to the registry API, in the steps that every request takes: parse, site, authorize, act, answer.
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use http::header::USER_AGENT;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 
+use crate::access::action::{Action, Verb};
 use crate::access::caller::Caller;
-use crate::access::permits::Permit;
+use crate::access::rules::authorize;
 use crate::metrics::Metrics;
-use crate::mirror::{Context, Mirror, Outcome, Site, Want, WorkPermit};
-use crate::oci::endpoint::{Endpoint, Kind, Prefix, Route};
-use crate::oci::name::Namespace;
+use crate::mirror::{Context, Mirror, Outcome, Site, Want};
+use crate::oci::endpoint::{Endpoint, Prefix, Route};
 use crate::server::body::{Body, Buffers};
 use crate::server::record::{CounterTable, Entry, RequestRecord};
+use crate::sites::SelectError;
 
 use super::blob::BlobRequest;
 use super::lists::ListRequest;
@@ -29,22 +28,13 @@ pub(crate) struct Service {
     buffers: Buffers,
 }
 
-/// What was found out about a request while it was answered, for log and metrics.
-struct Trail {
-    upstream: Option<Namespace>,
-    kind: Option<Kind>,
-    outcome: Outcome,
-    problem: Option<String>,
-    turn: Option<Arc<Permit>>,
-}
+type Answered = Result<(Response<Body>, Outcome), Problem>;
 
 impl Service {
     /// A service in front of `mirror`.
     pub(crate) fn new(mirror: Arc<Mirror>, metrics: &Arc<Metrics>) -> Self {
-        let namespaces = mirror
-            .sites()
-            .iter()
-            .map(|(namespace, _)| namespace.clone());
+        let sites = mirror.sites().iter();
+        let namespaces = sites.map(|(namespace, _)| namespace.clone());
         let counters = Arc::new(CounterTable::new(metrics, namespaces));
         Self {
             mirror,
@@ -59,154 +49,125 @@ impl Service {
         request: Request<Incoming>,
         caller: Caller,
     ) -> Response<Body> {
-        let started = Instant::now();
-        let mut trail = Trail {
-            upstream: None,
-            kind: None,
-            outcome: Outcome::Error,
-            problem: None,
-            turn: None,
-        };
-        let response = match self.respond(&request, &caller, &mut trail).await {
-            Ok(response) => response,
+        let mut entry = Entry::new(&request, &caller);
+        let response = match self.respond(&request, &caller, &mut entry).await {
+            Ok((response, outcome)) => {
+                entry.outcome = outcome;
+                response
+            }
             Err(problem) => {
-                trail.outcome = Outcome::Error;
-                trail.problem = Some(problem.message().to_owned());
+                entry.problem = Some(problem.message().to_owned());
                 problem.into_response()
             }
         };
-        let account = self.open_account(&request, &caller, started, trail, response.status());
-        if *request.method() == Method::HEAD {
-            let (parts, _) = response.into_parts();
-            return Response::from_parts(parts, Body::empty().with_account(account));
-        }
-        response.map(|body| body.with_account(account))
+        let record = RequestRecord::new(&self.counters, entry, response.status());
+        let (parts, body) = response.into_parts();
+        let body = match *request.method() {
+            Method::HEAD => Body::empty(),
+            _ => body,
+        };
+        Response::from_parts(parts, body.with_record(record))
     }
 
+    /// What becomes known on the way is noted in `entry`.
     async fn respond(
         &self,
         request: &Request<Incoming>,
         caller: &Caller,
-        trail: &mut Trail,
-    ) -> Result<Response<Body>, Problem> {
+        entry: &mut Entry,
+    ) -> Answered {
         let route = Route::parse(request.uri().path(), request.uri().query())?;
-        trail.kind = Some(route.endpoint.kind());
-        let want = match *request.method() {
-            Method::GET => Want::Content,
-            Method::HEAD => Want::Header,
-            _ => return Err(Problem::read_only()),
+        let (ns, kind) = (route.ns.clone(), route.endpoint.kind());
+        let action = Action::new(verb(request.method()), kind);
+        let action = entry.action.insert(action);
+        let (site, endpoint) = self.site(route, action)?;
+        authorize(caller, action)?;
+        let (mut response, outcome) = match (site, endpoint) {
+            // How clients find out whether this is a registry: it takes no permit, so it never waits for one.
+            (None, Endpoint::Base) => (respond::base(), Outcome::Hit),
+            (site, endpoint) => {
+                let permit = Arc::new(caller.share().request().await?);
+                entry.permit = Some(Arc::clone(&permit));
+                let context = site.map(|site| Context::new(site, permit));
+                self.act(request, context.as_ref(), endpoint).await?
+            }
         };
-        if route.endpoint.kind() == Kind::Base
-            && route.ns.is_none()
-            && matches!(route.prefix, Prefix::None)
-        {
-            trail.outcome = Outcome::Hit;
-            return Ok(respond::base());
+        if let Some(value) = ns.and_then(|ns| HeaderValue::from_str(ns.as_str()).ok()) {
+            response.headers_mut().insert(OCI_NAMESPACE, value);
         }
-        let turn = Arc::new(caller.share().request().await?);
-        trail.turn = Some(Arc::clone(&turn));
+        Ok((response, outcome))
+    }
+
+    /// Chooses the site, and what the endpoint is called there. `None` if the request is for the mirror as a whole, or
+    /// would change something, which no site takes.
+    fn site(
+        &self,
+        route: Route,
+        action: &mut Action,
+    ) -> Result<(Option<Arc<Site>>, Endpoint), SelectError> {
+        let of_all = matches!(route.endpoint, Endpoint::Base | Endpoint::Catalog)
+            && route.ns.is_none()
+            && matches!(route.prefix, Prefix::None);
+        if of_all || action.verb == Verb::Change {
+            return Ok((None, route.endpoint));
+        }
+        let selected = self.mirror.sites().select(route)?;
+        action.namespace = Some(selected.namespace.clone());
+        action.repository = selected.endpoint.repository().cloned();
+        Ok((Some(Arc::clone(selected.site)), selected.endpoint))
+    }
+
+    /// Asks the mirror: for something of a site, or, without one, what there is of all sites.
+    async fn act(
+        &self,
+        request: &Request<Incoming>,
+        context: Option<&Context>,
+        endpoint: Endpoint,
+    ) -> Answered {
+        let (mirror, headers) = (&self.mirror, request.headers());
         let lists = ListRequest {
-            mirror: &self.mirror,
+            mirror,
             uri: request.uri(),
         };
-        if route.endpoint.kind() == Kind::Catalog
-            && route.ns.is_none()
-            && matches!(route.prefix, Prefix::None)
-        {
-            let (response, outcome) = lists.catalog(None).await?;
-            trail.outcome = outcome;
-            return Ok(response);
-        }
-        let ns = route.ns.clone();
-        let selected = self.mirror.sites().select(route)?;
-        let (site, endpoint) = (Arc::clone(selected.site), selected.endpoint);
-        trail.upstream = Some(site.namespace().clone());
-        let permit = self.permit(caller, turn, &site, &endpoint, want).await?;
-        let context = Context::new(site, permit);
-        let (mut response, outcome) = match endpoint {
+        let want = match *request.method() {
+            Method::HEAD => Want::Header,
+            _ => Want::Content,
+        };
+        let Some(context) = context else {
+            return lists.catalog(None).await;
+        };
+        match endpoint {
             Endpoint::Manifest {
                 repository,
                 reference,
-            } => {
-                let (mirror, headers) = (&self.mirror, request.headers());
-                manifest::answer(mirror, headers, &context, &repository, &reference, want).await?
-            }
+            } => manifest::answer(mirror, headers, context, &repository, &reference, want).await,
             Endpoint::Blob { repository, digest } => {
                 let blob = BlobRequest {
-                    mirror: &self.mirror,
+                    mirror,
                     buffers: &self.buffers,
-                    context: &context,
+                    context,
                     repository: &repository,
                     digest: &digest,
                     version: request.version(),
                 };
-                blob.answer(request.headers(), want).await?
+                blob.answer(headers, want).await
             }
-            Endpoint::Base => (respond::base(), Outcome::Hit),
-            Endpoint::Uploads { .. } => return Err(Problem::read_only()),
-            Endpoint::Tags { repository } => lists.tags(&context, &repository).await?,
+            Endpoint::Base => Ok((respond::base(), Outcome::Hit)),
+            Endpoint::Uploads { .. } => Err(Problem::read_only()),
+            Endpoint::Tags { repository } => lists.tags(context, &repository).await,
             Endpoint::Referrers { repository, digest } => {
-                lists.referrers(&context, &repository, &digest).await?
+                lists.referrers(context, &repository, &digest).await
             }
-            Endpoint::Catalog => lists.catalog(Some(&context.site)).await?,
-            Endpoint::Search => lists.search(&context).await?,
-            Endpoint::SearchPing => lists.ping()?,
-        };
-        trail.outcome = outcome;
-        if let Some(value) = ns.and_then(|ns| HeaderValue::from_str(ns.as_str()).ok()) {
-            response.headers_mut().insert(OCI_NAMESPACE, value);
-        }
-        Ok(response)
-    }
-
-    /// What work for this request holds until it is over, though its client may be gone by then: leave for a
-    /// transfer if it will start one, else the request's turn.
-    async fn permit(
-        &self,
-        caller: &Caller,
-        turn: Arc<Permit>,
-        site: &Site,
-        endpoint: &Endpoint,
-        want: Want,
-    ) -> Result<WorkPermit, Problem> {
-        match endpoint {
-            Endpoint::Blob { digest, .. }
-                if want == Want::Content && self.mirror.blobs().would_fill(site, digest) =>
-            {
-                Ok(Arc::new(caller.share().fill().await?))
-            }
-            _ => Ok(turn),
+            Endpoint::Catalog => lists.catalog(Some(&context.site)).await,
+            Endpoint::Search => lists.search(context).await,
+            Endpoint::SearchPing => lists.ping(),
         }
     }
+}
 
-    fn open_account(
-        &self,
-        request: &Request<Incoming>,
-        caller: &Caller,
-        started: Instant,
-        trail: Trail,
-        status: StatusCode,
-    ) -> RequestRecord {
-        let Trail {
-            upstream,
-            kind,
-            outcome,
-            problem,
-            turn,
-        } = trail;
-        let entry = Entry {
-            client: caller.address(),
-            agent: request.headers().get(USER_AGENT).cloned(),
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            upstream,
-            kind,
-            outcome,
-            status,
-            problem,
-            started,
-            header_after: started.elapsed(),
-        };
-        RequestRecord::new(&self.counters, entry, turn)
+fn verb(method: &Method) -> Verb {
+    match *method {
+        Method::GET | Method::HEAD => Verb::Pull,
+        _ => Verb::Change,
     }
 }

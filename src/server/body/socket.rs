@@ -2,7 +2,6 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use rustix::io::Errno;
@@ -10,7 +9,7 @@ use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::{Lane, Part, UNSUPPORTED};
+use super::sendfile::{Lane, Part};
 
 /// What one call may send; nginx's default too.
 const MOST_AT_ONCE: usize = 2 * 1024 * 1024;
@@ -71,7 +70,7 @@ impl Sendfile {
             if let Err(error) = ready!(self.stream.poll_write_ready(cx)) {
                 return Poll::Ready(Err(error));
             }
-            let send = || send(&self.stream, before, part);
+            let send = || send(&self.stream, &self.lane, before, part);
             match self.stream.try_io(Interest::WRITABLE, send) {
                 Ok(count) => {
                     self.turn += count;
@@ -115,7 +114,7 @@ fn backlog(_: &TcpStream) -> Option<u64> {
 }
 
 /// Sends `before`, a response's header, and of the file what the kernel takes.
-fn send(stream: &TcpStream, before: &[IoSlice<'_>], part: &Part) -> io::Result<usize> {
+fn send(stream: &TcpStream, lane: &Lane, before: &[IoSlice<'_>], part: &Part) -> io::Result<usize> {
     let length = before.iter().map(|buffer| buffer.len()).sum();
     let mut sent = 0;
     if length > 0 {
@@ -126,7 +125,7 @@ fn send(stream: &TcpStream, before: &[IoSlice<'_>], part: &Part) -> io::Result<u
             return Ok(sent);
         }
     }
-    match send_part(stream, part) {
+    match send_part(stream, lane, part) {
         Ok(count) => Ok(sent + count),
         // It comes again when it is asked again.
         Err(_) if sent > 0 => Ok(sent),
@@ -134,17 +133,17 @@ fn send(stream: &TcpStream, before: &[IoSlice<'_>], part: &Part) -> io::Result<u
     }
 }
 
-fn send_part(stream: &TcpStream, part: &Part) -> io::Result<usize> {
+fn send_part(stream: &TcpStream, lane: &Lane, part: &Part) -> io::Result<usize> {
     let most = usize::try_from(part.left())
         .unwrap_or(MOST_AT_ONCE)
         .min(MOST_AT_ONCE);
-    let mut position = part.position.load(Ordering::Relaxed);
-    match rustix::fs::sendfile(stream, &*part.file, Some(&mut position), most) {
-        // The file is shorter than the blob: something truncated it.
+    let mut position = part.position();
+    match rustix::fs::sendfile(stream, part.file(), Some(&mut position), most) {
+        // The file is shorter than the blob: it was truncated meanwhile.
         Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
         Ok(count) => Ok(count),
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            UNSUPPORTED.store(true, Ordering::Relaxed);
+            lane.close();
             let bytes = part.read()?;
             Ok(rustix::net::send(stream, &bytes, SendFlags::NOSIGNAL)?)
         }
@@ -168,7 +167,7 @@ impl AsyncWrite for Sendfile {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.lane.0.broken.load(Ordering::Relaxed) {
+        if self.lane.is_broken() {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
         Pin::new(&mut self.stream).poll_write(cx, bytes)
@@ -191,7 +190,7 @@ impl AsyncWrite for Sendfile {
         cx: &mut Context<'_>,
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.lane.0.broken.load(Ordering::Relaxed) {
+        if self.lane.is_broken() {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
         match self.lane.find(buffers) {
@@ -211,6 +210,8 @@ mod tests {
 
     use bytes::Buf;
 
+    use crate::server::body::sendfile::FileSlice;
+
     use super::*;
 
     #[tokio::test]
@@ -222,17 +223,16 @@ mod tests {
         server.stream.writable().await.unwrap();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; 100]).unwrap();
-        let slice = lane.slice(Arc::new(file), 0..1000, None);
-        let mut shown = [IoSlice::new(&[])];
-        slice.chunks_vectored(&mut shown);
-        let mut write = || {
-            let (server, shown) = (Pin::new(&mut server), &shown);
+        let mut slice = lane.slice(Arc::new(file), 0..1000, None);
+        let mut write = |slice: &FileSlice| {
+            let mut shown = [IoSlice::new(&[])];
+            slice.chunks_vectored(&mut shown);
             let mut cx = Context::from_waker(std::task::Waker::noop());
-            server.poll_write_vectored(&mut cx, shown)
+            Pin::new(&mut server).poll_write_vectored(&mut cx, &shown)
         };
-        assert!(matches!(write(), Poll::Ready(Ok(100))));
-        slice.part.position.store(100, Ordering::Relaxed);
-        let Poll::Ready(Err(error)) = write() else {
+        assert!(matches!(write(&slice), Poll::Ready(Ok(100))));
+        slice.advance(100);
+        let Poll::Ready(Err(error)) = write(&slice) else {
             panic!("the end of the file went unnoticed");
         };
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);

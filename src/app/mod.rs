@@ -1,4 +1,9 @@
 //! Wiring: builds everything from a configuration, binds, spawns, drains.
+//!
+//! It decides nothing about requests. Reading order: this file (start and stop), `build` (from the configuration to the
+//! parts).
+
+mod build;
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,22 +13,15 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::access::permits::PerClient;
 use crate::config::Config;
 use crate::config::units::{format_duration, format_size};
 use crate::metrics::Metrics;
-use crate::mirror::{Mirror, Site};
 use crate::server;
 use crate::server::admin::Admin;
-use crate::server::connection::{Limits, tls};
-use crate::server::limits::connections::ConnectionLimit;
+use crate::server::connection::tls;
 use crate::server::registry::service::Service;
 use crate::store::{self, Store};
-use crate::upstream::{self, Upstream};
-
-/// Connections to the admin address at a time. They have a limit of their own: a flood of pulls must not
-/// keep Prometheus out.
-const ADMIN_CONNECTIONS: usize = 64;
+use crate::upstream;
 
 /// A running mirror.
 pub(crate) struct App {
@@ -84,7 +82,7 @@ impl std::error::Error for StartError {}
 impl App {
     /// Builds a mirror and starts serving. Says in the log what it is and where.
     pub(crate) async fn start(config: Config) -> Result<Self, StartError> {
-        let files = raise_file_limit();
+        let files = build::raise_file_limit();
         let metrics = Arc::new(Metrics::new().map_err(StartError::Metrics)?);
         let tls = config
             .server
@@ -103,14 +101,14 @@ impl App {
         let store =
             Store::open(config.store.clone(), Arc::clone(&metrics)).map_err(StartError::Store)?;
         announce_upstreams(&config);
-        let mirror = mirror(&config, store, &metrics).map_err(StartError::Upstream)?;
+        let mirror = build::mirror(&config, store, &metrics).map_err(StartError::Upstream)?;
         let (stop, stopped) = watch::channel(false);
         let admin = Arc::new(Admin::new(Arc::clone(&mirror), Arc::clone(&metrics)));
-        let limits = limits_for_clients(&config.server, files, &metrics);
+        let limits = build::limits_for_clients(&config.server, files, &metrics);
         let service = Arc::new(Service::new(mirror, &metrics));
-        let answer = move |request, asker| {
+        let answer = move |request, caller| {
             let service = Arc::clone(&service);
-            async move { service.answer(request, asker).await }
+            async move { service.answer(request, caller).await }
         };
         let secure = tls.is_some();
         let stopping = wait_for(stopped);
@@ -127,7 +125,7 @@ impl App {
             let admin = Arc::clone(&admin_answers);
             async move { admin.answer(&request).await }
         };
-        let limits = limits_for_admin(&config.server, &metrics);
+        let limits = build::limits_for_admin(&config.server, &metrics);
         let never = std::future::pending();
         let admin_server = tokio::spawn(server::run(
             admin_listener,
@@ -164,19 +162,6 @@ impl App {
     }
 }
 
-fn mirror(
-    config: &Config,
-    store: Arc<Store>,
-    metrics: &Arc<Metrics>,
-) -> Result<Arc<Mirror>, upstream::CertificateError> {
-    let sites = config.sites(|configured| {
-        let upstream = Upstream::new(configured.settings.clone(), metrics)?;
-        let freshness = configured.freshness.clone();
-        Ok(Arc::new(Site::new(upstream, freshness)))
-    })?;
-    Ok(Mirror::new(store, sites, metrics))
-}
-
 async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
     TcpListener::bind(address)
         .await
@@ -185,40 +170,6 @@ async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Sta
             key,
             source,
         })
-}
-
-fn limits(settings: &server::Settings, connections: Arc<ConnectionLimit>) -> Limits {
-    Limits {
-        header_timeout: settings.header_timeout,
-        idle_timeout: settings.idle_timeout,
-        connections,
-    }
-}
-
-/// As many places as configured, but never so many that no file could be opened any more.
-fn limits_for_clients(settings: &server::Settings, files: u64, metrics: &Metrics) -> Limits {
-    let wanted = settings.max_connections;
-    let possible = connections_within(files);
-    if wanted > possible {
-        tracing::warn!(
-            max_connections = wanted,
-            possible,
-            files,
-            "fewer connections than configured: the limit on open files is too low"
-        );
-    }
-    let connections = ConnectionLimit::new(wanted.min(possible), settings.per_client, metrics);
-    limits(settings, connections)
-}
-
-/// The rest is for blobs, upstreams and the store.
-fn connections_within(files: u64) -> usize {
-    usize::try_from(files / 4 * 3).unwrap_or(usize::MAX).max(1)
-}
-
-fn limits_for_admin(settings: &server::Settings, metrics: &Metrics) -> Limits {
-    let connections = ConnectionLimit::new(ADMIN_CONNECTIONS, PerClient::default(), metrics);
-    limits(settings, connections)
 }
 
 async fn wait_for(mut stopped: watch::Receiver<bool>) {
@@ -253,33 +204,4 @@ fn announce_upstreams(config: &Config) {
         upstreams = upstreams.join(", "),
         "pierglass"
     );
-}
-
-/// Every connection and every blob being served is a file descriptor; the usual soft limit is 1024.
-/// Returns how many there may be.
-fn raise_file_limit() -> u64 {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    let before = limit.current;
-    limit.current = limit.maximum;
-    let now = match setrlimit(Resource::Nofile, limit) {
-        Ok(()) => limit.maximum,
-        Err(error) => {
-            tracing::debug!(%error, "cannot raise the limit on open files");
-            before
-        }
-    };
-    now.unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_never_take_the_last_file() {
-        assert_eq!(connections_within(0), 1);
-        assert_eq!(connections_within(1024), 768);
-        assert!(connections_within(u64::MAX) > 1 << 40);
-    }
 }
