@@ -17,7 +17,7 @@ use pierglass::metrics::Metrics;
 use pierglass::oci::digest::Digest;
 use pierglass::oci::endpoint::Route;
 use pierglass::oci::name::{QualifiedName, Tag};
-use pierglass::store::records::{StoredManifest, TagRecord};
+use pierglass::store::records::{Durability, StoredManifest, TagRecord};
 use pierglass::store::{Settings, Store};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -136,8 +136,14 @@ fn look_up_tag_and_manifest(bencher: Bencher) {
     };
     let (store, name) = (&stored.store, &stored.name);
     stored.runtime.block_on(async {
-        store.records().put_manifest(name, manifest).await;
-        store.records().put_tag(name, &tag, record).await;
+        store
+            .records()
+            .put_manifest(name, manifest, Durability::Behind)
+            .await;
+        store
+            .records()
+            .put_tag(name, &tag, record, Durability::Behind)
+            .await;
     });
     bencher.bench_local(|| {
         stored.runtime.block_on(async {

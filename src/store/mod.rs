@@ -1,47 +1,42 @@
 //! The store: verified blobs and the records of manifests and tags, as plain files under one directory.
 //!
-//! It knows no HTTP and no registry; it is told digests, names and bytes. The file system is the
-//! database: a file that opens under its final name is stored, whatever memory thinks. What is in memory
-//! (`index`) only serves to keep the used bytes under the limit and to choose what goes first.
+//! It knows no HTTP and no registry; it is told digests, names and bytes. The file system is the database: a file that
+//! opens under its final name is stored, whatever memory thinks. What is in memory only serves to answer without the
+//! disk, to keep the used bytes under the limit and to choose what is evicted first.
 //!
-//! Reading order: `disk` (where things are, and a disk that fails), `room` (how much there is, what is evicted),
-//! [`blobs`] (how a blob gets in and out), [`records`] (manifests, tags, lists, which blobs belong to a repository),
-//! [`check`] (is it still what it was), [`images`] (what is never evicted; a store at rest).
+//! Each part is a folder and a type with its own fields. Reading order, from the bottom up; a part uses those before it:
+//!
+//! - `key`: what is stored under one name.
+//! - [`disk`]: the directory, its lock, and a disk that fails.
+//! - [`room`]: how much there is, reservations, eviction.
+//! - [`blobs`]: how a blob gets in and out. [`records`]: manifests, tags, lists, which blobs belong to a repository.
+//! - [`check`]: whether what is stored is still what it was.
+//! - [`images`]: what an image consists of, pins, a store at rest.
+//!
+//! Where a lower part has something to tell a higher one, it calls a `hook`, which [`Store::open`] sets.
 
-pub mod blobs;
-pub mod check;
-pub mod disk;
-pub mod images;
+pub(crate) mod blobs;
+pub(crate) mod check;
+pub(crate) mod disk;
+mod hook;
+pub(crate) mod images;
+mod key;
 pub mod records;
-mod room;
+pub(crate) mod room;
 
-use std::fs::{self, File};
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use crate::metrics::Metrics;
-use crate::oci::digest::Digest;
-use crate::oci::name::Namespace;
 
-use blobs::ingest::{Growing, Ingest, IngestError};
-use blobs::partial::Partial;
-use blobs::progress;
-use blobs::reader::Reader;
-use check::{hash, scrub};
-use disk::health::Health;
-use disk::layout::{self, Key, Layout};
-use disk::length;
-use images::pins;
+use blobs::{Blobs, partial};
+use check::Checks;
+pub use disk::lock::OpenError;
+use disk::{Disk, lock};
+use images::Images;
 use records::Records;
-use records::listings::Listings;
-use records::vouched;
-use room::evict::{Reservation, Trash};
-use room::index::{self, Index};
-pub use room::index::{NoRoom, Usage};
-use room::scan;
+use room::{Room, scan};
 
 /// Where the store is and how much it may hold.
 #[derive(Debug, Clone)]
@@ -58,135 +53,14 @@ pub struct Settings {
     pub scrub_every: Duration,
 }
 
-/// How damage came to light: a label of the metrics.
-#[derive(Debug, Clone, Copy)]
-enum FoundBy {
-    /// A blob that was to be served has another length.
-    Open,
-    /// A record that was to be used does not parse, or has another digest.
-    Read,
-    /// The check behind the requests.
-    Scrub,
-    /// The check that somebody ordered.
-    Verify,
-}
-
-impl FoundBy {
-    const ALL: [Self; 4] = [Self::Open, Self::Read, Self::Scrub, Self::Verify];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Read => "read",
-            Self::Scrub => "scrub",
-            Self::Verify => "verify",
-        }
-    }
-}
-
-/// Why a store could not be opened; the message names the path and what to do.
-#[derive(Debug)]
-pub enum OpenError {
-    /// A directory or file of the store cannot be created, read or written.
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Another process holds the store.
-    Locked {
-        /// The store.
-        path: PathBuf,
-    },
-    /// The directory was written by a version of this program that lays files out differently.
-    Version {
-        /// The store.
-        path: PathBuf,
-        /// What its version file says.
-        found: String,
-    },
-}
-
-impl std::fmt::Display for OpenError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Io { path, source } => write!(
-                f,
-                "store {}: {source}; the directory must be writable, or choose another with store.path",
-                path.display()
-            ),
-            Self::Locked { path } => write!(
-                f,
-                "store {} is in use by another pierglass; stop it, or give this one its own store.path",
-                path.display()
-            ),
-            Self::Version { path, found } => write!(
-                f,
-                "store {} has layout {found:?}, this program writes {:?}; choose an empty store.path",
-                path.display(),
-                layout::VERSION.trim()
-            ),
-        }
-    }
-}
-
-impl std::error::Error for OpenError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Io { source, .. } => Some(source),
-            Self::Locked { .. } | Self::Version { .. } => None,
-        }
-    }
-}
-
-/// How long an ingest waits for room: for the start-up scan to have counted what is there, and for what was
-/// evicted to be unlinked.
-///
-/// The scan takes about a second for a million files, and hits do not wait for it at all.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// The blobs of a store.
-pub struct Blobs<'a>(&'a Arc<Store>);
-
-impl Blobs<'_> {
-    /// Opens a stored blob for reading.
-    pub fn open(&self, digest: &Digest) -> Option<Reader> {
-        self.0.open_blob(digest)
-    }
-}
-
-impl std::ops::Deref for Blobs<'_> {
-    type Target = Arc<Store>;
-
-    fn deref(&self) -> &Arc<Store> {
-        self.0
-    }
-}
-
-/// The store. Cheap to share; all methods take `&self`.
+/// The store: its parts.
 pub struct Store {
-    layout: Layout,
-    settings: Settings,
-    index: Index,
-    trash: Trash,
-    records: Records,
-    listings: Listings,
-    vouched: vouched::Lists,
-    pins: pins::Held,
-    metrics: Arc<Metrics>,
-    /// Names ingests and pieces of trash; starts at 0 with each process, whose leftovers are gone by then.
-    serial: AtomicU64,
-    /// Held for every rename into or out of `blobs/` and `records/` together with its entry in the index,
-    /// so that an eviction can never carry away what was committed under the same name a moment before.
-    /// Only commits and evictions take it, in blocking threads; the index's own lock is taken inside.
-    moves: Mutex<()>,
-    health: Health,
-    /// Keeps the lock on the directory for the life of the store. Another one when the directory was removed
-    /// and made anew.
-    lock: Mutex<File>,
-    /// Dropped with the store, which ends the scrub.
-    _alive: scrub::Alive,
+    disk: Arc<Disk>,
+    room: Arc<Room>,
+    blobs: Blobs,
+    records: Arc<Records>,
+    checks: Checks,
+    images: Arc<Images>,
 }
 
 impl Store {
@@ -194,346 +68,80 @@ impl Store {
     ///
     /// Hits are served at once; what needs room waits for the scan, for a moment.
     pub fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Arc<Self>, OpenError> {
-        let layout = Layout::new(settings.path.clone());
-        let io = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| OpenError::Io { path, source }
+        let (path, max_size) = (settings.path.clone(), settings.max_size);
+        let disk = Disk::open(settings.path, settings.min_free, metrics)?;
+        let layout = disk.layout();
+        let leftovers = disk.leftovers().map_err(OpenError::at(&path))?;
+        let room = Room::new(Arc::clone(&disk), max_size);
+        let records = Records::new(&room);
+        let images = Images::load(&records, &room).map_err(OpenError::at(&layout.pins()))?;
+
+        disk.restored
+            .set(told(&room, |room, &()| scan::restart(room)));
+        room.gone
+            .set(told(&records, |records, key| records.forget(key)));
+        room.counted
+            .set(told(&images, |images, &()| images.follow_all()));
+        records
+            .written
+            .set(told(&images, |images, name| images.follow(name)));
+
+        let leftovers = if lock::is_same_boot(layout) {
+            partial::keep_leftovers(layout, leftovers)
+        } else {
+            partial::drop_all(layout);
+            leftovers
         };
-        for dir in layout.top_directories() {
-            fs::create_dir_all(&dir).map_err(io(&dir))?;
-        }
-        let lock = lock(&layout)?;
-        check_version(&layout)?;
-        metrics.store_capacity.set(settings.max_size as f64);
-        for reason in progress::Failure::REASONS {
-            // Present from the start, so that the first count is an increase.
-            metrics.ingest_failures.with_label_values(&[reason]);
-        }
-        for found_by in FoundBy::ALL {
-            metrics.damaged.with_label_values(&[found_by.as_str()]);
-        }
-        let (alive, stop) = scrub::alive();
-        let pins = pins::Held::load(&layout).map_err(io(&layout.pins()))?;
-        let store = Arc::new(Self {
-            index: Index::new(settings.max_size, layout.top_directories().len() as u64),
-            trash: Trash::start(),
-            records: Records::default(),
-            listings: Listings::default(),
-            vouched: vouched::Lists::default(),
-            pins,
-            layout,
-            settings,
-            metrics,
-            serial: AtomicU64::new(0),
-            moves: Mutex::new(()),
-            health: Health::default(),
-            lock: Mutex::new(lock),
-            _alive: alive,
-        });
-        store.announce_health();
-        scan::start(&store)
-            .and_then(|()| scrub::start(&store, stop))
-            .map_err(io(&store.settings.path))?;
-        Ok(store)
+        lock::note_boot(layout);
+        scan::start(&room, leftovers).map_err(OpenError::at(&path))?;
+        let checks = Checks::start(&room, settings.scrub_rate, settings.scrub_every);
+        Ok(Arc::new(Self {
+            checks: checks.map_err(OpenError::at(&path))?,
+            blobs: Blobs::new(Arc::clone(&room)),
+            disk,
+            room,
+            records,
+            images,
+        }))
     }
 
-    /// The blobs. (Until the parts are types of their own, each of these is the store itself.)
-    pub fn blobs(self: &Arc<Self>) -> Blobs<'_> {
-        Blobs(self)
+    pub(crate) fn disk(&self) -> &Arc<Disk> {
+        &self.disk
     }
 
-    /// The records.
-    pub fn records(self: &Arc<Self>) -> &Arc<Self> {
-        self
+    /// The account of what is stored.
+    pub fn room(&self) -> &Arc<Room> {
+        &self.room
     }
 
-    /// The images.
-    pub fn images(self: &Arc<Self>) -> &Arc<Self> {
-        self
+    /// The blobs.
+    pub fn blobs(&self) -> &Blobs {
+        &self.blobs
     }
 
-    /// The checks.
-    pub fn checks(self: &Arc<Self>) -> &Arc<Self> {
-        self
+    /// The records of manifests and tags, and what else is remembered of repositories.
+    pub fn records(&self) -> &Arc<Records> {
+        &self.records
     }
 
-    /// The disk.
-    pub fn disk(self: &Arc<Self>) -> &Arc<Self> {
-        self
+    pub(crate) fn checks(&self) -> &Checks {
+        &self.checks
     }
 
-    /// The room.
-    pub fn room(self: &Arc<Self>) -> &Arc<Self> {
-        self
-    }
-
-    /// Opens a stored blob for reading; `None` when it is not stored.
-    ///
-    /// Two system calls, and a third the first time after a start. A file whose length is not the one it was committed with is damaged: it is
-    /// dropped and reported as not stored, so that the caller fetches it again.
-    pub fn open_blob(&self, digest: &Digest) -> Option<Reader> {
-        let key = Key::Blob(digest.clone());
-        let path = self.layout.path(&key);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) => {
-                if error.kind() == io::ErrorKind::NotFound {
-                    self.miss(&key);
-                } else {
-                    self.read_failed(&path, &error);
-                }
-                return None;
-            }
-        };
-        let metadata = file.metadata().ok()?;
-        match self.index.touch(&key, metadata.len()) {
-            index::Touched::Known { freshen, unproven } => {
-                if unproven {
-                    match length::committed(&file) {
-                        Some(expected) if expected != metadata.len() => {
-                            self.drop_damaged(&key, digest, expected, metadata.len());
-                            return None;
-                        }
-                        Some(_) | None => self.index.prove(&key),
-                    }
-                }
-                if freshen {
-                    set_modified_now(&file);
-                }
-            }
-            index::Touched::WrongLength { expected } => {
-                self.drop_damaged(&key, digest, expected, metadata.len());
-                return None;
-            }
-        }
-        Some(Reader::stored(Arc::new(file), metadata.len()))
-    }
-
-    /// Whether a blob is stored, without opening it.
-    pub fn has(&self, digest: &Digest) -> bool {
-        let key = Key::Blob(digest.clone());
-        self.index.contains(&key) || (!self.index.is_scanned() && self.layout.path(&key).exists())
-    }
-
-    /// Begins to write a blob of `size` bytes, or of a size not known yet, that comes from `namespace`; goes on
-    /// with `partial` where there is one.
-    ///
-    /// Room is reserved before the first byte is written, by evicting what was used longest ago.
-    pub async fn ingest(
-        self: &Arc<Self>,
-        namespace: &Namespace,
-        digest: &Digest,
-        size: Option<u64>,
-        partial: Option<Partial>,
-    ) -> Result<(Ingest, Growing), IngestError> {
-        let id = Arc::new((namespace.clone(), digest.clone()));
-        Ingest::begin(self, id, size, partial).await
-    }
-
-    /// How much is stored and reserved at this moment.
-    pub fn usage(&self) -> Usage {
-        self.index.usage()
-    }
-
-    /// Whether the start-up scan has counted everything.
-    pub fn is_scanned(&self) -> bool {
-        self.index.is_scanned()
-    }
-
-    /// Writes the figures of the store into the metrics; called before they are rendered.
-    pub fn export(&self) {
-        let usage = self.usage();
-        self.metrics.store_bytes.set(usage.total() as f64);
-        self.metrics
-            .store_blobs
-            .set(i64::try_from(usage.blobs).unwrap_or(i64::MAX));
-        self.metrics.store_pinned.set(usage.pinned as f64);
-    }
-
-    fn drop_damaged(&self, key: &Key, digest: &Digest, expected: u64, found: u64) {
-        tracing::error!(%digest, expected, found, "a stored blob is damaged: its length changed on disk; it is dropped and fetched again");
-        self.count_damage(FoundBy::Open);
-        self.discard(key);
-    }
-
-    /// Drops a stored blob whose file cannot be read to its end, unless it was replaced since.
-    pub async fn drop_unreadable(
-        self: &Arc<Self>,
-        digest: &Digest,
-        file: Arc<File>,
-        why: &io::Error,
-    ) {
-        let (store, key) = (Arc::clone(self), Key::Blob(digest.clone()));
-        let damage = hash::Damage::Unreadable(io::Error::new(why.kind(), why.to_string()));
-        records::run(move || store.drop_if_still(&key, &file, &damage, FoundBy::Read)).await;
-    }
-
-    /// Drops what a check found damaged, unless another file has its name by now; says whether it did.
-    fn drop_if_still(
-        &self,
-        key: &Key,
-        file: &File,
-        damage: &hash::Damage,
-        found_by: FoundBy,
-    ) -> bool {
-        let path = self.layout.path(key);
-        let moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
-        let still = hash::is_at(file, &path);
-        if still {
-            self.index.remove(key);
-            self.forget_record(key);
-            self.trash_file(&path);
-        }
-        drop(moves);
-        if still {
-            self.count_damage(found_by);
-            tracing::error!(path = %path.display(), %damage, found_by = found_by.as_str(), "stored content is damaged; it is dropped and fetched again when asked for");
-        }
-        still
-    }
-
-    fn count_damage(&self, found_by: FoundBy) {
-        let counted = self.metrics.damaged.with_label_values(&[found_by.as_str()]);
-        counted.inc();
-    }
-
-    /// Forgets an entry whose file was not found, unless it was committed since.
-    fn miss(&self, key: &Key) {
-        if self.index.contains(key) {
-            let _moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
-            if !self.layout.path(key).exists() {
-                self.index.remove(key);
-            }
-        }
-    }
-
-    /// Moves what `key` names out of sight and forgets it.
-    fn discard(&self, key: &Key) {
-        let _moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
-        self.index.remove(key);
-        self.trash_file(&self.layout.path(key));
-    }
-
-    /// Gives a finished file its final name and counts it, replacing what had that name before.
-    ///
-    /// Returns the directory, whose fsync makes the new name survive a crash of the machine.
-    fn publish(
-        &self,
-        finished: &Path,
-        key: Key,
-        length: u64,
-        reservation: Reservation,
-    ) -> io::Result<File> {
-        let path = self.layout.path(&key);
-        let parent = path.parent().unwrap_or(self.layout.root());
-        self.create_directories(parent)?;
-        let moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
-        fs::rename(finished, &path)?;
-        reservation.settle(key, length);
-        drop(moves);
-        File::open(parent)
-    }
-
-    /// Creates a directory below the root and its parents, and counts what was created.
-    fn create_directories(&self, path: &Path) -> io::Result<()> {
-        if path.is_dir() {
-            return Ok(());
-        }
-        if let Some(parent) = path.parent() {
-            self.create_directories(parent)?;
-        }
-        match fs::create_dir(path) {
-            Ok(()) => {
-                self.index.add_overhead(index::DIRECTORY);
-                // Its name must be as durable as what will be in it.
-                if let Some(parent) = path.parent() {
-                    File::open(parent)?.sync_all()?;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    /// Takes the lock on a directory that was made anew, and writes its version.
-    fn claim_directory(&self) -> io::Result<()> {
-        let claimed = lock(&self.layout).and_then(|lock| {
-            check_version(&self.layout)?;
-            Ok(lock)
-        });
-        let lock = claimed.map_err(|error| io::Error::other(error.to_string()))?;
-        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
-        self.note_boot();
-        Ok(())
-    }
-
-    fn next_serial(&self) -> u64 {
-        self.serial.fetch_add(1, Ordering::Relaxed)
+    pub(crate) fn images(&self) -> &Arc<Images> {
+        &self.images
     }
 }
 
-impl std::fmt::Debug for Store {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store")
-            .field("path", &self.settings.path)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Takes the lock that keeps a second process out; the kernel frees it when this one ends, however it ends.
-fn lock(layout: &Layout) -> Result<File, OpenError> {
-    let path = layout.lock();
-    let io = |source| OpenError::Io {
-        path: path.clone(),
-        source,
-    };
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(io)?;
-    hold(file, layout)
-}
-
-/// Takes the lock of an open file.
-fn hold(file: File, layout: &Layout) -> Result<File, OpenError> {
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked {
-            path: layout.root().to_path_buf(),
-        }),
-        Err(errno) => Err(OpenError::Io {
-            path: layout.lock(),
-            source: errno.into(),
-        }),
-    }
-}
-
-fn check_version(layout: &Layout) -> Result<(), OpenError> {
-    let path = layout.version();
-    let io = |source| OpenError::Io {
-        path: path.clone(),
-        source,
-    };
-    match fs::read_to_string(&path) {
-        Ok(found) if found == layout::VERSION => Ok(()),
-        // An empty file is what a crash between creating and writing it leaves.
-        Ok(found) if !found.is_empty() => Err(OpenError::Version {
-            path: layout.root().to_path_buf(),
-            found,
-        }),
-        Ok(_) => fs::write(&path, layout::VERSION).map_err(io),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::write(&path, layout::VERSION).map_err(io)
+/// A hook that calls a higher part as long as that exists, and does not keep it alive.
+fn told<P: Send + Sync + 'static, T: ?Sized>(
+    part: &Arc<P>,
+    call: impl Fn(&Arc<P>, &T) + Send + Sync + 'static,
+) -> impl Fn(&T) + Send + Sync + 'static {
+    let part: Weak<P> = Arc::downgrade(part);
+    move |about| {
+        if let Some(part) = part.upgrade() {
+            call(&part, about);
         }
-        Err(error) => Err(io(error)),
     }
-}
-
-/// Recency survives restarts as the file's modification time, written at most once an hour (`index::Touched`).
-fn set_modified_now(file: &File) {
-    // Not worth an error: the only cost is that the blob looks older after a restart than it is.
-    let _ = file.set_modified(SystemTime::now());
 }

@@ -30,6 +30,7 @@
 //! - `partials`: the mirror is killed or upstream is away, and what has arrived of a blob must be used
 //! - `limits`: the store is full, or a blob does not fit
 //! - `pins`: what is pinned is never evicted
+//! - `old_store`: a store that an earlier version wrote
 //! - `damage`: a file of the store is damaged, and a client asks for it
 //! - `scrub`: a file of the store is damaged, and no client asks for it
 //! - `verify`: the command that looks for damage
@@ -89,6 +90,7 @@ mod layers;
 mod lessons;
 mod limits;
 mod media_types;
+mod old_store;
 mod ownership;
 mod partials;
 mod pins;

@@ -15,8 +15,9 @@ use futures_util::future::try_join_all;
 
 use crate::headers::range::Span;
 use crate::store::Store;
-use crate::store::blobs::progress::Failure;
-use crate::store::blobs::reader::{Available, Reader, read_blocking};
+use crate::store::blobs::progress::IngestFailure;
+use crate::store::blobs::reader::{Available, BlobReader};
+use crate::store::disk::files::read_blocking;
 use crate::upstream;
 
 use super::ahead::{Ahead, decide, together};
@@ -37,12 +38,12 @@ pub(crate) enum Content {
 /// A blob in the store, whole or growing, and where its bytes can be had if the store does not give them.
 pub(crate) struct StoredBlob {
     store: Arc<Store>,
-    reader: Reader,
+    reader: BlobReader,
     source: Source,
 }
 
 impl StoredBlob {
-    pub(super) fn new(store: &Arc<Store>, reader: Reader, source: Source) -> Self {
+    pub(super) fn new(store: &Arc<Store>, reader: BlobReader, source: Source) -> Self {
         let store = Arc::clone(store);
         Self {
             store,
@@ -57,7 +58,7 @@ impl StoredBlob {
     }
 
     /// Waits until the length of the whole blob is known.
-    pub(crate) async fn wait_length(&mut self) -> Result<u64, Failure> {
+    pub(crate) async fn wait_length(&mut self) -> Result<u64, IngestFailure> {
         self.reader.wait_length().await
     }
 
@@ -433,7 +434,7 @@ impl StoredDelivery {
         };
         let (file, digest) = (self.blob.reader.file(), self.blob.source.digest());
         let store = &self.blob.store;
-        store.drop_unreadable(digest, file, &error).await;
+        store.blobs().drop_unreadable(digest, file, &error).await;
         if self.by_kernel && error.kind() == io::ErrorKind::UnexpectedEof {
             // What the kernel has still to send was blanked with the rest: nothing can make it right.
             return Err(error.into());

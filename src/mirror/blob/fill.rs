@@ -15,10 +15,11 @@ use crate::mirror::once::{Answered, Refusals};
 use crate::mirror::site::{Context, Site};
 use crate::oci::digest::Digest;
 use crate::oci::name::{Namespace, QualifiedName};
+use crate::store::Store;
 use crate::store::blobs::ingest::{Growing, Ingest, IngestError};
 use crate::store::blobs::partial::Partial;
-use crate::store::blobs::progress::Failure;
-use crate::store::{NoRoom, Store};
+use crate::store::blobs::progress::IngestFailure;
+use crate::store::room::index::NoRoom;
 use crate::upstream::{self, Body, FetchedBlob};
 
 use super::source::{Perseverance, Source, skip};
@@ -192,10 +193,10 @@ impl Fills {
             Ok(verified) => verified,
             Err(failure) => {
                 tracing::error!(%repository, %digest, error = %failure, "a blob did not arrive whole; it is not stored");
-                if let Failure::Digest { .. } | Failure::Length { .. } = failure {
+                if let IngestFailure::Digest { .. } | IngestFailure::Length { .. } = failure {
                     source.distrust_endpoints();
                 }
-                if let Failure::NoRoom(_) = failure {
+                if let IngestFailure::NoRoom(_) = failure {
                     self.outgrown.insert(digest.clone(), ingest.written());
                 }
                 let failed = ingest.give_up(failure).await;
@@ -225,6 +226,7 @@ impl Fills {
             return Err(IngestError::NoRoom(NoRoom { wanted }));
         }
         self.store
+            .blobs()
             .ingest(&source.name().namespace, digest, size, partial)
             .await
     }
@@ -279,7 +281,7 @@ async fn receive(
     source: &Source,
     fetched: FetchedBlob,
     ingest: &mut Ingest,
-) -> Result<(), Failure> {
+) -> Result<(), IngestFailure> {
     let mut size = fetched.size;
     let mut perseverance = Perseverance::default();
     let mut copied = pour(fetched, ingest).await;
@@ -289,7 +291,7 @@ async fn receive(
         if copied.is_ok() && size.is_some_and(|size| written < size) {
             copied = Err(broke("upstream sent less than it announced"));
         }
-        let Err(Failure::Source(why)) = &copied else {
+        let Err(IngestFailure::Source(why)) = &copied else {
             return copied;
         };
         if size.is_some_and(|size| written >= size) {
@@ -319,7 +321,7 @@ async fn receive(
 }
 
 /// Writes what a body brings, which is what is missing or, from an upstream that ignores Range, everything.
-async fn pour(fetched: FetchedBlob, ingest: &mut Ingest) -> Result<(), Failure> {
+async fn pour(fetched: FetchedBlob, ingest: &mut Ingest) -> Result<(), IngestFailure> {
     let FetchedBlob { part, mut body, .. } = fetched;
     let written = ingest.written();
     let first = if part.is_none() && written > 0 {
@@ -330,12 +332,12 @@ async fn pour(fetched: FetchedBlob, ingest: &mut Ingest) -> Result<(), Failure> 
     copy(first, body, ingest).await
 }
 
-fn broke(why: impl std::fmt::Display) -> Failure {
-    Failure::Source(why.to_string().into())
+fn broke(why: impl std::fmt::Display) -> IngestFailure {
+    IngestFailure::Source(why.to_string().into())
 }
 
 /// Copies a body, of which `first` was taken already, into an ingest, reading ahead while the disk is busy.
-async fn copy(first: Bytes, mut body: Body, ingest: &mut Ingest) -> Result<(), Failure> {
+async fn copy(first: Bytes, mut body: Body, ingest: &mut Ingest) -> Result<(), IngestFailure> {
     let mut batch = Batch::default();
     if !first.is_empty() {
         batch.push(first);
@@ -377,7 +379,7 @@ async fn fill_up(
     batch: &mut Batch,
     body: &mut Body,
     patience: Duration,
-) -> Option<Result<(), Failure>> {
+) -> Option<Result<(), IngestFailure>> {
     if batch.chunks.is_empty() {
         let chunk = next(body).await;
         if let Some(end) = batch.take_in(chunk) {
@@ -397,7 +399,7 @@ async fn fill_up(
     tokio::time::timeout(patience, enough).await.ok().flatten()
 }
 
-async fn next(body: &mut Body) -> Result<Option<Bytes>, Failure> {
+async fn next(body: &mut Body) -> Result<Option<Bytes>, IngestFailure> {
     body.chunk().await.map_err(broke)
 }
 
@@ -409,7 +411,10 @@ struct Batch {
 
 impl Batch {
     /// Adds a chunk of a body; returns the end of the body if it came instead.
-    fn take_in(&mut self, came: Result<Option<Bytes>, Failure>) -> Option<Result<(), Failure>> {
+    fn take_in(
+        &mut self,
+        came: Result<Option<Bytes>, IngestFailure>,
+    ) -> Option<Result<(), IngestFailure>> {
         match came {
             Ok(Some(chunk)) => {
                 self.push(chunk);

@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::oci::digest::Digest;
 use crate::oci::name::{QualifiedName, Repository};
 use crate::store::Store;
-use crate::store::blobs::reader::Reader;
+use crate::store::blobs::reader::BlobReader;
 use crate::upstream::{self, FetchedBlob};
 
 use super::answer::{Error, Outcome, Want};
@@ -133,7 +133,7 @@ impl Blobs {
         site: &Site,
         name: &QualifiedName,
         digest: &Digest,
-        reader: Reader,
+        reader: BlobReader,
     ) -> Content {
         let source = Source::new(&self.metrics, site, name, digest);
         Content::Stored(StoredBlob::new(&self.store, reader, source))

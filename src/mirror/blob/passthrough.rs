@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::headers::range::Span;
 use crate::mirror::once::Answered;
 use crate::oci::digest::{Digest, Hasher};
-use crate::store::blobs::reader::{Reader, hash_beginning};
+use crate::store::blobs::reader::{BlobReader, hash_beginning};
 use crate::upstream::{self, Body, FetchedBlob};
 
 use super::source::{Perseverance, Source, skip};
@@ -69,7 +69,7 @@ impl Passthrough {
     ///
     /// Verified as a whole: what was sent is hashed again where it can still be read, else all of it is fetched once
     /// more and its beginning left out.
-    pub(super) async fn rest(source: Source, reader: &Reader, position: u64) -> Answered<Self> {
+    pub(super) async fn rest(source: Source, reader: &BlobReader, position: u64) -> Answered<Self> {
         let rest = Span::from(position);
         let passthrough = match hash_of_sent(&source, reader, position).await {
             Some(hasher) => {
@@ -265,7 +265,7 @@ impl Passthrough {
     }
 }
 
-async fn hash_of_sent(source: &Source, reader: &Reader, position: u64) -> Option<Hasher> {
+async fn hash_of_sent(source: &Source, reader: &BlobReader, position: u64) -> Option<Hasher> {
     let (file, mut hasher) = (reader.file(), source.digest().hasher());
     let hash = move || hash_beginning(&file, &mut hasher, position).map(|()| hasher);
     tokio::task::spawn_blocking(hash).await.ok()?.ok()

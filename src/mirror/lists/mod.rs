@@ -19,7 +19,7 @@ use bytes::Bytes;
 use crate::oci::digest::Digest;
 use crate::oci::name::{QualifiedName, Repository};
 use crate::store::Store;
-use crate::store::records::{Listing, StoredListing};
+use crate::store::records::{Durability, Listing, StoredListing};
 use crate::upstream;
 
 use super::answer::{Error, Outcome};
@@ -179,7 +179,10 @@ impl Lists {
         let confirmed = known.is_some_and(|known| known.bytes == fetched.bytes);
         let outcome = stale.or(confirmed.then_some(Outcome::Revalidated));
         let records = self.store.records();
-        let listing = records.put_listing(name, which, fetched).await;
+        let listing = records
+            .put_listing(name, which, fetched, Durability::Behind)
+            .await
+            .value;
         Ok(Listed { listing, outcome })
     }
 }

@@ -13,7 +13,7 @@ use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
 use crate::oci::name::{QualifiedName, Reference};
 use crate::store::Store;
-use crate::store::records::StoredManifest;
+use crate::store::records::{Durability, StoredManifest};
 use crate::upstream::{self, FetchedManifest, ManifestHead};
 
 /// A manifest, or what a HEAD of it says.
@@ -186,7 +186,12 @@ impl ByDigest {
             bytes,
             fetched_at: SystemTime::now(),
         };
-        let manifest = self.store.records().put_manifest(name, manifest).await;
+        let manifest = self
+            .store
+            .records()
+            .put_manifest(name, manifest, Durability::Behind)
+            .await
+            .value;
         // Registries accept manifests that name blobs with `urls` without having them: those prove nothing.
         let own = blobs.into_iter().filter(|blob| !blob.elsewhere);
         let own = own.map(|blob| blob.digest).collect();

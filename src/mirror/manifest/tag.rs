@@ -17,7 +17,7 @@ use crate::mirror::site::{Context, Site};
 use crate::oci::digest::Digest;
 use crate::oci::name::{QualifiedName, Reference, Tag};
 use crate::store::Store;
-use crate::store::records::{StoredManifest, TagRecord};
+use crate::store::records::{Durability, StoredManifest, TagRecord};
 use crate::upstream::{self, ManifestHead};
 
 use super::digest::{ByDigest, ManifestAnswer, manifest_error};
@@ -237,7 +237,12 @@ impl ByTag {
                 record_of(&manifest)
             }
         };
-        let record = self.store.records().put_tag(name, tag, record).await;
+        let record = self
+            .store
+            .records()
+            .put_tag(name, tag, record, Durability::Behind)
+            .await
+            .value;
         Ok(Resolved::of(record, Finding::New))
     }
 
@@ -289,7 +294,12 @@ impl ByTag {
             checked_at: SystemTime::now(),
             ..known.clone()
         };
-        let record = self.store.records().put_tag(name, tag, record).await;
+        let record = self
+            .store
+            .records()
+            .put_tag(name, tag, record, Durability::Behind)
+            .await
+            .value;
         Resolved::of(record, Finding::Confirmed)
     }
 
@@ -333,7 +343,10 @@ impl ByTag {
                 let manifest = self.digests.fetch_alone(site, name, &reference).await;
                 let manifest = manifest.map_err(manifest_error)?;
                 let record = record_of(&manifest);
-                self.store.records().put_tag(name, tag, record).await;
+                self.store
+                    .records()
+                    .put_tag(name, tag, record, Durability::Behind)
+                    .await;
                 let (outcome, age) = (Outcome::Miss, Duration::ZERO);
                 Ok(ManifestAnswer::of(&manifest, want, outcome, age))
             }

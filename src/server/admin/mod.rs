@@ -78,7 +78,7 @@ impl Admin {
             None => "ready\n".to_owned(),
             Some(trouble) => format!(
                 "ready\nstore: {}: {trouble}; blobs pass through\n",
-                trouble.cause.as_str()
+                trouble.cause()
             ),
         };
         respond(StatusCode::OK, words.into(), TEXT)

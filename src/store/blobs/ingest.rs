@@ -2,7 +2,7 @@
 //!
 //! The protocol is containerd's: write under a temporary name, check length and digest, fsync, rename,
 //! fsync the directory. Nothing has its final name before it was checked. Readers follow the growing
-//! file (see [`crate::store::blobs::reader`]) and get its last chunk only once it was.
+//! file (see `reader`) and get its last chunk only once it was.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -15,14 +15,17 @@ use tokio::sync::watch;
 
 use crate::oci::digest::Hasher;
 
-use crate::store::Store;
-use crate::store::blobs::partial::{Id, Partial};
-use crate::store::blobs::progress::{Failure, Progress};
-use crate::store::blobs::reader::{Begun, Reader, hash_beginning};
-use crate::store::disk::layout::Key;
-use crate::store::disk::length;
-use crate::store::records::run;
+use crate::store::disk::blocking::run;
+use crate::store::disk::files::CachedReads;
+use crate::store::disk::health::DiskTrouble;
+use crate::store::disk::xattrs;
+use crate::store::key::StoreKey;
+use crate::store::room::Room;
 use crate::store::room::index::{NoRoom, cost};
+
+use super::partial::{Partial, PartialId};
+use super::progress::{IngestFailure, Progress};
+use super::reader::{Begun, BlobReader, hash_beginning};
 
 /// The bytes at the end of a blob that no reader gets before the digest was verified.
 ///
@@ -40,10 +43,10 @@ const IOV_MAX: usize = 1024;
 pub enum IngestError {
     /// There is no room and none can be made.
     NoRoom(NoRoom),
-    /// The file cannot be written. It has been told already.
+    /// The file cannot be written. It was logged already.
     Disk(io::Error),
-    /// The disk failed a moment ago and is left alone. It has been told already.
-    Trouble(crate::store::disk::health::Trouble),
+    /// The disk failed a moment ago and is not written to. It was logged already.
+    Trouble(DiskTrouble),
 }
 
 impl std::fmt::Display for IngestError {
@@ -58,9 +61,9 @@ impl std::fmt::Display for IngestError {
 
 impl std::error::Error for IngestError {}
 
-/// A blob being written. Dropping it aborts: its readers are told, and what is there of it is put away.
+/// A blob being written. Dropping it aborts: its readers learn of it, and what was written is put away.
 pub struct Ingest {
-    draft: Partial,
+    partial: Partial,
     size: Option<u64>,
     /// Away in a blocking thread during an append; gone once the digest was taken.
     hashing: Option<Hashing>,
@@ -81,6 +84,7 @@ pub struct Verified(());
 #[derive(Clone)]
 pub struct Growing {
     file: Arc<File>,
+    cached: CachedReads,
     size: Option<u64>,
     begun: Begun,
     progress: watch::Receiver<Progress>,
@@ -88,9 +92,10 @@ pub struct Growing {
 
 impl Growing {
     /// A reader of its own, from the first byte on.
-    pub fn reader(&self) -> Reader {
-        Reader::growing(
+    pub(crate) fn reader(&self) -> BlobReader {
+        BlobReader::growing(
             Arc::clone(&self.file),
+            self.cached.clone(),
             self.size,
             self.begun,
             self.progress.clone(),
@@ -98,12 +103,12 @@ impl Growing {
     }
 
     /// The announced size in bytes, if there was one.
-    pub fn size(&self) -> Option<u64> {
+    pub(crate) fn size(&self) -> Option<u64> {
         self.size
     }
 
-    /// Whether it has failed by now.
-    pub fn has_failed(&self) -> bool {
+    /// Whether it has failed.
+    pub(crate) fn has_failed(&self) -> bool {
         let abandoned = self.progress.has_changed().is_err();
         match *self.progress.borrow() {
             Progress::Growing(_) => abandoned,
@@ -114,32 +119,33 @@ impl Growing {
 }
 
 impl Ingest {
-    pub(in crate::store) async fn begin(
-        store: &Arc<Store>,
-        id: Id,
+    pub(super) async fn begin(
+        room: &Arc<Room>,
+        id: PartialId,
         size: Option<u64>,
         partial: Option<Partial>,
     ) -> Result<(Self, Growing), IngestError> {
-        if let Some(trouble) = store.trouble() {
+        if let Some(trouble) = room.disk().trouble() {
             return Err(IngestError::Trouble(trouble));
         }
-        let draft = match open(store, id, size.unwrap_or(UNKNOWN_STEP), partial).await {
-            Ok(Ok(draft)) => draft,
+        let partial = match open(room, id, size.unwrap_or(UNKNOWN_STEP), partial).await {
+            Ok(Ok(partial)) => partial,
             Ok(Err(no_room)) => {
                 // It may be the disk that is full, and not the store.
-                let trouble = store.trouble().map(IngestError::Trouble);
+                let trouble = room.disk().trouble().map(IngestError::Trouble);
                 return Err(trouble.unwrap_or(IngestError::NoRoom(no_room)));
             }
             Err(error) => {
-                store.disk_failed("write to the store", &error);
+                room.disk().write_failed("write to the store", &error);
                 return Err(IngestError::Disk(error));
             }
         };
-        let begun = draft.written();
+        let begun = partial.written();
         let readable = Progress::Growing(begun.saturating_sub(HOLD_BACK));
         let (progress, receiver) = watch::channel(readable);
         let growing = Growing {
-            file: Arc::clone(draft.file()),
+            file: Arc::clone(partial.file()),
+            cached: room.disk().cached_reads().clone(),
             size,
             begun: Begun {
                 at: Instant::now(),
@@ -148,11 +154,11 @@ impl Ingest {
             progress: receiver,
         };
         let hashing = Hashing {
-            hasher: draft.digest().hasher(),
+            hasher: partial.digest().hasher(),
             behind: begun,
         };
         let ingest = Self {
-            draft,
+            partial,
             size,
             hashing: Some(hashing),
             progress,
@@ -161,19 +167,19 @@ impl Ingest {
     }
 
     /// Bytes written so far, those of an earlier transfer included.
-    pub fn written(&self) -> u64 {
-        self.draft.written()
+    pub(crate) fn written(&self) -> u64 {
+        self.partial.written()
     }
 
     /// Writes and hashes `chunks` in a blocking thread, then lets readers have them (but for the last chunk).
     ///
     /// After an error, or when the future is dropped half-way, the ingest can only be failed.
-    pub async fn append(&mut self, chunks: Vec<Bytes>) -> Result<(), Failure> {
+    pub async fn append(&mut self, chunks: Vec<Bytes>) -> Result<(), IngestFailure> {
         let length: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         let after = self.written().saturating_add(length);
         match self.size {
             Some(expected) if after > expected => {
-                return Err(Failure::Length {
+                return Err(IngestFailure::Length {
                     expected,
                     found: after,
                 });
@@ -181,8 +187,8 @@ impl Ingest {
             Some(_) => {}
             None => self.make_room(after).await?,
         }
-        let mut hashing = self.hashing.take().ok_or(Failure::Abandoned)?;
-        let (file, at) = (Arc::clone(self.draft.file()), self.written());
+        let mut hashing = self.hashing.take().ok_or(IngestFailure::Abandoned)?;
+        let (file, at) = (Arc::clone(self.partial.file()), self.written());
         let write = move || {
             hashing.catch_up(&file)?;
             write_at(&file, &chunks, at)?;
@@ -191,40 +197,40 @@ impl Ingest {
             }
             Ok(hashing)
         };
-        let hashing = run(write).await.ok_or(Failure::Abandoned)?;
+        let hashing = run(write).await.ok_or(IngestFailure::Abandoned)?;
         self.hashing = Some(hashing.map_err(|error| self.disk_failed(error))?);
-        self.draft.wrote(length);
+        self.partial.wrote(length);
         self.progress
             .send_replace(Progress::Growing(after.saturating_sub(HOLD_BACK)));
         Ok(())
     }
 
-    async fn make_room(&mut self, length: u64) -> Result<(), Failure> {
-        while cost(length) > self.draft.room() {
-            let upto = self.draft.room().saturating_add(UNKNOWN_STEP);
-            match self.draft.make_room(upto).await {
+    async fn make_room(&mut self, length: u64) -> Result<(), IngestFailure> {
+        while cost(length) > self.partial.reserved() {
+            let upto = self.partial.reserved().saturating_add(UNKNOWN_STEP);
+            match self.partial.make_room(upto).await {
                 Ok(Ok(())) => {}
-                Ok(Err(no_room)) => return Err(Failure::NoRoom(no_room)),
+                Ok(Err(no_room)) => return Err(IngestFailure::NoRoom(no_room)),
                 Err(error) => return Err(self.disk_failed(error)),
             }
         }
         Ok(())
     }
 
-    /// Checks length and digest of all that was written. No reader learns of the result yet: the caller goes
-    /// on with [`Ingest::commit`] or [`Ingest::give_up`].
-    pub fn verify(&mut self) -> Result<Verified, Failure> {
-        let Hashing { hasher, behind } = self.hashing.take().ok_or(Failure::Abandoned)?;
+    /// Checks length and digest of all that was written. No reader learns of the result yet: the caller then calls
+    /// [`Ingest::commit`] or [`Ingest::give_up`].
+    pub fn verify(&mut self) -> Result<Verified, IngestFailure> {
+        let Hashing { hasher, behind } = self.hashing.take().ok_or(IngestFailure::Abandoned)?;
         let found = self.written();
         // Nothing came, not even the end that was cut off: what is there was not looked at.
         let expected = self.size.or((behind > 0).then(|| found.saturating_add(1)));
         if let Some(expected) = expected.filter(|expected| *expected != found) {
-            return Err(Failure::Length { expected, found });
+            return Err(IngestFailure::Length { expected, found });
         }
         let found = hasher.finish();
-        if found != *self.draft.digest() {
-            return Err(Failure::Digest {
-                expected: self.draft.digest().clone(),
+        if found != *self.partial.digest() {
+            return Err(IngestFailure::Digest {
+                expected: self.partial.digest().clone(),
                 found,
             });
         }
@@ -234,53 +240,53 @@ impl Ingest {
     /// Gives readers the rest, then makes the blob durable and visible under its digest.
     ///
     /// An error is one of the disk: readers have right bytes, but nothing is kept.
-    pub async fn commit(self, _verified: Verified) -> Result<u64, Failure> {
+    pub async fn commit(self, _verified: Verified) -> Result<u64, IngestFailure> {
         let length = self.written();
         self.progress.send_replace(Progress::Complete(length));
-        let (store, draft) = (Arc::clone(self.draft.store()), self.draft);
-        let publish = move || publish(draft);
-        let published = run(publish).await.ok_or(Failure::Abandoned)?;
+        let (room, partial) = (Arc::clone(self.partial.room()), self.partial);
+        let publish = move || publish(partial);
+        let published = run(publish).await.ok_or(IngestFailure::Abandoned)?;
         published.map_err(|error| {
-            store.disk_failed("keep a blob that arrived", &error);
-            Failure::Disk(Arc::new(error))
+            room.disk().write_failed("keep a blob that arrived", &error);
+            IngestFailure::Disk(Arc::new(error))
         })?;
         Ok(length)
     }
 
-    /// Gives up: puts away what is there, so that the next transfer can go on with it, and returns the readers,
-    /// who are to be told once no more can join them.
-    pub async fn give_up(mut self, failure: Failure) -> Failed {
-        if !matches!(failure, Failure::Source(_) | Failure::Abandoned) {
-            self.draft.is_worthless();
+    /// Gives up: puts away what was written, so that the next transfer can continue it, and returns the readers,
+    /// which are told as soon as no more can join them.
+    pub(crate) async fn give_up(mut self, failure: IngestFailure) -> GivenUp {
+        if !matches!(failure, IngestFailure::Source(_) | IngestFailure::Abandoned) {
+            self.partial.is_worthless();
         }
-        let metrics = &self.draft.store().metrics;
+        let metrics = self.partial.room().disk().metrics();
         metrics
             .ingest_failures
             .with_label_values(&[failure.reason()])
             .inc();
-        self.draft.put_away().await;
-        Failed {
+        self.partial.put_away().await;
+        GivenUp {
             failure,
             progress: self.progress,
         }
     }
 
-    fn disk_failed(&self, error: io::Error) -> Failure {
-        let store = self.draft.store();
-        store.disk_failed("write a blob", &error);
-        Failure::Disk(Arc::new(error))
+    fn disk_failed(&self, error: io::Error) -> IngestFailure {
+        let disk = self.partial.room().disk();
+        disk.write_failed("write a blob", &error);
+        IngestFailure::Disk(Arc::new(error))
     }
 }
 
 /// Readers of an ingest that was given up.
-pub struct Failed {
-    failure: Failure,
+pub(crate) struct GivenUp {
+    failure: IngestFailure,
     progress: watch::Sender<Progress>,
 }
 
-impl Failed {
+impl GivenUp {
     /// Tells them why.
-    pub fn tell(self) {
+    pub(crate) fn tell(self) {
         self.progress.send_replace(Progress::Failed(self.failure));
     }
 }
@@ -293,21 +299,21 @@ impl Hashing {
     }
 }
 
-/// Opens the file of a blob, or goes on with the one there is, and makes room for `size` bytes.
+/// Opens a file for a blob, or takes the one of an earlier transfer, and makes room for `size` bytes.
 async fn open(
-    store: &Arc<Store>,
-    id: Id,
+    room: &Arc<Room>,
+    id: PartialId,
     size: u64,
     partial: Option<Partial>,
 ) -> io::Result<Result<Partial, NoRoom>> {
-    let mut draft = match partial {
+    let mut partial = match partial {
         Some(partial) => partial,
-        None => match Partial::create(store, id, size).await? {
-            Ok(draft) => draft,
+        None => match Partial::create(room, id, size).await? {
+            Ok(partial) => partial,
             Err(no_room) => return Ok(Err(no_room)),
         },
     };
-    Ok(draft.make_room(size).await?.map(|()| draft))
+    Ok(partial.make_room(size).await?.map(|()| partial))
 }
 
 /// Writes `chunks` one after the other from `at` on, in as few system calls as can be: the kernel then has large
@@ -334,19 +340,20 @@ fn write_at(file: &File, chunks: &[Bytes], mut at: u64) -> io::Result<()> {
 
 /// Gives a blob its final name. Bytes before name, name before the directory's entry: what a crash of the machine
 /// leaves under that name is whole.
-fn publish(draft: Partial) -> io::Result<()> {
-    let (store, length) = (Arc::clone(draft.store()), draft.written());
-    let (file, key) = (Arc::clone(draft.file()), Key::Blob(draft.digest().clone()));
-    length::note(&file, length);
-    crate::store::check::scrub::note_checked(&file);
+fn publish(partial: Partial) -> io::Result<()> {
+    let (room, length) = (Arc::clone(partial.room()), partial.written());
+    let file = Arc::clone(partial.file());
+    let key = StoreKey::Blob(partial.digest().clone());
+    xattrs::note_length(&file, length);
+    xattrs::note_checked(&file);
     // Dropped before it is durable, it would be a partial of which nothing is missing.
     file.sync_all()?;
-    let Some((path, room)) = draft.finish() else {
+    let Some((path, reservation)) = partial.finish() else {
         return Ok(());
     };
-    let published = store.publish(&path, key, length, room);
+    let published = reservation.publish(&path, key, length);
     if published.is_err() {
-        store.unlink(path, || {});
+        room.unlink(path, || {});
     }
     published?.sync_all()
 }

@@ -1,7 +1,7 @@
-//! The file of a blob on its way in, the room promised to it, and what becomes of both when it does not arrive.
+//! The file of a blob that is not whole yet, and the room promised to it.
 //!
 //! A transfer that breaks off leaves the beginning of a blob. It is kept as a **partial**, counted and evicted
-//! like everything else, and the next transfer of that blob from that upstream goes on where it ends. Nothing
+//! like everything else, and the next transfer of that blob from that upstream continues where it ends. Nothing
 //! of it was verified: that is done over all of the blob, at its end.
 //!
 //! While it is written its name says which blob it is, so that a process that was killed leaves a partial too.
@@ -10,8 +10,8 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -19,14 +19,14 @@ use rustix::io::Errno;
 use crate::oci::digest::Digest;
 use crate::oci::name::Namespace;
 
-use crate::store::PATIENCE;
-use crate::store::Store;
-use crate::store::disk::layout::Key;
-use crate::store::records::run;
-use crate::store::room::evict::Reservation;
-use crate::store::room::index::cost;
+use crate::store::disk::blocking::{run, try_run};
+use crate::store::disk::layout::Layout;
+use crate::store::key::StoreKey;
+use crate::store::room::Room;
+use crate::store::room::index::{NoRoom, cost};
+use crate::store::room::reserve::{BLOB_PATIENCE, Reservation};
 
-/// A beginning that is shorter is fetched again sooner than it is found.
+/// Below this size continuing a transfer costs more than fetching the blob again.
 const WORTH_KEEPING: u64 = 1024 * 1024;
 
 /// A partial is cut back to a multiple of this, and by a byte at least: what comes next is then never nothing,
@@ -37,89 +37,117 @@ const CUT: u64 = 4096;
 const ALLOCATE_FROM: u64 = 1024 * 1024;
 
 /// A blob is the same bytes everywhere, but what one upstream sent of it is not trusted on behalf of another.
-pub(in crate::store) type Id = Arc<(Namespace, Digest)>;
+pub(super) type PartialId = Arc<(Namespace, Digest)>;
 
-/// The file of a blob that is being written. Dropped, it becomes a partial, or it is removed.
+/// The file of a blob that is not whole. Dropped, it is kept for the next transfer, or it is removed.
 pub struct Partial {
-    store: Arc<Store>,
-    id: Id,
+    room: Arc<Room>,
+    id: PartialId,
     file: Arc<File>,
     /// Gone once the file has its final name, or has none any more.
     path: Option<PathBuf>,
-    room: Option<Reservation>,
+    reservation: Option<Reservation>,
     written: u64,
     worthless: bool,
 }
 
 impl Partial {
     /// Opens a new file for a blob of `size` bytes, or of a size not known yet.
-    pub(in crate::store) async fn create(
-        store: &Arc<Store>,
-        id: Id,
+    pub(super) async fn create(
+        room: &Arc<Room>,
+        id: PartialId,
         size: u64,
-    ) -> io::Result<PartialOrNoRoom> {
-        let key = Key::Blob(id.1.clone());
-        let room = match store.reserve(size, &key, PATIENCE).await {
-            Ok(room) => room,
+    ) -> io::Result<Result<Self, NoRoom>> {
+        let key = StoreKey::Blob(id.1.clone());
+        let reservation = match Reservation::claim(room, size, &key, BLOB_PATIENCE).await {
+            Ok(reservation) => reservation,
             Err(no_room) => return Ok(Err(no_room)),
         };
-        let (store, path) = (
-            Arc::clone(store),
-            store.layout.ingest_of(store.next_serial(), &id),
-        );
+        let room = Arc::clone(room);
         let create = move || {
-            let file = store.create_file(&path)?;
-            Ok(Self::new(store, id, file, path, room))
+            let path = temporary(&room, &id);
+            let file = room.disk().create_file(&path)?;
+            Ok(Ok(Self::new(room, id, file, path, reservation)))
         };
-        run(create).await.unwrap_or_else(stopped).map(Ok)
+        try_run(create).await
     }
 
-    fn new(store: Arc<Store>, id: Id, file: File, path: PathBuf, room: Reservation) -> Self {
+    /// The beginning of a blob that an earlier transfer from the same upstream left. For blocking threads.
+    pub(super) fn take(room: &Arc<Room>, id: &PartialId) -> Option<Self> {
+        let path = temporary(room, id);
+        room.take_out(&StoreKey::Partial(Arc::clone(id)), &path)
+            .ok()?;
+        let reservation = Reservation::of_file(room, 0);
+        let file = match File::options().read(true).write(true).open(&path) {
+            Ok(file) => file,
+            Err(error) => {
+                let disk = room.disk();
+                disk.write_failed("read what is left of a transfer", &error);
+                room.unlink(path, || {});
+                return None;
+            }
+        };
+        let mut partial = Self::new(Arc::clone(room), Arc::clone(id), file, path, reservation);
+        let length = partial.file.metadata().ok()?.len();
+        let cut = length.saturating_sub(1) / CUT * CUT;
+        if cut < WORTH_KEEPING || partial.file.set_len(cut).is_err() {
+            partial.is_worthless();
+            return None;
+        }
+        partial.reservation = Some(Reservation::of_file(room, cost(cut)));
+        partial.wrote(cut);
+        Some(partial)
+    }
+
+    fn new(
+        room: Arc<Room>,
+        id: PartialId,
+        file: File,
+        path: PathBuf,
+        reservation: Reservation,
+    ) -> Self {
         Self {
-            store,
+            room,
             id,
             file: Arc::new(file),
             path: Some(path),
-            room: Some(room),
+            reservation: Some(reservation),
             written: 0,
             worthless: false,
         }
     }
 
-    pub(in crate::store) fn store(&self) -> &Arc<Store> {
-        &self.store
+    pub(super) fn room(&self) -> &Arc<Room> {
+        &self.room
     }
 
-    pub(in crate::store) fn file(&self) -> &Arc<File> {
+    pub(super) fn file(&self) -> &Arc<File> {
         &self.file
     }
 
     /// How many bytes of the blob are in the file.
-    pub fn written(&self) -> u64 {
+    pub(crate) fn written(&self) -> u64 {
         self.written
     }
 
-    pub(in crate::store) fn digest(&self) -> &Digest {
+    pub(super) fn digest(&self) -> &Digest {
         &self.id.1
     }
 
     /// Bytes of disk promised to it.
-    pub(in crate::store) fn room(&self) -> u64 {
-        self.room.as_ref().map_or(0, Reservation::bytes)
+    pub(super) fn reserved(&self) -> u64 {
+        self.reservation.as_ref().map_or(0, Reservation::bytes)
     }
 
     /// Sees to it that `size` bytes fit: promised by the store, and where the file system can do that, given by
     /// it. A full disk shows now and not in the middle of the blob.
-    pub(in crate::store) async fn make_room(
-        &mut self,
-        size: u64,
-    ) -> io::Result<Result<(), crate::store::NoRoom>> {
-        let Some(room) = &mut self.room else {
+    pub(super) async fn make_room(&mut self, size: u64) -> io::Result<Result<(), NoRoom>> {
+        let Some(reservation) = &mut self.reservation else {
             return Ok(Ok(()));
         };
-        let missing = cost(size).saturating_sub(room.bytes());
+        let missing = cost(size).saturating_sub(reservation.bytes());
         if missing > 0
-            && let Err(no_room) = room.grow(missing).await
+            && let Err(no_room) = reservation.grow(missing).await
         {
             return Ok(Err(no_room));
         }
@@ -130,7 +158,7 @@ impl Partial {
         let allocate = move || rustix::fs::fallocate(&*file, FallocateFlags::KEEP_SIZE, 0, size);
         match run(allocate).await {
             Some(Ok(())) => {
-                room.wrote(size.saturating_sub(room.on_disk()));
+                reservation.wrote(size.saturating_sub(reservation.on_disk()));
                 Ok(Ok(()))
             }
             Some(Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS))) => {
@@ -142,200 +170,130 @@ impl Partial {
     }
 
     /// Notes that the file has `bytes` more of the blob.
-    pub(in crate::store) fn wrote(&mut self, bytes: u64) {
+    pub(super) fn wrote(&mut self, bytes: u64) {
         self.written += bytes;
-        if let Some(room) = &mut self.room {
-            room.wrote(self.written.saturating_sub(room.on_disk()));
+        if let Some(reservation) = &mut self.reservation {
+            reservation.wrote(self.written.saturating_sub(reservation.on_disk()));
         }
     }
 
     /// What is in the file is wrong, or will not become a blob: it is not kept.
-    pub(in crate::store) fn is_worthless(&mut self) {
+    pub(super) fn is_worthless(&mut self) {
         self.worthless = true;
     }
 
     /// Removes it: it is no beginning of the blob.
-    pub async fn remove(mut self) {
+    pub(crate) async fn remove(mut self) {
         self.is_worthless();
         self.put_away().await;
     }
 
     /// Puts it away now, where the next transfer finds it, instead of some time after it is dropped.
-    pub async fn put_away(mut self) {
+    pub(crate) async fn put_away(mut self) {
         if let Some(away) = self.taken_away() {
-            let store = Arc::clone(&self.store);
-            run(move || store.put_away(away)).await;
+            run(move || away.put_away()).await;
         }
     }
 
-    /// All that is needed to make a partial of it, or to remove it; `None` if that was done, or it was committed.
-    fn taken_away(&mut self) -> Option<Away> {
-        let (path, room) = self.path.take().zip(self.room.take())?;
-        Some(Away {
+    /// All that is needed to keep it, or to remove it; `None` if that was done, or it was committed.
+    fn taken_away(&mut self) -> Option<PutAway> {
+        let (path, reservation) = self.path.take().zip(self.reservation.take())?;
+        Some(PutAway {
+            room: Arc::clone(&self.room),
             path,
-            room,
-            worthless: self.worthless,
-            written: self.written,
+            reservation,
+            keep: (!self.worthless && self.written >= WORTH_KEEPING).then_some(self.written),
             file: Arc::clone(&self.file),
             id: Arc::clone(&self.id),
         })
     }
 
     /// The file and its room, for a commit.
-    pub(in crate::store) fn finish(mut self) -> Option<(PathBuf, Reservation)> {
-        self.path.take().zip(self.room.take())
+    pub(super) fn finish(mut self) -> Option<(PathBuf, Reservation)> {
+        self.path.take().zip(self.reservation.take())
     }
-}
-
-pub(in crate::store) type PartialOrNoRoom = Result<Partial, crate::store::NoRoom>;
-
-/// A draft on its way to being a partial, or nothing.
-pub(in crate::store) struct Away {
-    path: PathBuf,
-    room: Reservation,
-    worthless: bool,
-    written: u64,
-    file: Arc<File>,
-    id: Id,
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
         // The bytes are on disk until they are unlinked, so they stay promised until then.
         if let Some(away) = self.taken_away() {
-            let store = Arc::clone(&self.store);
-            self.store.later(move || store.put_away(away));
+            self.room.later(move || away.put_away());
         }
     }
 }
 
-impl Store {
-    /// The beginning of a blob that an earlier transfer from the same upstream left, to be gone on with.
-    pub async fn partial(
-        self: &Arc<Self>,
-        namespace: &Namespace,
-        digest: &Digest,
-    ) -> Option<Partial> {
-        let (store, id) = (
-            Arc::clone(self),
-            Arc::new((namespace.clone(), digest.clone())),
-        );
-        run(move || store.take_partial(&id)).await?
-    }
+/// A file that is about to be kept for the next transfer, or to be removed.
+struct PutAway {
+    room: Arc<Room>,
+    path: PathBuf,
+    reservation: Reservation,
+    /// How many bytes are kept, if they are.
+    keep: Option<u64>,
+    file: Arc<File>,
+    id: PartialId,
+}
 
-    fn take_partial(self: &Arc<Self>, id: &Id) -> Option<Partial> {
-        let key = Key::Partial(Arc::clone(id));
-        let path = self.layout.ingest_of(self.next_serial(), id);
-        let moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
-        let renamed = fs::rename(self.layout.path(&key), &path);
-        self.index.remove(&key);
-        drop(moves);
-        renamed.ok()?;
-        let room = Reservation::of_file(self, 0);
-        let mut draft = self.reopen(Arc::clone(id), path, room).ok()?;
-        let length = draft.file.metadata().ok()?.len();
-        let cut = length.saturating_sub(1) / CUT * CUT;
-        if cut < WORTH_KEEPING || draft.file.set_len(cut).is_err() {
-            draft.is_worthless();
-            return None;
-        }
-        draft.room = Some(Reservation::of_file(self, cost(cut)));
-        draft.wrote(cut);
-        Some(draft)
-    }
-
-    fn reopen(self: &Arc<Self>, id: Id, path: PathBuf, room: Reservation) -> io::Result<Partial> {
-        let opened = File::options().read(true).write(true).open(&path);
-        let file = match opened {
-            Ok(file) => file,
-            Err(error) => {
-                self.disk_failed("read what is left of a transfer", &error);
-                self.unlink(path, || {});
-                return Err(error);
-            }
+impl PutAway {
+    fn put_away(self) {
+        let (room, path, reservation) = (self.room, self.path, self.reservation);
+        let Some(length) = self.keep else {
+            return room.unlink(path, move || drop(reservation));
         };
-        Ok(Partial::new(Arc::clone(self), id, file, path, room))
-    }
-
-    /// Makes a partial of a draft, or removes it.
-    fn put_away(self: &Arc<Self>, away: Away) {
-        if away.worthless || away.written < WORTH_KEEPING {
-            let room = away.room;
-            return self.unlink(away.path, move || drop(room));
-        }
-        let (path, length) = (away.path.clone(), away.written);
-        let key = Key::Partial(Arc::clone(&away.id));
+        let key = StoreKey::Partial(self.id);
         // Gives back what was allocated past its end.
-        let kept = away.file.set_len(length).and_then(|()| {
-            if self.index.length(&key).is_some_and(|other| other >= length) {
+        let kept = self.file.set_len(length).and_then(|()| {
+            let other = room.index().length(&key);
+            if other.is_some_and(|other| other >= length) {
                 return Err(io::Error::from(io::ErrorKind::AlreadyExists));
             }
-            self.publish(&path, key, length, away.room).map(drop)
+            reservation.publish(&path, key, length).map(drop)
         });
         if kept.is_err() {
-            self.unlink(path, || {});
+            room.unlink(path, || {});
         }
-    }
-
-    /// Makes partials of what a process that was killed has left in `ingest/`; says what is no partial.
-    pub(in crate::store) fn keep_unfinished(&self, leftovers: Vec<PathBuf>) -> Vec<PathBuf> {
-        let rest = leftovers.into_iter().filter(|path| {
-            let (_, key) = crate::store::disk::layout::Layout::read_leftover(path);
-            let Some(key) = key.filter(|_| path.starts_with(self.layout.ingests())) else {
-                return true;
-            };
-            self.keep_one(path, &key).is_err()
-        });
-        rest.collect()
-    }
-
-    /// Whether the machine has not been started anew since the store was last used. If it has, what was not made
-    /// durable may be there with its length and without its bytes, and parts of it would be served unseen.
-    pub(in crate::store) fn is_same_boot(&self) -> bool {
-        let known = fs::read_to_string(self.layout.boot()).ok();
-        known.is_some() && known == boot()
-    }
-
-    /// Writes down which run of the machine this is.
-    pub(in crate::store) fn note_boot(&self) {
-        let Some(boot) = boot() else { return };
-        let written = fs::write(self.layout.boot(), boot);
-        if let Err(error) = written {
-            tracing::debug!(%error, "cannot note the boot: partial transfers will be dropped at the next start");
-        }
-    }
-
-    pub(in crate::store) fn drop_partials(&self) {
-        let dropped = fs::remove_dir_all(self.layout.partials())
-            .and_then(|()| fs::create_dir(self.layout.partials()));
-        if let Err(error) = dropped {
-            tracing::warn!(%error, "cannot drop the partial transfers of an earlier run of this machine");
-        }
-    }
-
-    fn keep_one(&self, path: &std::path::Path, key: &Key) -> io::Result<()> {
-        let too_short = || io::Error::from(io::ErrorKind::UnexpectedEof);
-        let file = File::options().write(true).open(path)?;
-        let length = file.metadata()?.len();
-        let target = self.layout.path(key);
-        let other = fs::metadata(&target).map_or(0, |other| other.len());
-        if length < WORTH_KEEPING || length <= other {
-            return Err(too_short());
-        }
-        // Gives back what was allocated past its end.
-        file.set_len(length)?;
-        if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        fs::rename(path, &target)
     }
 }
 
-/// What Linux calls this run of the machine (random(4)).
-fn boot() -> Option<String> {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
+/// Where a blob is written until it has its name.
+fn temporary(room: &Room, id: &PartialId) -> PathBuf {
+    let disk = room.disk();
+    disk.layout().ingest_of(disk.next_serial(), id)
 }
 
-fn stopped<T>() -> io::Result<T> {
-    Err(io::Error::other("the program is being stopped"))
+/// Keeps what a process that was killed has left in `ingest/` for the next transfer; returns what cannot be kept.
+pub(crate) fn keep_leftovers(layout: &Layout, leftovers: Vec<PathBuf>) -> Vec<PathBuf> {
+    let rest = leftovers.into_iter().filter(|path| {
+        let (_, key) = Layout::read_leftover(path);
+        let Some(key) = key.filter(|_| path.starts_with(layout.ingests())) else {
+            return true;
+        };
+        keep_leftover(layout, path, &key).is_err()
+    });
+    rest.collect()
+}
+
+fn keep_leftover(layout: &Layout, path: &Path, key: &StoreKey) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    let length = file.metadata()?.len();
+    let target = layout.path(key);
+    let other = fs::metadata(&target).map_or(0, |other| other.len());
+    if length < WORTH_KEEPING || length <= other {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    // Gives back what was allocated past its end.
+    file.set_len(length)?;
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::rename(path, &target)
+}
+
+/// Removes all partials: the machine was restarted since they were written.
+pub(crate) fn drop_all(layout: &Layout) {
+    let dropped =
+        fs::remove_dir_all(layout.partials()).and_then(|()| fs::create_dir(layout.partials()));
+    if let Err(error) = dropped {
+        tracing::warn!(%error, "cannot drop the partial transfers of an earlier run of this machine");
+    }
 }

@@ -9,18 +9,18 @@ use crate::store::room::index::NoRoom;
 
 /// How far a blob being written has come. Three endings, never two: a writer that vanishes is a failure.
 #[derive(Debug, Clone)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// This many bytes may be read; more will come.
     Growing(u64),
     /// All of it may be read, and it is what its digest says.
     Complete(u64),
     /// It will never be complete.
-    Failed(Failure),
+    Failed(IngestFailure),
 }
 
 /// Why an ingest did not become a blob.
 #[derive(Debug, Clone)]
-pub enum Failure {
+pub enum IngestFailure {
     /// There were fewer or more bytes than announced.
     Length {
         /// Bytes announced.
@@ -39,15 +39,15 @@ pub enum Failure {
     Disk(Arc<io::Error>),
     /// A blob of unannounced size outgrew the store.
     NoRoom(NoRoom),
-    /// The source of the bytes failed; in its own words.
+    /// The source of the bytes failed; the error in words.
     Source(Arc<str>),
-    /// The writer went away without a word.
+    /// The writer was dropped.
     Abandoned,
 }
 
-impl Failure {
-    /// All the words of [`Failure::reason`].
-    pub const REASONS: [&'static str; 6] = [
+impl IngestFailure {
+    /// All the words of [`IngestFailure::reason`].
+    pub(crate) const REASONS: [&'static str; 6] = [
         "length",
         "digest",
         "disk",
@@ -57,12 +57,12 @@ impl Failure {
     ];
 
     /// Whether the source is still good for the bytes, and only the store is not.
-    pub fn is_of_the_store(&self) -> bool {
+    pub(crate) fn is_of_the_store(&self) -> bool {
         matches!(self, Self::Disk(_) | Self::NoRoom(_))
     }
 
     /// The word for it in metrics.
-    pub fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Length { .. } => "length",
             Self::Digest { .. } => "digest",
@@ -74,7 +74,7 @@ impl Failure {
     }
 }
 
-impl std::fmt::Display for Failure {
+impl std::fmt::Display for IngestFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Length { expected, found } => {
@@ -91,7 +91,7 @@ impl std::fmt::Display for Failure {
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for IngestFailure {}
 
 #[cfg(test)]
 mod tests {
@@ -102,20 +102,20 @@ mod tests {
         let digest = Digest::of(b"");
         let error = io::Error::from(io::ErrorKind::StorageFull);
         let failures = [
-            Failure::Length {
+            IngestFailure::Length {
                 expected: 1,
                 found: 2,
             },
-            Failure::Digest {
+            IngestFailure::Digest {
                 expected: digest.clone(),
                 found: digest,
             },
-            Failure::Disk(Arc::new(error)),
-            Failure::NoRoom(NoRoom { wanted: 1 }),
-            Failure::Source("".into()),
-            Failure::Abandoned,
+            IngestFailure::Disk(Arc::new(error)),
+            IngestFailure::NoRoom(NoRoom { wanted: 1 }),
+            IngestFailure::Source("".into()),
+            IngestFailure::Abandoned,
         ];
-        let reasons = failures.each_ref().map(Failure::reason);
-        assert_eq!(reasons, Failure::REASONS);
+        let reasons = failures.each_ref().map(IngestFailure::reason);
+        assert_eq!(reasons, IngestFailure::REASONS);
     }
 }

@@ -6,29 +6,30 @@
 //! they are.
 
 use std::fs::File;
-use std::io::{self, IoSliceMut};
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::io::{Errno, ReadWriteFlags};
 use tokio::sync::watch;
 
 use crate::oci::digest::Hasher;
 
-use crate::store::blobs::progress::{Failure, Progress};
+use crate::store::disk::files::{CachedReads, read_blocking};
+
+use super::progress::{IngestFailure, Progress};
 
 /// How much of a file is read at a time to be hashed.
 const HASH_STEP: usize = 256 * 1024;
 
 /// Reads one blob.
-pub struct Reader {
+pub struct BlobReader {
     file: Arc<File>,
-    source: Source,
+    cached: CachedReads,
+    extent: Extent,
 }
 
-enum Source {
+/// How much of the blob is there.
+enum Extent {
     Stored {
         length: u64,
     },
@@ -41,25 +42,25 @@ enum Source {
 
 /// When a blob began to grow, and how much of it was there already.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::store) struct Begun {
-    pub(in crate::store) at: Instant,
-    pub(in crate::store) with: u64,
+pub(super) struct Begun {
+    pub(super) at: Instant,
+    pub(super) with: u64,
 }
 
 /// How a growing blob is doing.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub(crate) struct Pace {
     /// Bytes that can be read by now.
-    pub readable: u64,
+    pub(crate) readable: u64,
     /// How many of them have come since it began to grow.
-    pub received: u64,
+    pub(crate) received: u64,
     /// For how long it has been growing.
-    pub running: Duration,
+    pub(crate) running: Duration,
 }
 
 /// What can be read at a position at this moment.
 #[derive(Debug)]
-pub enum Available {
+pub(crate) enum Available {
     /// Bytes up to this offset (exclusive), which is past the position asked about.
     UpTo(u64),
     /// Nothing yet.
@@ -67,26 +68,29 @@ pub enum Available {
     /// The position is the end of the blob.
     End,
     /// Nothing more, ever.
-    Failed(Failure),
+    Failed(IngestFailure),
 }
 
-impl Reader {
-    pub(in crate::store) fn stored(file: Arc<File>, length: u64) -> Self {
+impl BlobReader {
+    pub(super) fn stored(file: Arc<File>, cached: CachedReads, length: u64) -> Self {
         Self {
             file,
-            source: Source::Stored { length },
+            cached,
+            extent: Extent::Stored { length },
         }
     }
 
-    pub(in crate::store) fn growing(
+    pub(super) fn growing(
         file: Arc<File>,
+        cached: CachedReads,
         size: Option<u64>,
         begun: Begun,
         progress: watch::Receiver<Progress>,
     ) -> Self {
         Self {
             file,
-            source: Source::Growing {
+            cached,
+            extent: Extent::Growing {
                 size,
                 begun,
                 progress,
@@ -95,14 +99,14 @@ impl Reader {
     }
 
     /// How fast a growing blob grows.
-    pub fn pace(&self) -> Pace {
-        match &self.source {
-            Source::Stored { length } => Pace {
+    pub(crate) fn pace(&self) -> Pace {
+        match &self.extent {
+            Extent::Stored { length } => Pace {
                 readable: *length,
                 received: *length,
                 running: Duration::ZERO,
             },
-            Source::Growing {
+            Extent::Growing {
                 begun, progress, ..
             } => {
                 let readable = match *progress.borrow() {
@@ -119,10 +123,10 @@ impl Reader {
     }
 
     /// The length of the whole blob in bytes; `None` while it grows and upstream did not say.
-    pub fn length(&self) -> Option<u64> {
-        match &self.source {
-            Source::Stored { length } => Some(*length),
-            Source::Growing { size, progress, .. } => match *progress.borrow() {
+    pub(crate) fn length(&self) -> Option<u64> {
+        match &self.extent {
+            Extent::Stored { length } => Some(*length),
+            Extent::Growing { size, progress, .. } => match *progress.borrow() {
                 Progress::Complete(length) => Some(length),
                 Progress::Growing(_) | Progress::Failed(_) => *size,
             },
@@ -130,10 +134,10 @@ impl Reader {
     }
 
     /// What can be read at `position` now.
-    pub fn available(&self, position: u64) -> Available {
-        match &self.source {
-            Source::Stored { length } => complete(position, *length),
-            Source::Growing { progress, .. } => {
+    pub(crate) fn available(&self, position: u64) -> Available {
+        match &self.extent {
+            Extent::Stored { length } => complete(position, *length),
+            Extent::Growing { progress, .. } => {
                 let closed = progress.has_changed().is_err();
                 match &*progress.borrow() {
                     Progress::Complete(length) => complete(position, *length),
@@ -142,7 +146,7 @@ impl Reader {
                     }
                     Progress::Failed(failure) => Available::Failed(failure.clone()),
                     // A writer that is gone will not write: a torn blob must never look like a whole one.
-                    Progress::Growing(_) if closed => Available::Failed(Failure::Abandoned),
+                    Progress::Growing(_) if closed => Available::Failed(IngestFailure::Abandoned),
                     Progress::Growing(_) => Available::NotYet,
                 }
             }
@@ -150,10 +154,10 @@ impl Reader {
     }
 
     /// Waits until there is something to say about `position` other than [`Available::NotYet`].
-    pub async fn wait(&mut self, position: u64) -> Available {
+    pub(crate) async fn wait(&mut self, position: u64) -> Available {
         loop {
-            match (self.available(position), &mut self.source) {
-                (Available::NotYet, Source::Growing { progress, .. }) => {
+            match (self.available(position), &mut self.extent) {
+                (Available::NotYet, Extent::Growing { progress, .. }) => {
                     // An error means that the writer is gone, which `available` sees as well.
                     let _ = progress.changed().await;
                 }
@@ -163,7 +167,7 @@ impl Reader {
     }
 
     /// Waits until the length of the whole blob is known.
-    pub async fn wait_length(&mut self) -> Result<u64, Failure> {
+    pub(crate) async fn wait_length(&mut self) -> Result<u64, IngestFailure> {
         loop {
             if let Some(length) = self.length() {
                 return Ok(length);
@@ -178,42 +182,18 @@ impl Reader {
     /// Reads into `buffer` what the page cache has at `position`, without ever waiting for the disk.
     ///
     /// `None`: the disk would have to be waited for; see [`read_blocking`].
-    pub fn read_now(&self, buffer: &mut [u8], position: u64) -> io::Result<Option<usize>> {
-        static UNSUPPORTED: AtomicBool = AtomicBool::new(false);
-        if UNSUPPORTED.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        let slices = &mut [IoSliceMut::new(buffer)];
-        match rustix::io::preadv2(&*self.file, slices, position, ReadWriteFlags::NOWAIT) {
-            Ok(count) => Ok(Some(count)),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-            // Some file systems (network and overlay ones) do not know the flag.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
-                UNSUPPORTED.store(true, Ordering::Relaxed);
-                Ok(None)
-            }
-            Err(errno) => Err(errno.into()),
-        }
+    pub(crate) fn read_now(&self, buffer: &mut [u8], position: u64) -> io::Result<Option<usize>> {
+        self.cached.read(&self.file, buffer, position)
     }
 
-    /// The file itself, to be read in a blocking thread where [`Reader::read_now`] could not.
-    pub fn file(&self) -> Arc<File> {
+    /// The file itself, to be read in a blocking thread where [`BlobReader::read_now`] could not.
+    pub(crate) fn file(&self) -> Arc<File> {
         Arc::clone(&self.file)
     }
 }
 
-/// Reads at `position`, waiting for the disk: for blocking threads only.
-pub fn read_blocking(file: &File, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-    loop {
-        match file.read_at(buffer, position) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            done => return done,
-        }
-    }
-}
-
 /// Hashes the first `length` bytes of a file, waiting for the disk. A file that is shorter is an error.
-pub fn hash_beginning(file: &File, hasher: &mut Hasher, length: u64) -> io::Result<()> {
+pub(crate) fn hash_beginning(file: &File, hasher: &mut Hasher, length: u64) -> io::Result<()> {
     let mut buffer = vec![0; HASH_STEP];
     let mut position = 0;
     while position < length {

@@ -1,61 +1,39 @@
 //! Reading again what is stored: does it still have its digest?
 //!
-//! For blocking threads. Whoever checks reads what nobody asked for, so it leaves the page cache as it
-//! found it, give or take a piece: what clients use stays, what only the check brought in goes out again.
+//! For blocking threads. A check reads what no client asked for, so it leaves the page cache as it found it, give or
+//! take a piece: what clients use stays, what only the check brought in goes out again.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, IoSliceMut, Read};
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, fadvise};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::oci::digest::Digest;
-
-use crate::store::blobs::reader::read_blocking;
-use crate::store::disk::layout::{Found, Key, Layout};
+use crate::store::disk::files::read_blocking;
+use crate::store::disk::layout::Layout;
+use crate::store::key::StoreKey;
 use crate::store::records;
+use crate::store::room::damage::Damage;
 
 /// How much is read at a time.
-pub(in crate::store) const PIECE: usize = 256 * 1024;
-
-/// What is wrong with a file.
-#[derive(Debug)]
-pub(in crate::store) enum Damage {
-    /// It has another digest.
-    Digest(Digest),
-    /// The disk does not give its bytes back.
-    Unreadable(io::Error),
-    /// A record that does not parse, or holds a manifest other than its own.
-    Record,
-}
-
-impl std::fmt::Display for Damage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Digest(found) => write!(f, "its bytes have the digest {found}"),
-            Self::Unreadable(error) => write!(f, "it cannot be read: {error}"),
-            Self::Record => f.write_str("it does not hold what it was written with"),
-        }
-    }
-}
+const PIECE: usize = 256 * 1024;
 
 /// The file of an entry, read to its end.
-pub(in crate::store) struct Checked {
-    pub(in crate::store) file: File,
-    pub(in crate::store) damage: Option<Damage>,
+pub(super) struct Checked {
+    pub(super) file: File,
+    pub(super) damage: Option<Damage>,
 }
 
 /// Hashes the file of an entry, telling `pace` of each piece.
 ///
 /// `Ok(None)`: the file is gone, or `pace` broke off. An error says that the file could not be looked at,
 /// which is no word about its content.
-pub(in crate::store) fn entry(
+pub(super) fn entry(
     layout: &Layout,
-    key: &Key,
+    key: &StoreKey,
     pace: impl FnMut(u64) -> ControlFlow<()>,
 ) -> io::Result<Option<Checked>> {
     let file = match File::open(layout.path(key)) {
@@ -64,7 +42,7 @@ pub(in crate::store) fn entry(
         Err(error) => return Err(error),
     };
     let damage = match key {
-        Key::Blob(digest) => match hash(&file, digest, pace) {
+        StoreKey::Blob(digest) => match hash(&file, digest, pace) {
             Ok(None) => return Ok(None),
             Ok(Some(found)) => (found != *digest).then_some(Damage::Digest(found)),
             Err(error) => Some(Damage::Unreadable(error)),
@@ -75,15 +53,6 @@ pub(in crate::store) fn entry(
         },
     };
     Ok(Some(Checked { file, damage }))
-}
-
-/// Whether `file` is what stands at `path` now: it could have been replaced since it was opened.
-pub(in crate::store) fn is_at(file: &File, path: &Path) -> bool {
-    let same = |a: &fs::Metadata, b: &fs::Metadata| a.dev() == b.dev() && a.ino() == b.ino();
-    match (file.metadata(), path.metadata()) {
-        (Ok(file), Ok(path)) => same(&file, &path),
-        _ => false,
-    }
 }
 
 fn read_whole(
@@ -102,7 +71,7 @@ fn hash(
     digest: &Digest,
     mut pace: impl FnMut(u64) -> ControlFlow<()>,
 ) -> io::Result<Option<Digest>> {
-    // Without readahead, or the next piece would look as if somebody used it.
+    // Without readahead, or the next piece would look as if a client used it.
     let _ = fadvise(file, 0, None, Advice::Random);
     let mut hasher = digest.hasher();
     let mut buffer = vec![0; PIECE];
@@ -145,53 +114,35 @@ fn read_gently(file: &File, buffer: &mut [u8], position: u64) -> io::Result<usiz
     Ok(count)
 }
 
-/// Walks through the files of a directory below the root that are entries, until `visit` breaks off.
-pub(in crate::store) fn walk(
-    layout: &Layout,
-    directory: &Path,
-    visit: &mut impl FnMut(Key, PathBuf) -> ControlFlow<()>,
-) -> ControlFlow<()> {
-    // What vanishes meanwhile was evicted; what cannot be listed, the scan at the start has complained about.
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let (path, kind) = (entry.path(), entry.file_type());
-        if kind.as_ref().is_ok_and(fs::FileType::is_dir) {
-            walk(layout, &path, visit)?;
-        } else if let Found::Entry(key) = layout.read(&path)
-            && kind.is_ok_and(|kind| kind.is_file())
-        {
-            visit(key, path)?;
-        }
-    }
-    ControlFlow::Continue(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
     use std::sync::Arc;
-    use std::time::Duration;
 
     use bytes::Bytes;
 
     use super::*;
     use crate::metrics::Metrics;
-    use crate::store::{FoundBy, Settings, Store};
+    use crate::store::blobs::Blobs;
+    use crate::store::disk::Disk;
+    use crate::store::room::damage::FoundBy;
+    use crate::store::room::{Room, scan};
 
-    fn store(root: &Path) -> Arc<Store> {
-        let settings = Settings {
-            path: root.to_path_buf(),
-            max_size: 1 << 30,
-            min_free: 0,
-            scrub_rate: 0,
-            scrub_every: Duration::from_secs(1),
-        };
-        Store::open(settings, Arc::new(Metrics::new().unwrap())).unwrap()
+    fn room(root: &Path) -> Arc<Room> {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let disk = Disk::open(root.to_path_buf(), 0, metrics).unwrap();
+        let room = Room::new(disk, 1 << 30);
+        scan::start(&room, Vec::new()).unwrap();
+        room
     }
 
-    async fn commit(store: &Arc<Store>, bytes: &'static [u8]) -> Key {
+    async fn commit(room: &Arc<Room>, bytes: &'static [u8]) -> StoreKey {
         let digest = Digest::of(bytes);
         let namespace = "docker.io".parse().unwrap();
         let size = Some(bytes.len() as u64);
-        let ingest = store.ingest(&namespace, &digest, size, None);
+        let blobs = Blobs::new(Arc::clone(room));
+        let ingest = blobs.ingest(&namespace, &digest, size, None);
         let (mut ingest, _growing) = ingest.await.unwrap();
         ingest
             .append(vec![Bytes::from_static(bytes)])
@@ -199,33 +150,34 @@ mod tests {
             .unwrap();
         let verified = ingest.verify().unwrap();
         ingest.commit(verified).await.unwrap();
-        Key::Blob(digest)
+        StoreKey::Blob(digest)
     }
 
     #[tokio::test]
     async fn a_blob_committed_while_its_damaged_predecessor_was_read_stays() {
         let root = tempfile::tempdir().unwrap();
-        let store = store(root.path());
-        let key = commit(&store, b"some content").await;
-        let path = store.layout.path(&key);
+        let room = room(root.path());
+        let layout = room.disk().layout();
+        let key = commit(&room, b"some content").await;
+        let path = layout.path(&key);
         fs::write(&path, b"some c0ntent").unwrap();
-        let checked = entry(&store.layout, &key, |_| ControlFlow::Continue(()));
+        let checked = entry(layout, &key, |_| ControlFlow::Continue(()));
         let Checked { file, damage } = checked.unwrap().unwrap();
         let damage = damage.unwrap();
         assert!(matches!(damage, Damage::Digest(_)), "{damage}");
 
-        commit(&store, b"some content").await;
-        assert!(!store.drop_if_still(&key, &file, &damage, FoundBy::Scrub));
+        commit(&room, b"some content").await;
+        assert!(!room.drop_if_still(&key, &file, &damage, FoundBy::Scrub));
         assert_eq!(fs::read(&path).unwrap(), b"some content");
-        assert!(store.index.contains(&key));
+        assert!(room.index().contains(&key));
 
         // Whereas what is still there goes, from the disk and from the index.
         fs::write(&path, b"s0me content").unwrap();
-        let checked = entry(&store.layout, &key, |_| ControlFlow::Continue(()));
+        let checked = entry(layout, &key, |_| ControlFlow::Continue(()));
         let Checked { file, damage } = checked.unwrap().unwrap();
-        assert!(store.drop_if_still(&key, &file, &damage.unwrap(), FoundBy::Scrub));
+        assert!(room.drop_if_still(&key, &file, &damage.unwrap(), FoundBy::Scrub));
         assert!(!path.exists());
-        assert!(!store.index.contains(&key));
+        assert!(!room.index().contains(&key));
     }
 
     #[tokio::test]
@@ -251,7 +203,7 @@ mod tests {
                 // A file system without a cache to speak of, or without a say over it.
                 return true;
             }
-            // Somebody uses one piece.
+            // A client uses one piece.
             read_blocking(&file, &mut vec![0; PIECE], 4 * PIECE as u64).unwrap();
             let check = File::open(&path).unwrap();
             let found = hash(&check, &digest, |_| ControlFlow::Continue(())).unwrap();

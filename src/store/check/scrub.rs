@@ -1,29 +1,27 @@
-//! A slow check of every blob, round after round, for damage that nobody asked for yet.
+//! A slow check of every blob, round after round, for damage that no request has met yet.
 //!
 //! One thread reads blobs at a bounded rate, those first that were checked longest ago. When a blob was
 //! last checked is kept beside its bytes in an extended attribute (the modification time is its recency),
-//! so a restart goes on where the last process was. Where the file system has no such attributes each
-//! start begins anew. What is damaged is dropped; the next request for it fetches it again.
+//! so a restart continues where the last process was. Where the file system has no such attributes each
+//! start begins with all of them. What is damaged is dropped; the next request for it fetches it again.
 
 use std::collections::BinaryHeap;
 use std::convert::Infallible;
-use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Weak, mpsc};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use rustix::fs::{XattrFlags, fsetxattr, getxattr};
+use crate::store::disk::files::is_at;
+use crate::store::disk::layout::{Found, Step};
+use crate::store::disk::xattrs::{last_checked, note_checked, unix_seconds};
+use crate::store::key::StoreKey;
+use crate::store::room::Room;
+use crate::store::room::damage::FoundBy;
 
-use crate::store::FoundBy;
-use crate::store::Store;
-use crate::store::check::hash::{self as check, Checked};
-use crate::store::disk::layout::Key;
-
-const NAME: &str = "user.pierglass.checked";
+use super::hash::{self, Checked};
 
 /// Blobs that are chosen at a time: choosing looks at every blob, and must not hold them all in memory.
 const BATCH: usize = 4096;
@@ -32,56 +30,29 @@ const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 /// How much slower it reads while blobs come in.
 const YIELD: u32 = 4;
 
-/// How the thread learns that the store is gone: nothing is ever sent.
-pub(in crate::store) type Alive = Sender<Infallible>;
+/// What the store holds so that the thread ends with it: nothing is ever sent.
+pub(super) type Alive = Sender<Infallible>;
 
-/// Notes that the content of `file` was found right just now. Leaves the modification time alone.
-pub(in crate::store) fn note_checked(file: &File) {
-    let seconds = unix_seconds(SystemTime::now());
-    // Best effort: without it the blob is only checked earlier than it need be.
-    let _ = fsetxattr(file, NAME, &seconds.to_le_bytes(), XattrFlags::empty());
-}
-
-/// When that was noted, in seconds of the Unix epoch; 0 if it never was.
-fn last_checked(path: &Path) -> u64 {
-    let mut bytes = [0; 8];
-    match getxattr(path, NAME, &mut bytes) {
-        Ok(count) if count == bytes.len() => u64::from_le_bytes(bytes),
-        _ => 0,
-    }
-}
-
-fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
-}
-
-/// What the store holds so that the thread ends with it.
-pub(in crate::store) fn alive() -> (Alive, Receiver<Infallible>) {
-    mpsc::channel()
-}
-
-/// Starts the thread, unless the scrub is turned off.
-pub(in crate::store) fn start(store: &Arc<Store>, stop: Receiver<Infallible>) -> io::Result<()> {
-    let settings = &store.settings;
-    if settings.scrub_rate == 0 {
-        return Ok(());
+/// Starts the thread, unless `rate` (bytes a second) turns the scrub off.
+pub(super) fn start(room: &Arc<Room>, rate: u64, every: Duration) -> io::Result<Alive> {
+    let (alive, stop) = mpsc::channel();
+    if rate == 0 {
+        return Ok(alive);
     }
     let scrub = Scrub {
-        store: Arc::downgrade(store),
-        rate: settings.scrub_rate,
-        every: settings.scrub_every,
+        room: Arc::downgrade(room),
+        rate,
+        every,
         stop,
     };
     thread::Builder::new()
         .name("pierglass-scrub".into())
         .spawn(move || scrub.run())?;
-    Ok(())
+    Ok(alive)
 }
 
 struct Scrub {
-    store: Weak<Store>,
+    room: Weak<Room>,
     rate: u64,
     every: Duration,
     stop: Receiver<Infallible>,
@@ -90,7 +61,7 @@ struct Scrub {
 /// What is to be done now, and when there will be more.
 struct Due {
     /// Those checked longest ago first.
-    blobs: Vec<Key>,
+    blobs: Vec<StoreKey>,
     rest: Duration,
 }
 
@@ -133,40 +104,46 @@ impl Scrub {
         let mut oldest = BinaryHeap::new();
         let mut rest = self.every;
         // Of the layout alone, so that the store is not held for the length of a walk.
-        let layout = self.store.upgrade().map(|store| store.layout.clone())?;
-        let mut visit = |key: Key, path: std::path::PathBuf| {
-            if self.store.strong_count() == 0 {
+        let layout = self.room.upgrade()?.disk().layout().clone();
+        let mut visit = |step: Step<'_>| {
+            if self.room.strong_count() == 0 {
                 return ControlFlow::Break(());
             }
-            let checked = last_checked(&path);
+            // What cannot be listed, the scan at the start has complained about.
+            let Step::File(entry, Found::Entry(StoreKey::Blob(digest))) = step else {
+                return ControlFlow::Continue(());
+            };
+            let checked = last_checked(&entry.path());
             let left = self.every.saturating_sub(age(checked));
-            if let (true, Key::Blob(digest)) = (left.is_zero(), key) {
-                oldest.push((checked, digest));
-                if oldest.len() > BATCH {
-                    oldest.pop();
-                    rest = Duration::ZERO;
-                }
-            } else {
+            if !left.is_zero() {
                 rest = rest.min(left);
+                return ControlFlow::Continue(());
+            }
+            oldest.push((checked, digest));
+            if oldest.len() > BATCH {
+                oldest.pop();
+                rest = Duration::ZERO;
             }
             ControlFlow::Continue(())
         };
-        if check::walk(&layout, &layout.blobs(), &mut visit).is_break() {
+        if layout.walk(&layout.blobs(), &mut visit).is_break() {
             return None;
         }
         let oldest = oldest.into_sorted_vec().into_iter();
-        let blobs = oldest.map(|(_, digest)| Key::Blob(digest)).collect();
+        let blobs = oldest.map(|(_, digest)| StoreKey::Blob(digest)).collect();
         let rest = rest.clamp(REST.0, REST.1);
         Some(Due { blobs, rest })
     }
 
     /// Checks one blob; says whether that could be noted.
-    fn check(&self, key: &Key) -> ControlFlow<(), bool> {
-        let Some(layout) = self.store.upgrade().map(|store| store.layout.clone()) else {
+    fn check(&self, key: &StoreKey) -> ControlFlow<(), bool> {
+        let Some(room) = self.room.upgrade() else {
             return ControlFlow::Break(());
         };
-        let checked = check::entry(&layout, key, |bytes| self.pace(bytes));
-        let Some(store) = self.store.upgrade() else {
+        let layout = room.disk().layout().clone();
+        drop(room);
+        let checked = hash::entry(&layout, key, |bytes| self.pace(bytes));
+        let Some(room) = self.room.upgrade() else {
             return ControlFlow::Break(());
         };
         match checked {
@@ -175,13 +152,13 @@ impl Scrub {
             Ok(Some(Checked { file, damage: None })) => {
                 note_checked(&file);
                 let noted = last_checked(&layout.path(key)) != 0;
-                return ControlFlow::Continue(noted || !check::is_at(&file, &layout.path(key)));
+                return ControlFlow::Continue(noted || !is_at(&file, &layout.path(key)));
             }
             Ok(Some(Checked {
                 file,
                 damage: Some(damage),
             })) => {
-                store.drop_if_still(key, &file, &damage, FoundBy::Scrub);
+                room.drop_if_still(key, &file, &damage, FoundBy::Scrub);
             }
             Err(error) => {
                 let path = layout.path(key);
@@ -193,12 +170,12 @@ impl Scrub {
 
     /// Waits as long as `bytes` may take.
     fn pace(&self, bytes: u64) -> ControlFlow<()> {
-        let Some(store) = self.store.upgrade() else {
+        let Some(room) = self.room.upgrade() else {
             return ControlFlow::Break(());
         };
-        store.metrics.scrubbed_bytes.inc_by(bytes);
-        let busy = store.usage().reserved > 0;
-        drop(store);
+        room.disk().metrics().scrubbed_bytes.inc_by(bytes);
+        let busy = room.index().usage().reserved > 0;
+        drop(room);
         let time = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
         self.pause(if busy { time * YIELD } else { time })
     }

@@ -1,31 +1,18 @@
-//! Whether the disk does what it is asked: told once per cause, looked at again until it does.
-//!
-//! A store that cannot be written to is no reason to refuse a pull: blobs pass through and what is stored is
-//! served. While it is so nobody tries in vain; one thread does, and notices when it is over.
+//! Whether the disk does what it is asked: each cause is logged once and shown in the metrics.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::store::Store;
-use crate::store::room::evict::available_bytes;
+use crate::metrics::Metrics;
 
-/// How long to wait before the disk is tried again; doubled up to the second of these.
-const TRY_AFTER: Duration = Duration::from_millis(500);
-const TRY_AT_MOST_AFTER: Duration = Duration::from_secs(5);
-/// A cause that comes back within this time has been told already.
+/// A cause that comes back within this time was logged already.
 const TOLD_FOR: Duration = Duration::from_secs(300);
-/// What is written to find out whether writing works.
-const PROBE: usize = 256 * 1024;
-/// Free bytes beyond `min_free` without which the disk still counts as full.
-const MARGIN: u64 = 4 * 1024 * 1024;
 
 /// What is wrong with a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub(super) enum Cause {
     /// No space, or the quota is used up.
     Full,
     /// The file system is mounted read-only.
@@ -41,8 +28,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
+    const ALL: [Self; 6] = [
         Self::Full,
         Self::ReadOnly,
         Self::Denied,
@@ -52,7 +38,7 @@ impl Cause {
     ];
 
     /// The word for it in metrics.
-    pub fn as_str(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
             Self::ReadOnly => "read_only",
@@ -63,13 +49,13 @@ impl Cause {
         }
     }
 
-    fn of(error: &io::Error) -> Self {
+    pub(super) fn of(error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {
             Kind::StorageFull | Kind::QuotaExceeded => Self::Full,
             Kind::ReadOnlyFilesystem => Self::ReadOnly,
             Kind::PermissionDenied => Self::Denied,
-            // The last of these is what making the directory says where something else has its name.
+            // The last of these is the error of creating the directory where something else has its name.
             Kind::NotFound | Kind::NotADirectory | Kind::AlreadyExists => Self::Gone,
             _ => match error
                 .raw_os_error()
@@ -84,42 +70,48 @@ impl Cause {
 
 /// What keeps the store from being written to.
 #[derive(Debug, Clone)]
-pub struct Trouble {
-    /// What it is.
-    pub cause: Cause,
-    /// In the system's words, and what was being done.
-    pub detail: Arc<str>,
+pub struct DiskTrouble {
+    cause: Cause,
+    /// What was being done, and the error in the system's words.
+    detail: Arc<str>,
     since: Instant,
 }
 
-impl std::fmt::Display for Trouble {
+impl DiskTrouble {
+    /// The word for its cause.
+    pub(crate) fn cause(&self) -> &'static str {
+        self.cause.as_str()
+    }
+}
+
+impl std::fmt::Display for DiskTrouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.detail)
     }
 }
 
 /// The state of the disk as far as it is known.
-#[derive(Default)]
-pub(in crate::store) struct Health {
-    /// Guards two small values, never held across a system call.
-    inner: Mutex<Inner>,
+pub(super) struct Health {
+    /// Guards three small values, never held across a system call.
+    known: Mutex<Known>,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
-struct Inner {
-    trouble: Option<Trouble>,
+struct Known {
+    trouble: Option<DiskTrouble>,
     /// Causes of failed writes.
     writes: Told,
     /// Causes of failed reads: each costs one fetch, and no more.
     reads: Told,
 }
 
-/// When each cause was last told.
+/// When each cause was last logged.
 #[derive(Default)]
 struct Told([Option<Instant>; Cause::ALL.len()]);
 
 impl Told {
-    /// Whether it is to be told now; then it counts as told.
+    /// Whether it is to be logged now; then it counts as logged.
     fn tell(&mut self, cause: Cause) -> bool {
         let Some(told) = self.0.get_mut(cause as usize) else {
             return true;
@@ -133,189 +125,91 @@ impl Told {
     }
 }
 
-impl Store {
+impl Health {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        let health = Self {
+            known: Mutex::default(),
+            metrics,
+        };
+        health.show(None);
+        for cause in Cause::ALL {
+            // Present from the start, so that the first count is an increase.
+            let errors = &health.metrics.store_disk_errors;
+            errors.with_label_values(&[cause.as_str()]);
+        }
+        health
+    }
+
     /// What keeps the store from being written to; `None` when nothing does, as far as is known.
-    pub fn trouble(&self) -> Option<Trouble> {
-        self.health().trouble.clone()
-    }
-
-    /// Notes that the disk failed at `doing`. From now on it is left alone until it works again.
-    pub(in crate::store) fn disk_failed(self: &Arc<Self>, doing: &str, error: &io::Error) {
-        let cause = Cause::of(error);
-        self.note_trouble(cause, format!("cannot {doing}: {error}"));
-    }
-
-    /// Notes that others fill the disk, so that the store cannot leave free what it should.
-    pub(in crate::store) fn disk_is_full(self: &Arc<Self>, available: u64) {
-        let min_free = self.settings.min_free;
-        let detail = format!(
-            "cannot write: {available} bytes are free on the disk, fewer than min_free ({min_free}), and nothing is left to evict"
-        );
-        self.note_trouble(Cause::Full, detail);
+    pub(super) fn trouble(&self) -> Option<DiskTrouble> {
+        self.known().trouble.clone()
     }
 
     /// Notes that something stored cannot be read. That costs what was to be read and nothing else.
-    pub(in crate::store) fn read_failed(&self, path: &Path, error: &io::Error) {
+    pub(super) fn read_failed(&self, path: &Path, error: &io::Error) {
         let cause = Cause::of(error);
-        self.count_trouble(cause);
+        self.count(cause);
         let path = path.display();
-        if self.health().reads.tell(cause) {
+        if self.known().reads.tell(cause) {
             tracing::error!(%path, %error, "what is stored cannot be read; it is fetched again");
         } else {
             tracing::debug!(%path, %error, "what is stored cannot be read");
         }
     }
 
-    fn note_trouble(self: &Arc<Self>, cause: Cause, detail: String) {
-        self.count_trouble(cause);
-        let mut health = self.health();
-        if health
-            .trouble
-            .as_ref()
-            .is_some_and(|known| known.cause == cause)
-        {
-            return;
+    /// Notes that the disk cannot be written to. True if that is new: the caller then tries the disk until it works.
+    pub(super) fn write_failed(&self, cause: Cause, detail: String) -> bool {
+        self.count(cause);
+        let mut known = self.known();
+        if known.trouble.as_ref().is_some_and(|old| old.cause == cause) {
+            return false;
         }
-        let tell = health.writes.tell(cause);
-        let trouble = Trouble {
+        let tell = known.writes.tell(cause);
+        let trouble = DiskTrouble {
             cause,
             detail: detail.into(),
             since: Instant::now(),
         };
-        let watched = health.trouble.replace(trouble.clone()).is_some();
-        drop(health);
-        self.show_trouble(Some(cause));
+        let watched = known.trouble.replace(trouble.clone()).is_some();
+        drop(known);
+        self.show(Some(cause));
         if tell {
             tracing::error!(cause = cause.as_str(), why = %trouble, "the store cannot be written; what comes from upstream passes through");
         } else {
             tracing::debug!(cause = cause.as_str(), why = %trouble, "the store cannot be written");
         }
-        if !watched {
-            watch(Arc::downgrade(self));
-        }
+        !watched
     }
 
-    fn count_trouble(&self, cause: Cause) {
-        self.metrics
-            .store_disk_errors
-            .with_label_values(&[cause.as_str()])
-            .inc();
-    }
-
-    fn show_trouble(&self, now: Option<Cause>) {
-        for cause in Cause::ALL {
-            self.metrics
-                .store_trouble
-                .with_label_values(&[cause.as_str()])
-                .set(i64::from(now == Some(cause)));
-        }
-    }
-
-    /// Present from the start, so that the first count is an increase.
-    pub(in crate::store) fn announce_health(&self) {
-        self.show_trouble(None);
-        for cause in Cause::ALL {
-            self.metrics
-                .store_disk_errors
-                .with_label_values(&[cause.as_str()]);
-        }
-    }
-
-    /// Tries the disk again; true when it works.
-    fn try_again(self: &Arc<Self>) -> bool {
-        if let Err(error) = self.try_disk() {
-            self.disk_failed("write to the store", &error);
-            return false;
-        }
-        let Some(trouble) = self.health().trouble.take() else {
-            return true;
+    /// Notes that the disk can be written to.
+    pub(super) fn recovered(&self) {
+        let Some(trouble) = self.known().trouble.take() else {
+            return;
         };
-        self.show_trouble(None);
+        self.show(None);
         let seconds = trouble.since.elapsed().as_secs();
         tracing::info!(
             cause = trouble.cause.as_str(),
             seconds,
             "the store can be written again"
         );
-        true
     }
 
-    fn try_disk(self: &Arc<Self>) -> io::Result<()> {
-        self.restore_directories()?;
-        let enough = self.settings.min_free.saturating_add(MARGIN);
-        if available_bytes(self.layout.root()).is_some_and(|available| available < enough) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        let path = self.layout.ingest(self.next_serial());
-        let tried = File::create(&path).and_then(|mut file| {
-            file.write_all(&vec![0; PROBE])?;
-            file.sync_data()
-        });
-        let removed = fs::remove_file(&path);
-        tried.and(removed)
+    pub(super) fn count(&self, cause: Cause) {
+        let errors = &self.metrics.store_disk_errors;
+        errors.with_label_values(&[cause.as_str()]).inc();
     }
 
-    /// Opens a new file, for reading too, making anew the directories that somebody removed under us.
-    pub(in crate::store) fn create_file(self: &Arc<Self>, path: &Path) -> io::Result<File> {
-        let create = || {
-            File::options()
-                .create_new(true)
-                .read(true)
-                .write(true)
-                .open(path)
-        };
-        match create() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.restore_directories()?;
-                create()
-            }
-            done => done,
+    fn show(&self, now: Option<Cause>) {
+        for cause in Cause::ALL {
+            let shown = &self.metrics.store_trouble;
+            let shown = shown.with_label_values(&[cause.as_str()]);
+            shown.set(i64::from(now == Some(cause)));
         }
     }
 
-    /// Makes the directories of the store anew where they are gone, and counts what is left.
-    fn restore_directories(self: &Arc<Self>) -> io::Result<()> {
-        let gone = |path: &std::path::PathBuf| !path.is_dir();
-        if !self.layout.top_directories().iter().any(gone) {
-            return Ok(());
-        }
-        let _moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.layout.top_directories().iter().any(gone) {
-            return Ok(());
-        }
-        for directory in self.layout.top_directories() {
-            fs::create_dir_all(directory)?;
-        }
-        self.claim_directory()?;
-        tracing::error!(path = %self.layout.root().display(), "the store was removed while it was in use; it is begun anew");
-        self.count_trouble(Cause::Gone);
-        self.count_anew()
-    }
-
-    fn health(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.health
-            .inner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Tries the disk in a thread of its own, until it works or the store is gone.
-fn watch(store: Weak<Store>) {
-    let run = move || {
-        let mut pause = TRY_AFTER;
-        loop {
-            thread::sleep(pause);
-            pause = (pause * 2).min(TRY_AT_MOST_AFTER);
-            match store.upgrade() {
-                Some(store) if !store.try_again() => {}
-                _ => return,
-            }
-        }
-    };
-    let name = "pierglass-disk".to_owned();
-    if let Err(error) = thread::Builder::new().name(name).spawn(run) {
-        tracing::error!(%error, "no thread to try the disk again; restart when it works");
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

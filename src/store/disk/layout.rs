@@ -1,4 +1,4 @@
-//! Where everything is: the only file that spells a path.
+//! Where everything is: the only file that spells a path of the store, reads one back and walks through them.
 //!
 //! ```text
 //! ROOT/version                                       what wrote this layout
@@ -20,16 +20,15 @@
 //! its siblings can never be taken for one.
 
 use std::ffi::OsStr;
+use std::fs::{self, DirEntry, FileType};
+use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::oci::digest::{Algorithm, Digest};
 use crate::oci::name::{Namespace, QualifiedName, Repository, Tag};
 
-use crate::store::records::listings::Listing;
-
-/// The content of the version file.
-pub(in crate::store) const VERSION: &str = "pierglass store 1\n";
+use crate::store::key::{Listing, StoreKey};
 
 const MANIFESTS: &str = "_manifests";
 const TAGS: &str = "_tags";
@@ -38,103 +37,80 @@ const LIST_OF_TAGS: &str = "tags";
 const LIST_OF_REFERRERS: &str = "referrers";
 const VOUCHED: &str = "_blobs";
 
-/// What is stored under one file name and evicted as one piece.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(in crate::store) enum Key {
-    /// A blob, shared by all repositories that have it.
-    Blob(Digest),
-    /// A manifest of one repository, with its bytes.
-    Manifest(Arc<(QualifiedName, Digest)>),
-    /// What a tag of one repository pointed to.
-    Tag(Arc<(QualifiedName, Tag)>),
-    /// What upstream listed about one repository.
-    Listing(Arc<(QualifiedName, Listing)>),
-    /// The beginning of a blob that an upstream did not send to its end.
-    Partial(Arc<(Namespace, Digest)>),
-}
-
-impl Key {
-    pub(in crate::store) fn manifest(name: &QualifiedName, digest: &Digest) -> Self {
-        Self::Manifest(Arc::new((name.clone(), digest.clone())))
-    }
-
-    pub(in crate::store) fn tag(name: &QualifiedName, tag: &Tag) -> Self {
-        Self::Tag(Arc::new((name.clone(), tag.clone())))
-    }
-
-    pub(in crate::store) fn listing(name: &QualifiedName, listing: &Listing) -> Self {
-        Self::Listing(Arc::new((name.clone(), listing.clone())))
-    }
-
-    pub(in crate::store) fn partial(namespace: &Namespace, digest: &Digest) -> Self {
-        Self::Partial(Arc::new((namespace.clone(), digest.clone())))
-    }
-}
-
 /// What a path below `records/` or `blobs/` turned out to be when the store was scanned.
-pub(in crate::store) enum Found {
+pub(crate) enum Found {
     /// Something that can be evicted.
-    Entry(Key),
+    Entry(StoreKey),
     /// The list of digests a repository vouches for.
     Vouched,
-    /// Nothing of ours.
+    /// Not a file of the store.
     Foreign,
+}
+
+/// What a walk comes to, one after the other.
+pub(crate) enum Step<'a> {
+    /// A directory. What is in it comes next.
+    Directory,
+    /// A file or anything else that is no directory, and what its path says that it is.
+    File(&'a DirEntry, Found),
+    /// A directory that cannot be listed.
+    Unreadable(&'a Path, io::Error),
 }
 
 /// Spells and reads paths.
 #[derive(Clone)]
-pub(in crate::store) struct Layout {
+pub(crate) struct Layout {
     root: PathBuf,
 }
 
 impl Layout {
-    pub(in crate::store) fn new(root: PathBuf) -> Self {
+    pub(crate) fn new(root: PathBuf) -> Self {
         Self { root }
     }
 
-    pub(in crate::store) fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
-    pub(in crate::store) fn lock(&self) -> PathBuf {
+    pub(crate) fn lock(&self) -> PathBuf {
         self.root.join("lock")
     }
 
-    pub(in crate::store) fn pins(&self) -> PathBuf {
+    pub(crate) fn pins(&self) -> PathBuf {
         self.root.join("pins")
     }
 
-    pub(in crate::store) fn version(&self) -> PathBuf {
+    pub(crate) fn version(&self) -> PathBuf {
         self.root.join("version")
     }
 
     /// Which run of the machine the store was last used in.
-    pub(in crate::store) fn boot(&self) -> PathBuf {
+    pub(crate) fn boot(&self) -> PathBuf {
         self.root.join("boot")
     }
 
-    pub(in crate::store) fn blobs(&self) -> PathBuf {
+    pub(crate) fn blobs(&self) -> PathBuf {
         self.root.join("blobs")
     }
 
-    pub(in crate::store) fn records(&self) -> PathBuf {
+    pub(crate) fn records(&self) -> PathBuf {
         self.root.join("records")
     }
 
-    pub(in crate::store) fn ingests(&self) -> PathBuf {
+    pub(crate) fn ingests(&self) -> PathBuf {
         self.root.join("ingest")
     }
 
-    pub(in crate::store) fn all_trash(&self) -> PathBuf {
+    pub(crate) fn all_trash(&self) -> PathBuf {
         self.root.join("trash")
     }
 
-    pub(in crate::store) fn partials(&self) -> PathBuf {
+    pub(crate) fn partials(&self) -> PathBuf {
         self.root.join("partial")
     }
 
     /// The directories that exist from the start.
-    pub(in crate::store) fn top_directories(&self) -> [PathBuf; 6] {
+    pub(crate) fn top_directories(&self) -> [PathBuf; 6] {
         [
             self.root.clone(),
             self.blobs(),
@@ -145,37 +121,37 @@ impl Layout {
         ]
     }
 
-    pub(in crate::store) fn ingest(&self, serial: u64) -> PathBuf {
+    pub(crate) fn ingest(&self, serial: u64) -> PathBuf {
         self.ingests().join(serial.to_string())
     }
 
     /// Where a blob is written; its name says what it is, in case the process does not live to finish it.
-    pub(in crate::store) fn ingest_of(&self, serial: u64, id: &(Namespace, Digest)) -> PathBuf {
+    pub(crate) fn ingest_of(&self, serial: u64, id: &(Namespace, Digest)) -> PathBuf {
         let file = format!("{serial}.{}.{}", id.0, digest_file(&id.1));
         self.ingests().join(file)
     }
 
     /// The serial number of a file in `ingest/` or `trash/`, and what blob it is the beginning of.
-    pub(in crate::store) fn read_leftover(path: &Path) -> (Option<u64>, Option<Key>) {
+    pub(crate) fn read_leftover(path: &Path) -> (Option<u64>, Option<StoreKey>) {
         let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
         let Some((serial, id)) = name.split_once('.') else {
             return (name.parse().ok(), None);
         };
         let key = id.rsplit_once('.').and_then(|(namespace, digest)| {
             let namespace = namespace.parse::<Namespace>().ok()?;
-            Some(Key::partial(&namespace, &digest_of_file(digest)?))
+            Some(StoreKey::partial(&namespace, &digest_of_file(digest)?))
         });
         (serial.parse().ok(), key)
     }
 
-    pub(in crate::store) fn trash(&self, serial: u64) -> PathBuf {
+    pub(crate) fn trash(&self, serial: u64) -> PathBuf {
         self.all_trash().join(serial.to_string())
     }
 
     /// The final path of an entry.
-    pub(in crate::store) fn path(&self, key: &Key) -> PathBuf {
+    pub(crate) fn path(&self, key: &StoreKey) -> PathBuf {
         match key {
-            Key::Blob(digest) => {
+            StoreKey::Blob(digest) => {
                 let hex = digest.hex();
                 let shard = hex.get(..2).unwrap_or_default();
                 self.blobs()
@@ -183,14 +159,14 @@ impl Layout {
                     .join(shard)
                     .join(&hex)
             }
-            Key::Manifest(id) => {
+            StoreKey::Manifest(id) => {
                 let (name, digest) = id.as_ref();
                 self.repository(name)
                     .join(MANIFESTS)
                     .join(digest_file(digest))
             }
-            Key::Tag(id) => self.repository(&id.0).join(TAGS).join(id.1.as_str()),
-            Key::Listing(id) => {
+            StoreKey::Tag(id) => self.repository(&id.0).join(TAGS).join(id.1.as_str()),
+            StoreKey::Listing(id) => {
                 let file = match &id.1 {
                     Listing::Tags => LIST_OF_TAGS.to_owned(),
                     Listing::Referrers(digest) => {
@@ -199,21 +175,45 @@ impl Layout {
                 };
                 self.repository(&id.0).join(LISTS).join(file)
             }
-            Key::Partial(id) => self.partials().join(id.0.as_str()).join(digest_file(&id.1)),
+            StoreKey::Partial(id) => self.partials().join(id.0.as_str()).join(digest_file(&id.1)),
         }
     }
 
-    pub(in crate::store) fn vouched(&self, name: &QualifiedName) -> PathBuf {
+    pub(crate) fn vouched(&self, name: &QualifiedName) -> PathBuf {
         self.repository(name).join(VOUCHED)
     }
 
+    /// Walks through everything below a directory of the store, until `visit` breaks off.
+    pub(crate) fn walk(
+        &self,
+        directory: &Path,
+        visit: &mut impl FnMut(Step<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) => return visit(Step::Unreadable(directory, error)),
+        };
+        for entry in entries.flatten() {
+            let (path, kind) = (entry.path(), entry.file_type());
+            if kind.as_ref().is_ok_and(FileType::is_dir) {
+                visit(Step::Directory)?;
+                self.walk(&path, visit)?;
+            } else if kind.is_ok_and(|kind| kind.is_file()) {
+                visit(Step::File(&entry, self.read(&path)))?;
+            } else {
+                visit(Step::File(&entry, Found::Foreign))?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
     /// Where a repository's manifests are, given where its records are.
-    pub(in crate::store) fn manifests_in(&self, records: &Path) -> PathBuf {
+    pub(crate) fn manifests_in(&self, records: &Path) -> PathBuf {
         records.join(MANIFESTS)
     }
 
     /// Whether a directory below `records/` is a component of a repository's name and not of its records.
-    pub(in crate::store) fn is_of_a_name(&self, directory: &OsStr) -> bool {
+    pub(crate) fn is_of_a_name(&self, directory: &OsStr) -> bool {
         !directory.as_encoded_bytes().starts_with(b"_")
     }
 
@@ -224,7 +224,7 @@ impl Layout {
     }
 
     /// Reads back a path below the root; the inverse of [`Layout::path`].
-    pub(in crate::store) fn read(&self, path: &Path) -> Found {
+    pub(crate) fn read(&self, path: &Path) -> Found {
         let Some(parts) = path.strip_prefix(&self.root).ok().and_then(text_components) else {
             return Found::Foreign;
         };
@@ -256,12 +256,12 @@ fn text_components(path: &Path) -> Option<Vec<&str>> {
 fn blob(algorithm: &str, shard: &str, hex: &str) -> Option<Found> {
     let digest = format!("{algorithm}:{hex}").parse::<Digest>().ok()?;
     hex.starts_with(shard)
-        .then_some(Found::Entry(Key::Blob(digest)))
+        .then_some(Found::Entry(StoreKey::Blob(digest)))
 }
 
 fn partial(namespace: &str, file: &str) -> Option<Found> {
     let namespace = namespace.parse::<Namespace>().ok()?;
-    Some(Found::Entry(Key::partial(
+    Some(Found::Entry(StoreKey::partial(
         &namespace,
         &digest_of_file(file)?,
     )))
@@ -270,7 +270,7 @@ fn partial(namespace: &str, file: &str) -> Option<Found> {
 fn manifest(namespace: &str, repository: &[&str], file: &str) -> Option<Found> {
     let name = qualified(namespace, repository)?;
     let digest = digest_of_file(file)?;
-    Some(Found::Entry(Key::manifest(&name, &digest)))
+    Some(Found::Entry(StoreKey::manifest(&name, &digest)))
 }
 
 fn listing(namespace: &str, repository: &[&str], file: &str) -> Option<Found> {
@@ -280,7 +280,7 @@ fn listing(namespace: &str, repository: &[&str], file: &str) -> Option<Found> {
         _ => return None,
     };
     let name = qualified(namespace, repository)?;
-    Some(Found::Entry(Key::listing(&name, &listing)))
+    Some(Found::Entry(StoreKey::listing(&name, &listing)))
 }
 
 /// A digest as a file's name: colons are trouble in paths.
@@ -297,7 +297,7 @@ fn digest_of_file(file: &str) -> Option<Digest> {
 }
 
 fn tag(namespace: &str, repository: &[&str], file: &str) -> Option<Found> {
-    Some(Found::Entry(Key::tag(
+    Some(Found::Entry(StoreKey::tag(
         &qualified(namespace, repository)?,
         &file.parse::<Tag>().ok()?,
     )))
@@ -325,12 +325,12 @@ mod tests {
         let layout = Layout::new("/store".into());
         let digest = Digest::of(b"x");
         for key in [
-            Key::Blob(digest.clone()),
-            Key::manifest(&name("a/b/c"), &digest),
-            Key::tag(&name("blobs/records"), &"v1.0-rc_2".parse().unwrap()),
-            Key::listing(&name("a/b"), &Listing::Tags),
-            Key::listing(&name("tags"), &Listing::Referrers(digest.clone())),
-            Key::partial(&"localhost:5000".parse().unwrap(), &digest),
+            StoreKey::Blob(digest.clone()),
+            StoreKey::manifest(&name("a/b/c"), &digest),
+            StoreKey::tag(&name("blobs/records"), &"v1.0-rc_2".parse().unwrap()),
+            StoreKey::listing(&name("a/b"), &Listing::Tags),
+            StoreKey::listing(&name("tags"), &Listing::Referrers(digest.clone())),
+            StoreKey::partial(&"localhost:5000".parse().unwrap(), &digest),
         ] {
             match layout.read(&layout.path(&key)) {
                 Found::Entry(read) => assert_eq!(read, key),
@@ -352,7 +352,7 @@ mod tests {
         );
         let (serial, key) = Layout::read_leftover(&layout.ingest_of(17, &id));
         assert_eq!(serial, Some(17));
-        assert_eq!(key, Some(Key::partial(&id.0, &id.1)));
+        assert_eq!(key, Some(StoreKey::partial(&id.0, &id.1)));
         assert_eq!(Layout::read_leftover(&layout.ingest(3)), (Some(3), None));
         for foreign in [
             "",

@@ -7,55 +7,44 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use crate::oci::image::Image;
-use crate::store::OpenError;
-use crate::store::check::hash as check;
 use crate::store::check::verify;
-use crate::store::disk::layout::{self, Layout};
-use crate::store::images::pins::{self, Line};
+use crate::store::disk::files::is_at;
+use crate::store::disk::layout::Layout;
+use crate::store::disk::lock::{OpenError, claim_existing};
+use crate::store::key::StoreKey;
+use crate::store::room::damage::Damage;
+
+use super::pin_file::{self, PinLine};
+use crate::oci::image::Image;
 
 /// A store at rest.
-pub struct Offline {
+pub(crate) struct Offline {
     layout: Layout,
     _lock: File,
 }
 
 impl Offline {
-    /// Opens a store that is there; creates nothing.
+    /// Opens a store that exists; creates nothing.
     ///
     /// # Errors
     ///
     /// [`OpenError::Locked`] when a mirror is running on it.
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
         let layout = Layout::new(path.to_path_buf());
-        let io = |path: &Path, source| OpenError::Io {
-            path: path.to_path_buf(),
-            source,
-        };
-        let version = layout.version();
-        let found = fs::read_to_string(&version).map_err(|error| io(&version, error))?;
-        if found != layout::VERSION {
-            return Err(OpenError::Version {
-                path: path.to_path_buf(),
-                found,
-            });
-        }
-        // Reading is enough to hold a lock, and all that another user may do.
-        let lock = File::open(layout.lock()).map_err(|error| io(&layout.lock(), error))?;
-        crate::store::hold(lock, &layout).map(|lock| Self {
+        let lock = claim_existing(&layout)?;
+        Ok(Self {
             layout,
             _lock: lock,
         })
     }
 
     /// Checks everything, removing what is damaged if `repair`.
-    pub fn verify(&self, repair: bool, observer: verify::Observer<'_>) {
-        let drop = |key: &layout::Key, file: &File, _: &check::Damage| {
+    pub(crate) fn verify(&self, repair: bool, observer: verify::Observer<'_>) {
+        let drop = |key: &StoreKey, file: &File, _: &Damage| {
             let path = self.layout.path(key);
-            check::is_at(file, &path) && fs::remove_file(path).is_ok()
+            is_at(file, &path) && fs::remove_file(path).is_ok()
         };
-        // A check that broke off has told so by not telling its end.
-        let _ = verify::run(&self.layout, repair.then_some(&drop), observer);
+        verify::run(&self.layout, repair.then_some(&drop), observer);
     }
 
     /// What is pinned, sorted.
@@ -63,7 +52,7 @@ impl Offline {
     /// # Errors
     ///
     /// The file of pins cannot be read.
-    pub fn pins(&self) -> io::Result<Vec<Image>> {
+    pub(crate) fn pins(&self) -> io::Result<Vec<Image>> {
         let mut images: Vec<_> = self.lines()?.into_iter().map(|line| line.image).collect();
         images.sort();
         Ok(images)
@@ -74,21 +63,21 @@ impl Offline {
     /// # Errors
     ///
     /// The file of pins cannot be read or written; nothing has changed then.
-    pub fn pin(&self, image: Image) -> io::Result<bool> {
+    pub(crate) fn pin(&self, image: Image) -> io::Result<bool> {
         let mut lines = self.lines()?;
         if lines.iter().any(|line| line.image == image) {
             return Ok(false);
         }
-        lines.push(Line { image, last: None });
+        lines.push(PinLine { image, last: None });
         self.write(&lines).map(|()| true)
     }
 
-    /// Lets go of an image; false if it was not pinned.
+    /// Lets an image be evicted again; false if it was not pinned.
     ///
     /// # Errors
     ///
     /// The file of pins cannot be read or written; nothing has changed then.
-    pub fn unpin(&self, image: &Image) -> io::Result<bool> {
+    pub(crate) fn unpin(&self, image: &Image) -> io::Result<bool> {
         let mut lines = self.lines()?;
         let before = lines.len();
         lines.retain(|line| line.image != *image);
@@ -98,14 +87,13 @@ impl Offline {
         self.write(&lines).map(|()| true)
     }
 
-    fn lines(&self) -> io::Result<Vec<Line>> {
-        pins::read(&self.layout)
+    fn lines(&self) -> io::Result<Vec<PinLine>> {
+        pin_file::read(&self.layout)
     }
 
-    fn write(&self, lines: &[Line]) -> io::Result<()> {
+    fn write(&self, lines: &[PinLine]) -> io::Result<()> {
         // A name that no ingest has; the next start removes it if this ends half-way.
         let temporary = self.layout.ingests().join("pins");
-        let lines: Vec<_> = lines.iter().map(Line::to_string).collect();
-        pins::write(&self.layout, &temporary, &lines).map(|_| ())
+        pin_file::write(&self.layout, &temporary, lines).map(|_| ())
     }
 }

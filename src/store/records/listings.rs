@@ -1,54 +1,29 @@
 //! What upstreams listed: a repository's tags, and what refers to one of its manifests.
 //!
-//! A third kind of record, kept as a manifest's is: a header line, then bytes, which mean nothing here. The
-//! header names their digest, because a list that a crash cut short would look like one that is shorter.
+//! Kept as a manifest is: a header line, then bytes, which mean nothing here. The header names their digest, because a
+//! list that a crash cut short would look like one that is shorter.
 
-use std::fmt;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use crate::oci::digest::Digest;
 use crate::oci::name::QualifiedName;
+use crate::store::key::{Listing, StoreKey};
 
-use crate::store::Store;
-use crate::store::disk::layout::Key;
-use crate::store::records::{Kept, PERSIST_EVERY, run, unix_millis};
-
-/// Memory for listings, in bytes.
-const MEMORY: u64 = 16 * 1024 * 1024;
-
-/// What is listed about a repository.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Listing {
-    /// Its tags.
-    Tags,
-    /// The manifests whose subject is this one.
-    Referrers(Digest),
-}
-
-impl fmt::Display for Listing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tags => f.write_str("tags"),
-            Self::Referrers(digest) => write!(f, "referrers of {digest}"),
-        }
-    }
-}
+use super::document::{Document, split_header, with_header};
+use super::unix_millis;
 
 /// A list as it was when upstream was last asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredListing {
-    /// The list, in whatever form whoever stored it chose.
-    pub bytes: Bytes,
-    /// When upstream said so.
-    pub fetched_at: SystemTime,
+pub(crate) struct StoredListing {
+    /// The list, in the form that the mirror chose.
+    pub(crate) bytes: Bytes,
+    /// When upstream sent it.
+    pub(crate) fetched_at: SystemTime,
 }
 
-/// The first line of a listing's file; its bytes follow.
 #[derive(Serialize, Deserialize)]
 struct Header {
     #[serde(with = "unix_millis")]
@@ -56,114 +31,43 @@ struct Header {
     digest: Digest,
 }
 
-type Id = (QualifiedName, Listing);
+impl Document for StoredListing {
+    type Id = (QualifiedName, Listing);
 
-/// The listings in memory.
-pub(in crate::store) struct Listings {
-    kept: Cache<Id, Arc<Kept<StoredListing>>>,
-}
+    /// Bytes of lists and of their bookkeeping.
+    const MEMORY: u64 = 16 * 1024 * 1024;
 
-impl Default for Listings {
-    fn default() -> Self {
-        let bytes = |_: &Id, kept: &Arc<Kept<StoredListing>>| {
-            u32::try_from(kept.value.bytes.len() + 512).unwrap_or(u32::MAX)
+    fn weight(&self) -> u32 {
+        u32::try_from(self.bytes.len() + 512).unwrap_or(u32::MAX)
+    }
+
+    fn key((name, listing): &Self::Id) -> StoreKey {
+        StoreKey::listing(name, listing)
+    }
+
+    fn to_file(&self) -> Vec<u8> {
+        let header = Header {
+            fetched_at: self.fetched_at,
+            digest: Digest::of(&self.bytes),
         };
-        Self {
-            kept: Cache::builder().max_capacity(MEMORY).weigher(bytes).build(),
-        }
+        with_header(&header, &self.bytes)
     }
-}
 
-impl Listings {
-    pub(in crate::store) fn forget(&self, id: &Id) {
-        self.kept.invalidate(id);
-    }
-}
-
-impl Store {
-    /// What upstream last listed.
-    pub async fn listing(
-        self: &Arc<Self>,
-        name: &QualifiedName,
-        listing: &Listing,
-    ) -> Option<Arc<StoredListing>> {
-        let id = (name.clone(), listing.clone());
-        if let Some(kept) = self.listings.kept.get(&id) {
-            return Some(kept.used(self));
-        }
-        let store = Arc::clone(self);
-        run(move || {
-            let key = Key::listing(&id.0, &id.1);
-            let listing = store.read_record(&key, read)?;
-            let persisted_at = listing.fetched_at;
-            let kept = Kept::new(listing, key, persisted_at);
-            // What was put in memory meanwhile is newer than what was read.
-            let kept = store.listings.kept.entry(id).or_insert(kept).into_value();
-            Some(kept.used(&store))
+    fn from_file(_: &Self::Id, file: Vec<u8>) -> Option<Self> {
+        let (header, bytes) = split_header::<Header>(file)?;
+        (Digest::of(&bytes) == header.digest).then_some(Self {
+            bytes,
+            fetched_at: header.fetched_at,
         })
-        .await?
     }
 
-    /// Remembers a listing: in memory at once, on disk when it changed or was not written for a while.
-    pub async fn put_listing(
-        self: &Arc<Self>,
-        name: &QualifiedName,
-        listing: &Listing,
-        value: StoredListing,
-    ) -> Arc<StoredListing> {
-        let id = (name.clone(), listing.clone());
-        let key = Key::listing(name, listing);
-        let now = SystemTime::now();
-        let written = self.listings.kept.get(&id).filter(|kept| {
-            kept.value.bytes == value.bytes
-                && now
-                    .duration_since(kept.persisted_at)
-                    .is_ok_and(|age| age < PERSIST_EVERY)
-        });
-        let persisted_at = match written {
-            Some(kept) => kept.persisted_at,
-            None => {
-                self.write_record(&key, file_of(&value)).await;
-                now
-            }
-        };
-        let kept = Kept::new(value, key, persisted_at);
-        self.listings.kept.insert(id, Arc::clone(&kept));
-        Arc::clone(&kept.value)
+    fn time(&self) -> SystemTime {
+        self.fetched_at
     }
 
-    /// Forgets a listing that upstream does not have any more.
-    pub async fn drop_listing(self: &Arc<Self>, name: &QualifiedName, listing: &Listing) {
-        self.listings.forget(&(name.clone(), listing.clone()));
-        let (store, key) = (Arc::clone(self), Key::listing(name, listing));
-        run(move || store.discard(&key)).await;
+    fn repeats(&self, before: &Self) -> bool {
+        self.bytes == before.bytes
     }
-}
-
-fn file_of(listing: &StoredListing) -> Vec<u8> {
-    let header = Header {
-        fetched_at: listing.fetched_at,
-        digest: Digest::of(&listing.bytes),
-    };
-    let mut file = serde_json::to_vec(&header).unwrap_or_default();
-    file.push(b'\n');
-    file.extend_from_slice(&listing.bytes);
-    file
-}
-
-/// Whether the bytes of a listing's file have the digest that it names.
-pub(in crate::store) fn is_intact(file: Vec<u8>) -> bool {
-    read(file).is_some()
-}
-
-fn read(mut file: Vec<u8>) -> Option<StoredListing> {
-    let newline = file.iter().position(|byte| *byte == b'\n')?;
-    let header: Header = serde_json::from_slice(file.get(..newline)?).ok()?;
-    let bytes = Bytes::from(file.split_off(newline + 1));
-    (Digest::of(&bytes) == header.digest).then_some(StoredListing {
-        bytes,
-        fetched_at: header.fetched_at,
-    })
 }
 
 #[cfg(test)]
@@ -174,14 +78,17 @@ mod tests {
 
     #[test]
     fn a_listing_reads_back_and_a_torn_one_does_not() {
+        let name = QualifiedName::new("docker.io".parse().unwrap(), "a/b".parse().unwrap());
+        let id = (name, Listing::Tags);
         let listing = StoredListing {
             bytes: Bytes::from_static(b"1.0\n1.1\n"),
             fetched_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         };
-        let file = file_of(&listing);
-        assert_eq!(read(file.clone()), Some(listing));
+        let file = listing.to_file();
+        assert_eq!(StoredListing::from_file(&id, file.clone()), Some(listing));
         for length in 0..file.len() {
-            assert_eq!(read(file[..length].to_vec()), None, "cut after {length}");
+            let torn = StoredListing::from_file(&id, file[..length].to_vec());
+            assert_eq!(torn, None, "cut after {length}");
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use moka::sync::Cache;
@@ -14,8 +15,9 @@ use moka::sync::Cache;
 use crate::oci::digest::Digest;
 use crate::oci::name::QualifiedName;
 
-use crate::store::Store;
-use crate::store::records::run;
+use crate::store::disk::blocking::run;
+use crate::store::key::StoreKey;
+use crate::store::room::Room;
 use crate::store::room::index::cost;
 
 /// Memory for lists, in bytes.
@@ -23,50 +25,45 @@ const MEMORY: u64 = 16 * 1024 * 1024;
 /// Lists shorter than this are never shortened.
 const SHORT: usize = 1024;
 
-/// The lists in memory.
-pub(in crate::store) struct Lists {
-    lists: Cache<QualifiedName, Arc<List>>,
+/// The lists, in memory and on disk.
+pub(super) struct Vouched {
+    lists: Cache<QualifiedName, Arc<VouchedList>>,
+    room: Arc<Room>,
     /// Held for whatever reads or writes a list's file together with what memory has of it, so that the two
     /// never diverge. Taken in blocking threads alone.
     files: Mutex<()>,
 }
 
 /// The digests one repository vouches for. The lock is held for a lookup or an insert.
-struct List(Mutex<HashSet<Digest>>);
+struct VouchedList(Mutex<HashSet<Digest>>);
 
-impl Default for Lists {
-    fn default() -> Self {
-        let bytes = |_: &QualifiedName, list: &Arc<List>| {
-            u32::try_from(list.digests().len() * 64 + 256).unwrap_or(u32::MAX)
-        };
-        let lists = Cache::builder().max_capacity(MEMORY).weigher(bytes).build();
-        Self {
-            lists,
-            files: Mutex::new(()),
-        }
-    }
-}
-
-impl List {
+impl VouchedList {
     fn digests(&self) -> MutexGuard<'_, HashSet<Digest>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Store {
+impl Vouched {
+    pub(super) fn new(room: &Arc<Room>) -> Arc<Self> {
+        let bytes = |_: &QualifiedName, list: &Arc<VouchedList>| {
+            u32::try_from(list.digests().len() * 64 + 256).unwrap_or(u32::MAX)
+        };
+        Arc::new(Self {
+            lists: Cache::builder().max_capacity(MEMORY).weigher(bytes).build(),
+            room: Arc::clone(room),
+            files: Mutex::new(()),
+        })
+    }
+
     /// Whether the repository vouches for the blob.
-    pub async fn vouches(self: &Arc<Self>, name: &QualifiedName, digest: &Digest) -> bool {
-        let list = match self.vouched.lists.get(name) {
+    pub(super) async fn vouches(self: &Arc<Self>, name: &QualifiedName, digest: &Digest) -> bool {
+        let list = match self.lists.get(name) {
             Some(list) => Some(list),
             None => {
-                let (store, name) = (Arc::clone(self), name.clone());
+                let (vouched, name) = (Arc::clone(self), name.clone());
                 run(move || {
-                    let _files = store
-                        .vouched
-                        .files
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner);
-                    store.vouched_list(&name)
+                    let _files = vouched.files();
+                    vouched.list(&name)
                 })
                 .await
             }
@@ -75,54 +72,50 @@ impl Store {
     }
 
     /// Adds blobs to those the repository vouches for.
-    pub async fn vouch(self: &Arc<Self>, name: &QualifiedName, digests: Vec<Digest>) {
-        if let Some(list) = self.vouched.lists.get(name) {
+    pub(super) async fn vouch(self: &Arc<Self>, name: &QualifiedName, digests: Vec<Digest>) {
+        if let Some(list) = self.lists.get(name) {
             let known = list.digests();
             if digests.iter().all(|digest| known.contains(digest)) {
                 return;
             }
         }
-        let (store, name) = (Arc::clone(self), name.clone());
-        run(move || {
-            let _files = store
-                .vouched
-                .files
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let list = store.vouched_list(&name);
-            let new: Vec<_> = {
-                let mut known = list.digests();
-                digests
-                    .into_iter()
-                    .filter(|digest| known.insert(digest.clone()))
-                    .collect()
-            };
-            if !new.is_empty()
-                && store.trouble().is_none()
-                && let Err(error) = store.append_vouched(&name, &new)
-            {
-                store.disk_failed("write down which blobs belong to a repository", &error);
-            }
-            // Insert anew, so that the list is weighed by its new length.
-            store.vouched.lists.insert(name, list);
-        })
-        .await;
+        let (vouched, name) = (Arc::clone(self), name.clone());
+        run(move || vouched.add(name, digests)).await;
+    }
+
+    fn add(&self, name: QualifiedName, digests: Vec<Digest>) {
+        let _files = self.files();
+        let list = self.list(&name);
+        let new: Vec<_> = {
+            let mut known = list.digests();
+            let new = |digest: &Digest| known.insert(digest.clone());
+            digests.into_iter().filter(new).collect()
+        };
+        let disk = self.room.disk();
+        if !new.is_empty()
+            && disk.trouble().is_none()
+            && let Err(error) = self.append(&name, &new)
+        {
+            disk.write_failed("write down which blobs belong to a repository", &error);
+        }
+        // Inserted again, so that the list is weighed by its new length.
+        self.lists.insert(name, list);
     }
 
     /// The list in memory, or read into memory now. The caller holds the lock on the files.
-    fn vouched_list(&self, name: &QualifiedName) -> Arc<List> {
-        if let Some(list) = self.vouched.lists.get(name) {
+    fn list(&self, name: &QualifiedName) -> Arc<VouchedList> {
+        if let Some(list) = self.lists.get(name) {
             return list;
         }
-        let list = Arc::new(List(Mutex::new(self.read_vouched(name))));
-        self.vouched.lists.insert(name.clone(), Arc::clone(&list));
+        let list = Arc::new(VouchedList(Mutex::new(self.read(name))));
+        self.lists.insert(name.clone(), Arc::clone(&list));
         list
     }
 
-    fn append_vouched(&self, name: &QualifiedName, new: &[Digest]) -> io::Result<()> {
-        let path = self.layout.vouched(name);
+    fn append(&self, name: &QualifiedName, new: &[Digest]) -> io::Result<()> {
+        let path = self.path(name);
         if let Some(parent) = path.parent() {
-            self.create_directories(parent)?;
+            self.room.create_directories(parent)?;
         }
         let mut file = File::options()
             .create(true)
@@ -139,26 +132,27 @@ impl Store {
         file.write_all(lines.as_bytes())?;
         let counted = if before == 0 { 0 } else { cost(before) };
         let after = before + lines.len() as u64;
-        self.index.add_overhead(cost(after).saturating_sub(counted));
+        let more = cost(after).saturating_sub(counted);
+        self.room.index().add_overhead(more);
         Ok(())
     }
 
-    fn read_vouched(&self, name: &QualifiedName) -> HashSet<Digest> {
-        let path = self.layout.vouched(name);
-        // A crash can leave what is not even text; the lines before and after it are as good as ever.
+    fn read(&self, name: &QualifiedName) -> HashSet<Digest> {
+        let path = self.path(name);
+        // A crash can leave what is not even text; the lines before and after it are still good.
         let bytes = fs::read(&path).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
         let digests: HashSet<Digest> = text.lines().filter_map(|line| line.parse().ok()).collect();
-        if digests.len() < SHORT || !self.index.is_scanned() {
+        if digests.len() < SHORT || !self.room.is_scanned() {
             return digests;
         }
-        let useful = digests.iter().filter(|digest| self.has(digest)).cloned();
-        let useful: HashSet<Digest> = useful.collect();
+        let stored = |digest: &&Digest| self.room.has(&StoreKey::Blob((*digest).clone()));
+        let useful: HashSet<Digest> = digests.iter().filter(stored).cloned().collect();
         if useful.len() * 2 > digests.len() {
             return digests;
         }
         let lines: String = useful.iter().map(|digest| format!("{digest}\n")).collect();
-        let temporary = self.layout.ingest(self.next_serial());
+        let temporary = self.room.disk().temporary();
         match fs::write(&temporary, lines).and_then(|()| fs::rename(&temporary, &path)) {
             Ok(()) => useful,
             Err(_) => {
@@ -166,6 +160,14 @@ impl Store {
                 digests
             }
         }
+    }
+
+    fn path(&self, name: &QualifiedName) -> PathBuf {
+        self.room.disk().layout().vouched(name)
+    }
+
+    fn files(&self) -> MutexGuard<'_, ()> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,15 +7,67 @@ use std::collections::{HashMap, HashSet};
 
 use lru::LruCache;
 
-use crate::store::disk::layout::Key;
-use crate::store::room::index::Entry;
+use crate::store::key::StoreKey;
+
+/// A file's recency is written to disk at most this often (seconds).
+const FRESHEN_EVERY: u32 = 3600;
+
+/// What memory knows of a stored file. 16 bytes, because there may be a million of them.
+pub(super) struct IndexEntry {
+    length: u64,
+    /// When its recency was last written to disk, in seconds of the Unix epoch.
+    freshened: u32,
+    /// Whether `length` is what was committed, and not just what was found at the start.
+    proven: bool,
+}
+
+impl IndexEntry {
+    pub(super) fn committed(length: u64, now: u32) -> Self {
+        Self {
+            length,
+            freshened: now,
+            proven: true,
+        }
+    }
+
+    pub(super) fn found(length: u64, modified: u32) -> Self {
+        Self {
+            length,
+            freshened: modified,
+            proven: false,
+        }
+    }
+
+    /// Length of the file.
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven
+    }
+
+    pub(super) fn prove(&mut self) {
+        self.proven = true;
+    }
+
+    /// Whether its recency is to be written to disk now; then it counts as written.
+    pub(super) fn freshen(&mut self, now: u32) -> bool {
+        // A clock that was ahead must not keep the recency of a file from ever being written again.
+        let due = now.abs_diff(self.freshened) >= FRESHEN_EVERY;
+        if due {
+            self.freshened = now;
+        }
+        due
+    }
+}
 
 /// Entries, each in one of two places.
-pub(in crate::store) struct Entries {
-    recent: LruCache<Key, Entry>,
-    kept: HashMap<Key, Entry>,
+pub(super) struct Entries {
+    recent: LruCache<StoreKey, IndexEntry>,
+    kept: HashMap<StoreKey, IndexEntry>,
     /// What is pinned, whether it is stored or not.
-    pinned: HashSet<Key>,
+    pinned: HashSet<StoreKey>,
 }
 
 impl Default for Entries {
@@ -29,16 +81,16 @@ impl Default for Entries {
 }
 
 impl Entries {
-    pub(in crate::store) fn is_pinned(&self, key: &Key) -> bool {
+    pub(super) fn is_pinned(&self, key: &StoreKey) -> bool {
         self.pinned.contains(key)
     }
 
-    pub(in crate::store) fn contains(&self, key: &Key) -> bool {
+    pub(super) fn contains(&self, key: &StoreKey) -> bool {
         self.recent.contains(key) || self.kept.contains_key(key)
     }
 
     /// An entry that is used now.
-    pub(in crate::store) fn get_mut(&mut self, key: &Key) -> Option<&mut Entry> {
+    pub(super) fn get_mut(&mut self, key: &StoreKey) -> Option<&mut IndexEntry> {
         match self.recent.get_mut(key) {
             Some(entry) => Some(entry),
             None => self.kept.get_mut(key),
@@ -46,7 +98,7 @@ impl Entries {
     }
 
     /// An entry that is only looked at.
-    pub(in crate::store) fn peek_mut(&mut self, key: &Key) -> Option<&mut Entry> {
+    pub(super) fn peek_mut(&mut self, key: &StoreKey) -> Option<&mut IndexEntry> {
         match self.recent.peek_mut(key) {
             Some(entry) => Some(entry),
             None => self.kept.get_mut(key),
@@ -54,25 +106,25 @@ impl Entries {
     }
 
     /// An entry that is not used.
-    pub(in crate::store) fn peek(&self, key: &Key) -> Option<&Entry> {
+    pub(super) fn peek(&self, key: &StoreKey) -> Option<&IndexEntry> {
         self.recent.peek(key).or_else(|| self.kept.get(key))
     }
 
     /// Forgets all entries, but not what is pinned.
-    pub(in crate::store) fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.recent.clear();
         self.kept.clear();
     }
 
-    pub(in crate::store) fn promote(&mut self, key: &Key) {
+    pub(super) fn promote(&mut self, key: &StoreKey) {
         self.recent.promote(key);
     }
 
-    pub(in crate::store) fn demote(&mut self, key: &Key) {
+    pub(super) fn demote(&mut self, key: &StoreKey) {
         self.recent.demote(key);
     }
 
-    pub(in crate::store) fn put(&mut self, key: Key, entry: Entry) {
+    pub(super) fn put(&mut self, key: StoreKey, entry: IndexEntry) {
         if self.is_pinned(&key) {
             self.kept.insert(key, entry);
         } else {
@@ -80,17 +132,17 @@ impl Entries {
         }
     }
 
-    pub(in crate::store) fn pop(&mut self, key: &Key) -> Option<Entry> {
+    pub(super) fn pop(&mut self, key: &StoreKey) -> Option<IndexEntry> {
         self.recent.pop(key).or_else(|| self.kept.remove(key))
     }
 
     /// Takes out what was used longest ago and is not pinned.
-    pub(in crate::store) fn pop_lru(&mut self) -> Option<(Key, Entry)> {
+    pub(super) fn pop_lru(&mut self) -> Option<(StoreKey, IndexEntry)> {
         self.recent.pop_lru()
     }
 
     /// Pins `key`, stored or not; the length of its file if it is stored and was not pinned before.
-    pub(in crate::store) fn pin(&mut self, key: &Key) -> Option<u64> {
+    pub(super) fn pin(&mut self, key: &StoreKey) -> Option<u64> {
         self.pinned.insert(key.clone());
         let entry = self.recent.pop(key)?;
         let length = entry.length;
@@ -99,7 +151,7 @@ impl Entries {
     }
 
     /// Lets go of `key`, which counts as used now; the length of its file if it was pinned and is stored.
-    pub(in crate::store) fn unpin(&mut self, key: &Key) -> Option<u64> {
+    pub(super) fn unpin(&mut self, key: &StoreKey) -> Option<u64> {
         self.pinned.remove(key);
         let entry = self.kept.remove(key)?;
         let length = entry.length;

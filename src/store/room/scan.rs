@@ -1,162 +1,126 @@
 //! Counting what is on disk, behind the first requests.
 //!
-//! One thread walks `blobs/`, `records/` and `partial/`, newest files first in importance, and removes what a
-//! crash left in `ingest/` and `trash/` and cannot be gone on with. It reads no file: names, lengths and times are enough. What is found is
-//! added in batches, so that requests never wait long for the index.
+//! One thread walks `blobs/`, `records/` and `partial/`, and removes what a crash left in `ingest/` and `trash/` and
+//! cannot be used. It reads no file: names, lengths and times are enough. What is found is added in batches, so that
+//! requests never wait long for the index.
 
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Instant, UNIX_EPOCH};
 
-use crate::store::Store;
-use crate::store::disk::layout::{Found, Key, Layout};
-use crate::store::room::index::DIRECTORY;
+use crate::store::disk::layout::{Found, Layout, Step};
+use crate::store::key::StoreKey;
 
+use super::Room;
+use super::index::{DIRECTORY, cost};
+
+/// Entries that are added to the index under one lock.
 const BATCH: usize = 1024;
 
-/// Starts the scan of `store` in a thread of its own; it ends early when the store is dropped.
-pub(in crate::store) fn start(store: &Arc<Store>) -> io::Result<()> {
-    let leftovers = leftovers(store)?;
-    let leftovers = if store.is_same_boot() {
-        store.keep_unfinished(leftovers)
-    } else {
-        store.drop_partials();
-        leftovers
-    };
-    store.note_boot();
-    count(store, leftovers)
-}
-
-fn count(store: &Arc<Store>, leftovers: Vec<PathBuf>) -> io::Result<()> {
-    let weak = Arc::downgrade(store);
+/// Counts what is stored, in a thread of its own, and removes `leftovers`. Ends early when the store is dropped.
+pub(crate) fn start(room: &Arc<Room>, leftovers: Vec<PathBuf>) -> io::Result<()> {
+    let weak = Arc::downgrade(room);
+    let layout = room.disk.layout().clone();
     thread::Builder::new()
         .name("pierglass-scan".into())
-        .spawn(move || run(&weak, &leftovers))?;
+        .spawn(move || run(&weak, &layout, &leftovers))?;
     Ok(())
 }
 
-impl Store {
-    /// Counts again from the beginning: somebody else has changed what is there.
-    pub(in crate::store) fn count_anew(self: &Arc<Self>) -> io::Result<()> {
-        self.index.clear();
-        count(self, Vec::new())
+/// Counts again from the beginning, because the directories of the store were removed.
+pub(crate) fn restart(room: &Arc<Room>) {
+    room.forget_count();
+    if let Err(error) = start(room, Vec::new()) {
+        tracing::error!(%error, "no thread to count the store; restart when there can be one");
     }
 }
 
-/// Lists what an earlier process left half-done, before this one writes anything of its own there.
-fn leftovers(store: &Store) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for dir in [store.layout.ingests(), store.layout.all_trash()] {
-        for entry in fs::read_dir(dir)? {
-            paths.push(entry?.path());
+fn run(room: &Weak<Room>, layout: &Layout, leftovers: &[PathBuf]) {
+    let started = Instant::now();
+    let mut count = Count::default();
+    for directory in [layout.blobs(), layout.records(), layout.partials()] {
+        let step = &mut |step: Step<'_>| {
+            count.step(step);
+            // Not held for the length of the walk, so that the store can be dropped meanwhile.
+            match room.strong_count() {
+                0 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        };
+        if layout.walk(&directory, step).is_break() {
+            return;
         }
     }
-    // New names start above the old ones, so that removing an old file can never hit a new one.
-    let highest = paths
-        .iter()
-        .filter_map(|path| Layout::read_leftover(path).0)
-        .max();
-    store.serial.store(
-        highest.map_or(0, |serial| serial + 1),
-        std::sync::atomic::Ordering::Relaxed,
-    );
-    Ok(paths)
-}
-
-fn run(store: &Weak<Store>, leftovers: &[PathBuf]) {
-    let started = Instant::now();
-    let mut walk = Walk::default();
-    for dir in store
-        .upgrade()
-        .map(|store| {
-            let layout = &store.layout;
-            [layout.blobs(), layout.records(), layout.partials()]
-        })
-        .into_iter()
-        .flatten()
-    {
-        walk.directory(store, &dir);
-    }
     // Newest first; each is put behind the ones before it.
-    walk.found
+    count
+        .found
         .sort_unstable_by_key(|(_, _, modified)| std::cmp::Reverse(*modified));
-    let count = walk.found.len();
-    let mut found = walk.found.into_iter().peekable();
+    let files = count.found.len();
+    let mut found = count.found.into_iter().peekable();
     while found.peek().is_some() {
-        let Some(store) = store.upgrade() else { return };
-        store.index.insert_scanned(found.by_ref().take(BATCH));
+        let Some(room) = room.upgrade() else { return };
+        room.index.insert_scanned(found.by_ref().take(BATCH));
     }
     for path in leftovers {
         if let Err(error) = fs::remove_file(path) {
             tracing::warn!(path = %path.display(), %error, "cannot remove what a crash left");
         }
     }
-    let Some(store) = store.upgrade() else { return };
-    store.index.add_overhead(walk.overhead);
-    store.follow_all_pins(); // Before anything can be evicted.
-    store.index.finish_scan();
-    store.shrink();
-    let bytes = store.usage().total();
+    let Some(room) = room.upgrade() else { return };
+    room.finish_count(count.overhead);
+    let bytes = room.index.usage().total();
     tracing::info!(
-        files = count,
+        files,
         bytes,
         leftovers = leftovers.len(),
-        foreign = walk.foreign,
+        foreign = count.foreign,
         ms = started.elapsed().as_millis() as u64,
         "store counted"
     );
 }
 
 #[derive(Default)]
-struct Walk {
-    found: Vec<(Key, u64, u32)>,
+struct Count {
+    found: Vec<(StoreKey, u64, u32)>,
     overhead: u64,
     foreign: u64,
 }
 
-impl Walk {
-    fn directory(&mut self, store: &Weak<Store>, dir: &Path) {
-        let entries = match fs::read_dir(dir) {
-            Ok(entries) => entries,
-            Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
-                    tracing::warn!(path = %dir.display(), %error, "cannot read a directory of the store");
-                }
-                return;
+impl Count {
+    fn step(&mut self, step: Step<'_>) {
+        match step {
+            Step::Directory => self.overhead += DIRECTORY,
+            Step::File(entry, found) => self.file(entry, found),
+            Step::Unreadable(path, error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "cannot read a directory of the store");
             }
+            Step::Unreadable(..) => {}
+        }
+    }
+
+    fn file(&mut self, entry: &DirEntry, found: Found) {
+        let Ok(metadata) = entry.metadata() else {
+            return;
         };
-        for entry in entries.filter_map(Result::ok) {
-            // The store is held for one directory entry at a time, so that it can be dropped meanwhile.
-            let Some(held) = store.upgrade() else { return };
-            let Ok(metadata) = entry.metadata() else {
-                continue;
-            };
-            if metadata.is_dir() {
-                self.overhead += DIRECTORY;
-                drop(held);
-                self.directory(store, &entry.path());
-                continue;
+        match found {
+            Found::Entry(key) => {
+                let modified = metadata
+                    .modified()
+                    .ok()
+                    .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+                let seconds = modified.unwrap_or_default().as_secs();
+                let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+                self.found.push((key, metadata.len(), seconds));
             }
-            let path = entry.path();
-            match held.layout.read(&path) {
-                Found::Entry(key) if metadata.is_file() => {
-                    let modified = metadata
-                        .modified()
-                        .ok()
-                        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-                    let seconds =
-                        u32::try_from(modified.unwrap_or_default().as_secs()).unwrap_or(u32::MAX);
-                    self.found.push((key, metadata.len(), seconds));
-                }
-                Found::Vouched => self.overhead += crate::store::room::index::cost(metadata.len()),
-                Found::Entry(_) | Found::Foreign => {
-                    self.foreign += 1;
-                    self.overhead += crate::store::room::index::cost(metadata.len());
-                    tracing::warn!(path = %path.display(), "not a file of the store; left alone");
-                }
+            Found::Vouched => self.overhead += cost(metadata.len()),
+            Found::Foreign => {
+                self.foreign += 1;
+                self.overhead += cost(metadata.len());
+                tracing::warn!(path = %entry.path().display(), "not a file of the store; left alone");
             }
         }
     }

@@ -1,0 +1,300 @@
+//! One kind of record: in memory while it is used, on disk always.
+//!
+//! A record that cannot be read is a record that is not there: the mirror asks upstream again.
+
+use std::fs::{self, File};
+use std::hash::Hash;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use moka::sync::Cache;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::store::disk::blocking::{run, try_run};
+use crate::store::key::StoreKey;
+use crate::store::room::Room;
+use crate::store::room::damage::FoundBy;
+use crate::store::room::reserve::Reservation;
+
+/// A record that says what it said before is written to disk at most this often.
+const PERSIST_EVERY: Duration = Duration::from_secs(600);
+/// How long an answer waits for room for its record: hardly at all.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(200);
+/// How long a record waits for the start-up scan where no answer waits for it, or where it must be kept.
+const SCAN_PATIENCE: Duration = Duration::from_secs(60);
+/// A record in memory tells the index of its use at most this often (seconds).
+const PROMOTE_EVERY: u32 = 10;
+
+/// Whether a record is made durable before or behind the answer that it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It survives a crash of the machine once `put` returns; otherwise `put` says so. For what exists nowhere else.
+    Before,
+    /// It is on disk when `put` returns, if that needs no waiting, and durable a moment later. Without room on disk it
+    /// is kept in memory alone. For what upstream still has: a record that is lost costs one question.
+    Behind,
+}
+
+/// A record that was put. It is in memory in any case.
+#[derive(Debug)]
+pub struct Put<T> {
+    /// The record.
+    pub value: Arc<T>,
+    /// Whether it is on disk, as far as [`Durability`] asks for it.
+    pub kept: io::Result<()>,
+    /// Whether it says something else than before, or has not been written for a while.
+    pub(super) changed: bool,
+}
+
+/// What a kind of record consists of.
+pub(crate) trait Document: Send + Sync + Sized + 'static {
+    /// What a record of this kind is found by.
+    type Id: Clone + Eq + Hash + Send + Sync + 'static;
+
+    /// What memory may hold of this kind, in the unit of `weight`.
+    const MEMORY: u64;
+
+    fn weight(&self) -> u32;
+
+    fn key(id: &Self::Id) -> StoreKey;
+
+    /// The content of its file.
+    fn to_file(&self) -> Vec<u8>;
+
+    /// Reads that back; `None` if it is damaged.
+    fn from_file(id: &Self::Id, file: Vec<u8>) -> Option<Self>;
+
+    /// When upstream last said so.
+    fn time(&self) -> SystemTime;
+
+    /// Whether it says what `before` said, apart from the time.
+    fn repeats(&self, before: &Self) -> bool;
+}
+
+/// The records of one kind.
+pub(crate) struct Documents<D: Document> {
+    memory: Cache<D::Id, Arc<Remembered<D>>>,
+    room: Arc<Room>,
+}
+
+/// A record in memory, and what the index must be told of its use.
+struct Remembered<D> {
+    value: Arc<D>,
+    key: StoreKey,
+    promoted: AtomicU32,
+    persisted_at: SystemTime,
+}
+
+impl<D> Remembered<D> {
+    fn new(value: D, key: StoreKey, persisted_at: SystemTime) -> Arc<Self> {
+        Arc::new(Self {
+            value: Arc::new(value),
+            key,
+            promoted: AtomicU32::new(0),
+            persisted_at,
+        })
+    }
+
+    fn used(&self, room: &Room) -> Arc<D> {
+        let now = unix_seconds();
+        if now.saturating_sub(self.promoted.load(Ordering::Relaxed)) >= PROMOTE_EVERY {
+            self.promoted.store(now, Ordering::Relaxed);
+            room.index().promote(&self.key);
+        }
+        Arc::clone(&self.value)
+    }
+}
+
+impl<D: Document> Documents<D> {
+    pub(super) fn new(room: &Arc<Room>) -> Arc<Self> {
+        let memory = Cache::builder()
+            .max_capacity(D::MEMORY)
+            .weigher(|_, remembered: &Arc<Remembered<D>>| remembered.value.weight())
+            .build();
+        Arc::new(Self {
+            memory,
+            room: Arc::clone(room),
+        })
+    }
+
+    /// The record, from memory or else from disk.
+    pub(super) async fn get(self: &Arc<Self>, id: D::Id) -> Option<Arc<D>> {
+        if let Some(remembered) = self.memory.get(&id) {
+            return Some(remembered.used(&self.room));
+        }
+        let documents = Arc::clone(self);
+        run(move || documents.get_blocking(id)).await?
+    }
+
+    /// The same for blocking threads.
+    pub(super) fn get_blocking(&self, id: D::Id) -> Option<Arc<D>> {
+        if let Some(remembered) = self.memory.get(&id) {
+            return Some(remembered.used(&self.room));
+        }
+        let key = D::key(&id);
+        let value = read(&self.room, &key, |file| D::from_file(&id, file))?;
+        let time = value.time();
+        let read = Remembered::new(value, key, time);
+        // What was put in memory meanwhile is newer than what was read.
+        let remembered = self.memory.entry(id).or_insert(read).into_value();
+        Some(remembered.used(&self.room))
+    }
+
+    /// Puts a record into memory, and on disk unless it says what it said a short time ago.
+    pub(super) async fn put(&self, id: D::Id, value: D, durability: Durability) -> Put<D> {
+        let key = D::key(&id);
+        let now = SystemTime::now();
+        let written = self.memory.get(&id).filter(|before| {
+            let age = now.duration_since(before.persisted_at);
+            // What was written before may have been behind its answer, and not be durable.
+            durability == Durability::Behind
+                && value.repeats(&before.value)
+                && age.is_ok_and(|age| age < PERSIST_EVERY)
+        });
+        let (persisted_at, kept) = match &written {
+            Some(before) => (before.persisted_at, Ok(())),
+            None => (now, self.write(&key, value.to_file(), durability).await),
+        };
+        let remembered = Remembered::new(value, key, persisted_at);
+        self.memory.insert(id, Arc::clone(&remembered));
+        Put {
+            value: Arc::clone(&remembered.value),
+            kept,
+            changed: written.is_none(),
+        }
+    }
+
+    /// Forgets a record that upstream does not have any more.
+    pub(super) async fn remove(&self, id: &D::Id) {
+        self.forget(id);
+        let (room, key) = (Arc::clone(&self.room), D::key(id));
+        run(move || room.discard(&key)).await;
+    }
+
+    /// Forgets what memory has of a record whose file is gone.
+    pub(super) fn forget(&self, id: &D::Id) {
+        self.memory.invalidate(id);
+    }
+
+    /// Writes a record. One that may be durable behind the answer does not wait while the store is still being counted:
+    /// it is written once there is room.
+    async fn write(&self, key: &StoreKey, file: Vec<u8>, durability: Durability) -> io::Result<()> {
+        let (room, key) = (Arc::clone(&self.room), key.clone());
+        match durability {
+            Durability::Before => {
+                let (file, directory) = write_within(&room, key, file, SCAN_PATIENCE).await?;
+                try_run(move || make_durable(&file, &directory)).await
+            }
+            Durability::Behind if room.is_scanned() => {
+                write_behind(&room, key, file, ANSWER_PATIENCE).await
+            }
+            Durability::Behind => {
+                tokio::spawn(async move { write_behind(&room, key, file, SCAN_PATIENCE).await });
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn write_behind(
+    room: &Arc<Room>,
+    key: StoreKey,
+    file: Vec<u8>,
+    patience: Duration,
+) -> io::Result<()> {
+    let (file, directory) = write_within(room, key, file, patience).await?;
+    tokio::task::spawn_blocking(move || {
+        let _ = make_durable(&file, &directory);
+    });
+    Ok(())
+}
+
+fn make_durable(file: &File, directory: &File) -> io::Result<()> {
+    file.sync_data()?;
+    directory.sync_all()
+}
+
+/// Writes a record's file and gives it its name; returns it and its directory.
+async fn write_within(
+    room: &Arc<Room>,
+    key: StoreKey,
+    bytes: Vec<u8>,
+    patience: Duration,
+) -> io::Result<(File, File)> {
+    if let Some(trouble) = room.disk().trouble() {
+        // It was logged when it began.
+        return Err(io::Error::other(trouble.to_string()));
+    }
+    let length = bytes.len() as u64;
+    let reservation = Reservation::claim(room, length, &key, patience).await;
+    let reservation = reservation.map_err(|no_room| {
+        tracing::debug!(error = %no_room, "a record is kept in memory only");
+        io::Error::new(io::ErrorKind::StorageFull, no_room)
+    })?;
+    let disk = Arc::clone(room.disk());
+    let write = move || {
+        let temporary = disk.temporary();
+        let written = disk.create_file(&temporary).and_then(|mut file| {
+            file.write_all(&bytes)?;
+            let directory = reservation.publish(&temporary, key, length)?;
+            Ok((file, directory))
+        });
+        if let Err(error) = &written {
+            let _ = fs::remove_file(&temporary);
+            disk.write_failed("write a record", error);
+        }
+        written
+    };
+    try_run(write).await
+}
+
+/// Reads a record's file; what `parse` refuses is damaged and dropped.
+fn read<T>(room: &Room, key: &StoreKey, parse: impl FnOnce(Vec<u8>) -> Option<T>) -> Option<T> {
+    let path = room.disk().layout().path(key);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                room.disk().read_failed(&path, &error);
+            }
+            room.miss(key);
+            return None;
+        }
+    };
+    room.index().touch(key, bytes.len() as u64);
+    let parsed = parse(bytes);
+    if parsed.is_none() {
+        tracing::error!(path = %path.display(), "a record is damaged; it is dropped and fetched again");
+        room.discard_damaged(key, FoundBy::Read);
+    }
+    parsed
+}
+
+/// A file whose first line says what the bytes after it are.
+pub(super) fn with_header(header: &impl Serialize, bytes: &[u8]) -> Vec<u8> {
+    let mut file = serde_json::to_vec(header).unwrap_or_default();
+    file.push(b'\n');
+    file.extend_from_slice(bytes);
+    file
+}
+
+/// Reads that back.
+pub(super) fn split_header<H: DeserializeOwned>(mut file: Vec<u8>) -> Option<(H, Bytes)> {
+    let newline = file.iter().position(|byte| *byte == b'\n')?;
+    let header = serde_json::from_slice(file.get(..newline)?).ok()?;
+    Some((header, Bytes::from(file.split_off(newline + 1))))
+}
+
+fn unix_seconds() -> u32 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! Manifests: their exact bytes, checked against their digest whenever they are read from disk.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::oci::digest::Digest;
+use crate::oci::manifest;
+use crate::oci::name::QualifiedName;
+use crate::store::key::StoreKey;
+
+use super::document::{Document, split_header, with_header};
+use super::unix_millis;
+
+/// A manifest of one repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredManifest {
+    /// The digest of `bytes`.
+    pub digest: Digest,
+    /// The Content-Type it is answered with.
+    pub media_type: String,
+    /// Exactly what upstream sent.
+    pub bytes: Bytes,
+    /// When upstream sent it.
+    pub fetched_at: SystemTime,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    media_type: String,
+    #[serde(with = "unix_millis")]
+    fetched_at: SystemTime,
+}
+
+impl Document for StoredManifest {
+    type Id = (QualifiedName, Digest);
+
+    /// Bytes of manifests and of their bookkeeping.
+    const MEMORY: u64 = 16 * 1024 * 1024;
+
+    fn weight(&self) -> u32 {
+        u32::try_from(self.bytes.len() + 512).unwrap_or(u32::MAX)
+    }
+
+    fn key((name, digest): &Self::Id) -> StoreKey {
+        StoreKey::manifest(name, digest)
+    }
+
+    fn to_file(&self) -> Vec<u8> {
+        let header = Header {
+            media_type: self.media_type.clone(),
+            fetched_at: self.fetched_at,
+        };
+        with_header(&header, &self.bytes)
+    }
+
+    fn from_file((_, digest): &Self::Id, file: Vec<u8>) -> Option<Self> {
+        let (header, bytes) = split_header::<Header>(file)?;
+        manifest::is_digest_of(digest, &bytes).then(|| Self {
+            digest: digest.clone(),
+            media_type: header.media_type,
+            bytes,
+            fetched_at: header.fetched_at,
+        })
+    }
+
+    fn time(&self) -> SystemTime {
+        self.fetched_at
+    }
+
+    /// A manifest is only fetched where it is not stored, so it is always written.
+    fn repeats(&self, _before: &Self) -> bool {
+        false
+    }
+}
