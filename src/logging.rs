@@ -6,10 +6,8 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-/// How the program logs.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// What a line looks like.
     pub format: Format,
     /// What is logged: directives such as `info` or `info,pierglass::upstream=debug`.
     pub level: String,

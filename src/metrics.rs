@@ -134,7 +134,7 @@ impl Metrics {
     }
 
     /// Everything in Prometheus' text format (version 0.0.4), and its media type.
-    pub fn render(&self) -> Result<(Vec<u8>, &'static str), prometheus::Error> {
+    pub(crate) fn render(&self) -> Result<(Vec<u8>, &'static str), prometheus::Error> {
         let mut text = Vec::with_capacity(16 * 1024);
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok((text, prometheus::TEXT_FORMAT))

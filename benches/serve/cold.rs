@@ -1,4 +1,4 @@
-//! Blobs that are not stored: one client, a herd, and a range. Every measurement starts programs anew.
+//! Blobs that are not stored: one client, a herd, and a range. Every measurement starts the programs again.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -167,17 +167,6 @@ fn herd(
         return;
     }
     let by_link = place != "CPU-bound";
-    let mut bounds = vec![
-        ("registry's GETs", Bound::Figure(1.0)),
-        ("worst first byte ms", Bound::Figure(100.0)),
-    ];
-    match clients {
-        100 => bounds.push(("peak MiB", Bound::Figure(40.0))),
-        400 => bounds.push(("peak MiB", Bound::Figure(64.0))),
-        _ => {}
-    }
-    let last = if by_link { 1.1 } else { 1.0 };
-    bounds.push(("last client s", Bound::Ratio(last)));
     report.begin(Workload {
         name,
         figure: "last client s",
@@ -188,7 +177,7 @@ fn herd(
         } else {
             &["nginx as cache"]
         },
-        bounds,
+        bounds: bounds_of_a_herd(clients, by_link),
     });
     for round in 0..plan.rounds.min(plan.pick(2, 3)) {
         for name in PEERS
@@ -232,6 +221,21 @@ fn herd(
         }
     }
     report.end();
+}
+
+fn bounds_of_a_herd(clients: usize, by_link: bool) -> Vec<(&'static str, Bound)> {
+    let mut bounds = vec![
+        ("registry's GETs", Bound::Figure(1.0)),
+        ("worst first byte ms", Bound::Figure(100.0)),
+    ];
+    match clients {
+        100 => bounds.push(("peak MiB", Bound::Figure(40.0))),
+        400 => bounds.push(("peak MiB", Bound::Figure(64.0))),
+        _ => {}
+    }
+    let last = if by_link { 1.1 } else { 1.0 };
+    bounds.push(("last client s", Bound::Ratio(last)));
+    bounds
 }
 
 /// The last 64 KiB of a large cold blob.

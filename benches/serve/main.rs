@@ -106,6 +106,10 @@ impl Plan {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nothing is taken before the arguments are read"
+)]
 fn main() {
     let plan = Plan::of_arguments().unwrap_or_else(|words| {
         eprintln!("{words}");

@@ -217,7 +217,7 @@ impl Nginx<'_> {
                 ),
             ),
         };
-        // Root's workers would be somebody who cannot enter the directory.
+        // Workers of a server that root starts run as another user, who cannot enter the directory.
         let user = if rustix::process::geteuid().is_root() {
             "user root;"
         } else {

@@ -53,7 +53,7 @@ pub fn run(plan: &Plan, fixture: &Fixture, report: &mut Report) {
             once(fixture, directory.path(), *count, round, empty, report);
         }
         report.end();
-        // The store loses some, which `fill` makes anew.
+        // The store loses some, which `fill` writes again.
         if *count >= 10_000 {
             eviction(fixture, report, directory.path(), *count);
             made = 0;

@@ -83,7 +83,7 @@ pub fn peak(processes: &[u32]) -> f64 {
     processes.iter().map(|pid| status(*pid, "VmHWM:")).sum()
 }
 
-/// Starts the measuring of [`peak`] anew.
+/// Starts to measure [`peak`] again, from now on.
 pub fn forget_peak(processes: &[u32]) {
     for pid in processes {
         let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");

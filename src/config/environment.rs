@@ -46,7 +46,6 @@ impl Environment {
             .collect()
     }
 
-    /// The value of a variable.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.secret(name).map(Secret::expose)
     }

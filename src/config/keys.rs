@@ -61,7 +61,6 @@ macro_rules! keys {
                 about: $about,
             };
         )*)*
-        /// Every key.
         const ALL: &[KeySpec] = &[$($($key),*),*];
     };
 }
@@ -70,7 +69,7 @@ keys! {
     [TOP] {
         LISTEN: "listen" = "127.0.0.1:5000", "Where clients find the registry API.";
         ADMIN_LISTEN: "admin_listen" = "127.0.0.1:5001",
-            "Metrics, health, dashboard and admin API; whoever reaches it may do all.";
+            "Metrics, health, dashboard and admin API; everyone who reaches it may do everything.";
         MAX_CONNECTIONS: "max_connections" = "16000", "Connections of clients at a time; more of them wait.";
         MAX_CONNECTIONS_PER_CLIENT: "max_connections_per_client",
             "Of one address (IPv6: /64), or \"none\". Default: three quarters of max_connections.";

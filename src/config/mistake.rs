@@ -10,9 +10,9 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Location {
-    /// A file as a whole.
-    File { file: String },
-    /// A position in a file.
+    File {
+        file: String,
+    },
     Position {
         file: String,
         /// From 1.
@@ -20,24 +20,18 @@ pub(crate) enum Location {
         /// In characters, from 1.
         column: usize,
     },
-    /// An environment variable, by name.
     Variable(String),
     /// A flag of the command line, with its dashes.
     Flag(String),
-    /// It is not written.
     Absent,
 }
 
-/// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Mistake {
-    /// Where it was written.
     pub place: Location,
     /// The key's path, such as `store.max_size`; absent when no key is to blame.
     pub key: Option<String>,
-    /// What is wrong with it.
     pub wrong: String,
-    /// What would be right.
     pub right: String,
 }
 
@@ -62,7 +56,6 @@ pub(super) struct Fault {
 pub(super) struct Reported;
 
 impl Mistakes {
-    /// The mistakes one by one.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Mistake> {
         self.0.iter()
     }

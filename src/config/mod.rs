@@ -44,7 +44,6 @@ use written::Written;
 /// The largest limit of a store. A larger one is a typing mistake, and sums of sizes must not overflow.
 const MAX_STORE: u64 = 1 << 60;
 
-/// The largest `min_free`.
 const MAX_FREE: u64 = 1 << 50;
 
 /// The resolved configuration: the settings of every component, complete and checked.

@@ -17,10 +17,8 @@ use crate::secret::Secret;
 use crate::sites::hub;
 use crate::upstream::{ConnectionSettings, Proxy, Settings, Timeouts};
 
-/// One registry.
 #[derive(Debug, Clone)]
 pub(crate) struct UpstreamConfig {
-    /// How to reach it.
     pub settings: Settings,
     /// Whether requests without a namespace go here.
     pub default: bool,

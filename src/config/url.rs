@@ -34,7 +34,6 @@ pub(super) fn registry(value: &Value) -> Result<Uri, Fault> {
     Ok(uri)
 }
 
-/// Several of them.
 pub(super) fn registries(value: &Value) -> Result<Vec<Uri>, Fault> {
     const RIGHT: &str = "write a list of URLs, such as [\"https://mirror.example.com\"]";
     match value {

@@ -17,11 +17,8 @@ use crate::secret::Secret;
 pub(super) enum Value {
     /// From the environment, the command line or the table of defaults, where nothing has a type.
     Untyped(Secret),
-    /// A TOML string.
     Text(Secret),
-    /// A TOML integer, in decimal.
     Integer(String),
-    /// A TOML boolean.
     Boolean(bool),
     /// A TOML array; each value with its place in the text.
     List(Vec<(Range<usize>, Value)>),
@@ -86,7 +83,6 @@ fn count(value: &Value, wrong: &str, right: String) -> Result<usize, Fault> {
     }
 }
 
-/// `true` or `false`.
 pub(super) fn boolean(value: &Value) -> Result<bool, Fault> {
     match value {
         Value::Boolean(value) => Ok(*value),
@@ -235,7 +231,6 @@ pub(super) fn secret_file(value: &Value) -> Result<PathBuf, Fault> {
     }
 }
 
-/// A secret.
 pub(super) fn secret(value: &Value) -> Result<Secret, Fault> {
     secret_text(value).cloned()
 }
@@ -268,7 +263,6 @@ pub(super) fn format(value: &Value) -> Result<Format, Fault> {
     }
 }
 
-/// What is logged.
 pub(super) fn level(value: &Value) -> Result<String, Fault> {
     const RIGHT: &str =
         "write error, warn, info, debug or trace, or by module: \"info,pierglass::upstream=debug\"";

@@ -95,7 +95,6 @@ impl Section {
         location.cloned().unwrap_or(Location::Absent)
     }
 
-    /// Where the table begins.
     pub(super) fn start(&self) -> Location {
         self.location.clone().unwrap_or(Location::Absent)
     }

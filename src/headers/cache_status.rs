@@ -81,7 +81,6 @@ impl CacheStatus {
         }
     }
 
-    /// The header's value.
     pub(crate) fn to_header(self) -> HeaderValue {
         if self == Self::hit() {
             // Most answers.

@@ -8,7 +8,6 @@ use std::ops::Range;
 use bytes::Bytes;
 use http::HeaderValue;
 
-/// The frame around the parts.
 pub(crate) struct Multipart {
     boundary: String,
     media_type: &'static str,
@@ -28,7 +27,6 @@ impl Multipart {
         }
     }
 
-    /// The Content-Type of the whole.
     pub(crate) fn content_type(&self) -> HeaderValue {
         let text = format!("multipart/byteranges; boundary={}", self.boundary);
         // Letters and digits: always a valid header.

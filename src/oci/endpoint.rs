@@ -142,7 +142,6 @@ impl Endpoint {
 }
 
 impl Kind {
-    /// How many there are.
     pub(crate) const COUNT: usize = Self::Upload as usize + 1;
 
     /// Its name in logs and metrics.

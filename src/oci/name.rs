@@ -16,10 +16,6 @@ use super::digest::{Digest, DigestError};
 pub use namespace::Namespace;
 pub use text::NameError;
 
-/// The longest name taken. Many clients limit it so (OCI distribution-spec, "Pulling manifests"),
-/// and so do file systems.
-const MAX_LENGTH: usize = 255;
-
 /// A repository's name inside its registry, such as `library/nginx`: OCI distribution-spec,
 /// "Pulling manifests", `<name>`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,7 +40,7 @@ impl FromStr for Repository {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        if text.len() > MAX_LENGTH {
+        if text.len() > text::MAX_LENGTH {
             return Err(NameError::new(
                 "repository name",
                 text,

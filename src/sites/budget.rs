@@ -7,9 +7,7 @@ use std::time::Instant;
 /// What is left of a pull quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Budget {
-    /// Pulls per window.
     pub limit: u64,
-    /// Pulls left.
     pub remaining: u64,
 }
 

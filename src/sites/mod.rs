@@ -16,7 +16,6 @@ use crate::oci::endpoint::{Endpoint, EndpointError, Prefix, Route};
 use crate::oci::image::{Image, ImageName};
 use crate::oci::name::{Namespace, QualifiedName};
 
-/// All sites, by namespace.
 pub(crate) struct Sites<S> {
     by_namespace: HashMap<Namespace, S>,
     default: Option<Namespace>,

@@ -15,15 +15,12 @@ pub(crate) enum Error {
     /// Upstream refuses access (401 or 403): unknown repository, or credentials that are missing or wrong.
     Denied {
         status: StatusCode,
-        /// Upstream's words.
         detail: Arc<str>,
     },
     /// Upstream asks for fewer requests (429), or did so before and is not asked until that is over.
     RateLimited {
         limit: LimitKind,
-        /// When to ask again.
         retry_after: Option<Duration>,
-        /// Upstream's words.
         detail: Arc<str>,
     },
     /// Upstream cannot be reached, or answers with an error of its own (5xx).
@@ -45,7 +42,6 @@ pub(crate) enum Error {
     Credentials(Arc<str>),
 }
 
-/// What upstream limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LimitKind {
     /// Pulls within hours: GETs of manifests.

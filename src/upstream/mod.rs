@@ -43,7 +43,6 @@ pub(crate) use wire::settings::{ConnectionSettings, Proxy, Timeouts};
 
 use asking::failover::Endpoints;
 
-/// One registry to pull from.
 pub(crate) struct Upstream {
     settings: Settings,
     endpoints: Endpoints,

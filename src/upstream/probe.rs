@@ -43,7 +43,6 @@ pub(super) fn all<'a>(
 }
 
 impl Probe<'_> {
-    /// As whom it asks.
     pub(crate) fn identity(&self) -> &str {
         self.account.map_or("anonymous", Account::name)
     }

@@ -5,7 +5,6 @@ use crate::oci::name::Namespace;
 use super::login::kinds::Login;
 use super::wire::settings::ConnectionSettings;
 
-/// One upstream as configured.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// The name clients choose it by.

@@ -143,6 +143,7 @@ fn weather(seed: u64, length: Duration) -> Arc<Run> {
     run
 }
 
+#[expect(clippy::disallowed_methods, reason = "a test has no configuration")]
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| {
         text.parse()

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 
 use crate::Run;
 use crate::dice::Dice;
@@ -208,42 +209,7 @@ async fn read(
     part: std::ops::Range<u64>,
     pace: Pace,
 ) -> Result<Got, Stop> {
-    let url = format!("{}/v2/{}/blobs/{}", run.url, repo.path, blob.digest);
-    let all = part == (0..blob.content.len());
-    let range = format!("bytes={}-{}", part.start, part.end - 1);
-    let headers: &[_] = if all {
-        &[]
-    } else {
-        &[("range", range.as_str())]
-    };
-    let (head, mut body) = client::open(&url, headers)
-        .await
-        .map_err(|error| no_answer(run, &error))?;
-    expect_status(run, "blob", head.status.as_u16())?;
-    let wanted = if all { 200 } else { 206 };
-    if head.status.as_u16() != wanted {
-        run.tally.wrong(format!(
-            "{range:?} of {} is answered {}",
-            blob.digest, head.status
-        ));
-        return Err(Stop::Failed("a range that is none".into()));
-    }
-    let expected = format!(
-        "bytes {}-{}/{}",
-        part.start,
-        part.end - 1,
-        blob.content.len()
-    );
-    if !all
-        && head
-            .headers
-            .get("content-range")
-            .is_none_or(|range| *range != *expected)
-    {
-        // Upstream lied about the length of what is not stored yet. The client is told so, and its manifest has the
-        // right one.
-        return Err(Stop::Failed("a part of a blob of another length".into()));
-    }
+    let (head, mut body) = open(run, repo, blob, &part).await?;
     let started = Instant::now();
     let mut got = Got {
         reached: part.start,
@@ -269,21 +235,11 @@ async fn read(
             }
             Err(silence) => return Err(no_answer(run, &silence)),
         };
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        if got.spoiled.is_none() {
-            let right = blob.content.read(got.reached, data.len());
-            let other = right
-                .iter()
-                .zip(&data)
-                .position(|(right, came)| right != came);
-            got.spoiled = other.map(|at| got.reached + at as u64);
+        if let Ok(data) = frame.into_data() {
+            got.compare(blob, &data);
+            let count = data.len() as u64;
+            run.tally.bytes.fetch_add(count, Ordering::Relaxed);
         }
-        got.reached += data.len() as u64;
-        run.tally
-            .bytes
-            .fetch_add(data.len() as u64, Ordering::Relaxed);
     }
     if got.spoiled.is_some() || got.reached != part.end {
         run.tally.wrong(format!(
@@ -297,6 +253,60 @@ async fn read(
         ));
     }
     Ok(got)
+}
+
+/// Asks for a part of a blob, and holds the answer's header to it.
+async fn open(
+    run: &Run,
+    repo: &Repo,
+    blob: &Blob,
+    part: &std::ops::Range<u64>,
+) -> Result<(http::response::Parts, Incoming), Stop> {
+    let url = format!("{}/v2/{}/blobs/{}", run.url, repo.path, blob.digest);
+    let all = *part == (0..blob.content.len());
+    let range = format!("bytes={}-{}", part.start, part.end - 1);
+    let headers: &[_] = if all {
+        &[]
+    } else {
+        &[("range", range.as_str())]
+    };
+    let (head, body) = client::open(&url, headers)
+        .await
+        .map_err(|error| no_answer(run, &error))?;
+    expect_status(run, "blob", head.status.as_u16())?;
+    let wanted = if all { 200 } else { 206 };
+    if head.status.as_u16() != wanted {
+        run.tally.wrong(format!(
+            "{range:?} of {} is answered {}",
+            blob.digest, head.status
+        ));
+        return Err(Stop::Failed("a range that is none".into()));
+    }
+    let (last, length) = (part.end - 1, blob.content.len());
+    let expected = format!("bytes {}-{last}/{length}", part.start);
+    if !all
+        && head
+            .headers
+            .get("content-range")
+            .is_none_or(|range| *range != *expected)
+    {
+        // Upstream lied about the length of what is not stored yet. The client is told so, and its manifest has the
+        // right one.
+        return Err(Stop::Failed("a part of a blob of another length".into()));
+    }
+    Ok((head, body))
+}
+
+impl Got {
+    fn compare(&mut self, blob: &Blob, data: &[u8]) {
+        if self.spoiled.is_none() {
+            let right = blob.content.read(self.reached, data.len());
+            let mut pairs = right.iter().zip(data);
+            let other = pairs.position(|(right, came)| right != came);
+            self.spoiled = other.map(|at| self.reached + at as u64);
+        }
+        self.reached += data.len() as u64;
+    }
 }
 
 fn judged(run: &Run, what: &str, answer: Result<Response, String>) -> Result<Response, Stop> {

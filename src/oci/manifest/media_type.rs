@@ -2,9 +2,7 @@
 
 use serde_json::{Map, Value};
 
-/// An OCI image manifest.
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-/// An OCI image index.
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Docker's image manifest, version 2, schema 1, with its signatures.
 pub(crate) const DOCKER_SCHEMA1_SIGNED: &str =

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::{MAX_LENGTH, NameError, text};
+use super::text::{self, MAX_LENGTH, NameError};
 
 /// A registry's host with an optional port, as clients name it: `docker.io`, `localhost:5000`,
 /// `[::1]:5000`.

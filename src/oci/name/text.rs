@@ -3,6 +3,10 @@
 
 use std::fmt;
 
+/// The longest name taken. Many clients limit it so (OCI distribution-spec, "Pulling manifests"),
+/// and so do file systems.
+pub(super) const MAX_LENGTH: usize = 255;
+
 /// A text that is not the name it was meant to be. The message quotes it and states the rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NameError {

@@ -13,7 +13,6 @@ use super::client::Client;
 /// How long an endpoint whose body broke off is not asked for blobs.
 const AVOIDED: Duration = Duration::from_secs(15);
 
-/// All endpoints of one upstream.
 pub(crate) struct Endpoints {
     /// Asked before the registry, in this order, without credentials.
     before: Vec<Client>,
@@ -52,7 +51,6 @@ impl Endpoints {
         })
     }
 
-    /// The registry itself.
     pub(crate) fn registry(&self) -> &Client {
         &self.registry
     }

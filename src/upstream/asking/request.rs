@@ -8,7 +8,6 @@ use crate::oci::endpoint::Endpoint;
 use crate::upstream::error::Error;
 use crate::upstream::wire::http::{Body, parse_uri};
 
-/// What to ask.
 #[derive(Clone)]
 pub(crate) struct Question {
     pub(crate) method: Method,

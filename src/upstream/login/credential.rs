@@ -9,7 +9,6 @@ use http::HeaderValue;
 use crate::secret::Secret;
 use crate::upstream::error::Error;
 
-/// A user and its secret.
 pub(crate) struct Credential {
     pub(super) user: String,
     pub(super) secret: Secret,

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use crate::secret::Secret;
 
-/// Where a password is.
 #[derive(Debug, Clone)]
 pub(crate) enum Password {
     /// In the configuration, or in the environment that it was read with.

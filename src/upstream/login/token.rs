@@ -88,7 +88,6 @@ impl Token {
     }
 }
 
-/// The tokens of one login.
 pub(super) struct Tokens {
     kept: Cache<TokenId, Arc<Token>>,
     flights: Arc<Flights<TokenId, Result<Arc<Token>, Error>>>,

@@ -18,12 +18,10 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// How many different failing questions are remembered.
 const QUESTIONS: usize = 16;
 
-/// How an origin failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FailureKind {
     /// It answered with 5xx, or closed the connection without an answer.
     ServerError,
-    /// It could not be reached.
     Unreachable,
     /// It did not answer in time. That cost a long wait, so it counts twice.
     Silent,
@@ -72,7 +70,6 @@ enum CircuitState {
     },
 }
 
-/// The failures of one origin.
 #[derive(Debug, Default)]
 pub(crate) struct Circuit {
     state: CircuitState,
@@ -84,7 +81,6 @@ pub(crate) struct Circuit {
     openings: u32,
     /// Since when it is not closed.
     since: Option<Instant>,
-    /// Probes so far.
     probes: u64,
 }
 

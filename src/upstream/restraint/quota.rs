@@ -15,9 +15,7 @@ const WINDOW: Duration = Duration::from_secs(6 * 3600);
 /// A pull quota as Docker Hub states it: `ratelimit-limit: 100;w=21600`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RateLimit {
-    /// Pulls per window.
     pub limit: Option<u64>,
-    /// Pulls left.
     pub remaining: Option<u64>,
     /// Length of the window in seconds.
     pub window: Option<u64>,
@@ -28,7 +26,6 @@ pub(crate) struct RateLimit {
 pub(crate) struct PullQuota {
     /// Guards a few small values; never held while waiting.
     state: Mutex<QuotaState>,
-    /// Tells the mirror.
     pulls: Pulls,
 }
 
@@ -78,7 +75,6 @@ impl PullQuota {
         self.tell(&state);
     }
 
-    /// What upstream stated last.
     pub(crate) fn stated(&self) -> Option<RateLimit> {
         self.lock().stated.map(|(stated, _)| stated)
     }

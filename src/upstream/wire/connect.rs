@@ -71,6 +71,10 @@ pub(crate) fn connector(
 
 /// Whether NO_PROXY has a star. The matcher applies it to all names but to no address: an upstream at
 /// `http://10.0.0.1` would still go through the proxy.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the matcher reads the proxy variables from the environment as well"
+)]
 fn all_direct() -> bool {
     ["no_proxy", "NO_PROXY"]
         .iter()

@@ -17,7 +17,6 @@ use tower_service::Service;
 /// Lookups at a time for one origin. The runtime has 512 threads for blocking work.
 const PLACES: usize = 8;
 
-/// Asks the system's resolver.
 #[derive(Clone)]
 pub(crate) struct Resolver {
     places: Arc<Semaphore>,
@@ -40,6 +39,10 @@ impl Service<Name> for Resolver {
         Poll::Ready(Ok(()))
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it runs in a blocking thread, a few at a time"
+    )]
     fn call(&mut self, name: Name) -> Self::Future {
         let places = Arc::clone(&self.places);
         Box::pin(limited(places, move || {

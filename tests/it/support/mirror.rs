@@ -320,6 +320,7 @@ fn spawn(config: &MirrorConfig, directory: &Path, listen: &str, admin: &str) -> 
     )
     .unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_pierglass"));
+    #[expect(clippy::disallowed_methods, reason = "a test has no configuration")]
     for (name, _) in std::env::vars() {
         let lower = name.to_ascii_lowercase();
         if lower.ends_with("_proxy")
