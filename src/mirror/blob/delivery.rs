@@ -65,17 +65,17 @@ impl StoredBlob {
     /// Delivers all of it, waiting for what is still to come.
     pub(crate) fn whole(self, length: Option<u64>) -> Delivery {
         let span = Span::from(0).within(length);
-        let stored = StoredDelivery {
+        let stored = FromStore {
             whole: true,
             fetches_ahead: false,
-            ..StoredDelivery::new(self, [Piece::Span(span)].into())
+            ..FromStore::new(self, [Piece::Span(span)].into())
         };
         Delivery(Way::Stored(stored))
     }
 
     /// Delivers pieces in this order. What a growing blob has not come to may be fetched ahead.
     pub(crate) fn pieces(self, pieces: VecDeque<Piece>) -> Delivery {
-        Delivery(Way::Stored(StoredDelivery::new(self, pieces)))
+        Delivery(Way::Stored(FromStore::new(self, pieces)))
     }
 }
 
@@ -108,7 +108,7 @@ pub(crate) struct Delivery(Way);
     reason = "what sends a delivery keeps it in a box"
 )]
 enum Way {
-    Stored(StoredDelivery),
+    Stored(FromStore),
     Upstream(Box<Passthrough>),
     Over,
 }
@@ -159,64 +159,8 @@ impl Delivery {
         }
     }
 
-    /// The longest part of the file that is to be sent.
-    pub(crate) fn longest(&self) -> u64 {
-        self.stored().map_or(0, StoredDelivery::longest)
-    }
-
-    /// Reads what the page cache has of [`Next::InFile`]; `None` if the disk would have to be waited for.
-    pub(crate) fn read_now(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        let stored = self.stored_mut()?;
-        // Whether the file is damaged shows when it is read again, where waiting does no harm.
-        let read = stored.blob.reader.read_now(buffer, stored.position);
-        let count = read.ok().flatten().filter(|count| *count > 0)?;
-        stored.position += count as u64;
-        Some(count)
-    }
-
-    /// Reads [`Next::InFile`] in a blocking thread; `None` if the file cannot be read, and there is another way.
-    pub(crate) async fn read<B>(&mut self, buffer: B) -> Result<Option<(B, usize)>, Broken>
-    where
-        B: AsMut<[u8]> + Send + 'static,
-    {
-        match self.stored_mut() {
-            Some(stored) => stored.read(buffer).await,
-            None => Ok(None),
-        }
-    }
-
-    /// Whether the page cache has the byte at `place` of the file; an error where the file ends before it.
-    pub(crate) fn is_cached(&self, place: u64) -> io::Result<bool> {
-        let Some(stored) = self.stored() else {
-            return Ok(false);
-        };
-        match stored.blob.reader.read_now(&mut [0], place)? {
-            Some(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            count => Ok(count.is_some()),
-        }
-    }
-
     /// The file of [`Next::InFile`].
-    pub(crate) fn file(&self) -> Option<Arc<File>> {
-        Some(self.stored()?.blob.reader.file())
-    }
-
-    /// Counts the file's bytes up to `end` as sent: the kernel sends them.
-    pub(crate) fn sent_by_kernel(&mut self, end: u64) {
-        if let Some(stored) = self.stored_mut() {
-            stored.position = end;
-            stored.by_kernel = true;
-        }
-    }
-
-    fn stored(&self) -> Option<&StoredDelivery> {
-        match &self.0 {
-            Way::Stored(stored) => Some(stored),
-            Way::Upstream(_) | Way::Over => None,
-        }
-    }
-
-    fn stored_mut(&mut self) -> Option<&mut StoredDelivery> {
+    pub(crate) fn stored(&mut self) -> Option<&mut FromStore> {
         match &mut self.0 {
             Way::Stored(stored) => Some(stored),
             Way::Upstream(_) | Way::Over => None,
@@ -232,7 +176,7 @@ struct Window {
 }
 
 /// A delivery from the store; what the store cannot give comes from the source.
-struct StoredDelivery {
+pub(crate) struct FromStore {
     blob: StoredBlob,
     /// Whether the client gets all of the blob, so that its digest can be checked.
     whole: bool,
@@ -251,7 +195,7 @@ struct StoredDelivery {
     by_kernel: bool,
 }
 
-impl StoredDelivery {
+impl FromStore {
     fn new(blob: StoredBlob, pieces: VecDeque<Piece>) -> Self {
         Self {
             blob,
@@ -266,7 +210,35 @@ impl StoredDelivery {
         }
     }
 
-    fn longest(&self) -> u64 {
+    /// Reads what the page cache has of [`Next::InFile`]; `None` if the disk would have to be waited for.
+    pub(crate) fn read_now(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        // Whether the file is damaged shows when it is read again, where waiting does no harm.
+        let read = self.blob.reader.read_now(buffer, self.position);
+        let count = read.ok().flatten().filter(|count| *count > 0)?;
+        self.position += count as u64;
+        Some(count)
+    }
+
+    /// Whether the page cache has the byte at `place` of the file; an error where the file ends before it.
+    pub(crate) fn is_cached(&self, place: u64) -> io::Result<bool> {
+        match self.blob.reader.read_now(&mut [0], place)? {
+            Some(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => Ok(count.is_some()),
+        }
+    }
+
+    pub(crate) fn file(&self) -> Arc<File> {
+        self.blob.reader.file()
+    }
+
+    /// Counts the file's bytes up to `end` as sent: the kernel sends them.
+    pub(crate) fn sent_by_kernel(&mut self, end: u64) {
+        self.position = end;
+        self.by_kernel = true;
+    }
+
+    /// The longest part of the file that is to be sent.
+    pub(crate) fn longest(&self) -> u64 {
         let known = self.blob.length().unwrap_or(0);
         let spans = self.pieces.iter().filter_map(|piece| match piece {
             Piece::Span(span) => Some(span.within(Some(known))),
@@ -415,7 +387,8 @@ impl StoredDelivery {
         self.windows.clear();
     }
 
-    async fn read<B>(&mut self, mut buffer: B) -> Result<Option<(B, usize)>, Broken>
+    /// Reads [`Next::InFile`] in a blocking thread; `None` if the file cannot be read, and another way exists.
+    pub(crate) async fn read<B>(&mut self, mut buffer: B) -> Result<Option<(B, usize)>, Broken>
     where
         B: AsMut<[u8]> + Send + 'static,
     {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use rustix::fs::Advice;
 
-use crate::mirror::blob::delivery::Delivery;
+use crate::mirror::blob::delivery::FromStore;
 use crate::server::record::{Broken, RequestRecord};
 
 use super::sendfile::{FileSlice, Lane};
@@ -46,17 +46,18 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    pub(super) fn new(delivery: &Delivery) -> Self {
+    /// `longest` is the length of the longest part of the file that is to be sent.
+    pub(super) fn new(longest: u64) -> Self {
         Self {
             warm: 0,
-            copy_only: delivery.longest() < LEAST_BODY,
+            copy_only: longest < LEAST_BODY,
         }
     }
 
     /// Makes a slice of the beginning of `range`, if that is worth it.
     pub(super) fn slice(
         &mut self,
-        delivery: &mut Delivery,
+        stored: &mut FromStore,
         range: &Range<u64>,
         lane: &Lane,
         record: Option<&Arc<RequestRecord>>,
@@ -67,7 +68,7 @@ impl Kernel {
         }
         let range = range.start..range.start + left.min(SLICE);
         if range.end > self.warm {
-            match is_cached(delivery, &range) {
+            match is_cached(stored, &range) {
                 Ok(true) => {}
                 Ok(false) => return ByFile::Cold(range),
                 // Reading will tell, and there is a way around it from there.
@@ -77,11 +78,8 @@ impl Kernel {
                 }
             }
         }
-        let Some(file) = delivery.file() else {
-            return ByFile::Not;
-        };
-        delivery.sent_by_kernel(range.end);
-        ByFile::Slice(lane.slice(file, range, record.map(Arc::clone)))
+        stored.sent_by_kernel(range.end);
+        ByFile::Slice(lane.slice(stored.file(), range, record.map(Arc::clone)))
     }
 
     /// Reads `range` from the disk. If that fails, the bytes are copied, and reading them once more tells why.
@@ -99,10 +97,10 @@ impl Kernel {
 }
 
 /// Whether the page cache has it, as far as one look in a while can tell. Fails where the file ends early.
-fn is_cached(delivery: &Delivery, range: &Range<u64>) -> io::Result<bool> {
+fn is_cached(stored: &FromStore, range: &Range<u64>) -> io::Result<bool> {
     let places = (range.start..range.end).step_by(LOOK_EVERY as usize);
     for place in places.chain([range.end - 1]) {
-        if !delivery.is_cached(place)? {
+        if !stored.is_cached(place)? {
             return Ok(false);
         }
     }

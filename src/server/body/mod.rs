@@ -84,9 +84,9 @@ impl Body {
     }
 
     /// What `delivery` brings; its length in all, if that is known.
-    pub(crate) fn delivery(delivery: Delivery, length: Option<u64>, buffers: &Buffers) -> Self {
+    pub(crate) fn delivery(mut delivery: Delivery, length: Option<u64>, buffers: &Buffers) -> Self {
         let sending = Sending {
-            kernel: Kernel::new(&delivery),
+            kernel: Kernel::new(delivery.stored().map_or(0, |stored| stored.longest())),
             delivery,
             buffers: buffers.clone(),
         };
@@ -213,8 +213,11 @@ impl Sending {
             Next::End => return Now::Step(Ok((State::Done, None))),
             Next::Broken(why) => return Now::Step(Err(why)),
         };
+        let Some(stored) = self.delivery.stored() else {
+            return Now::Step(wait(self.wait()));
+        };
         let by_file = lane.map_or(ByFile::Not, |lane| {
-            self.kernel.slice(&mut self.delivery, &range, lane, record)
+            self.kernel.slice(stored, &range, lane, record)
         });
         match by_file {
             ByFile::Slice(slice) => return Now::File(self.unless_over(), slice),
@@ -222,7 +225,7 @@ impl Sending {
             ByFile::Not => {}
         }
         let mut buffer = self.buffers.take(range.end - range.start);
-        match self.delivery.read_now(buffer.space()) {
+        match stored.read_now(buffer.space()) {
             Some(count) => Now::Step(Ok((self.unless_over(), Some(buffer.filled(count))))),
             None => Now::Step(wait(self.read(buffer))),
         }
@@ -234,14 +237,17 @@ impl Sending {
     }
 
     async fn warm(mut self: Box<Self>, range: Range<u64>) -> Step {
-        if let Some(file) = self.delivery.file() {
-            self.kernel.warm(file, range).await?;
+        if let Some(stored) = self.delivery.stored() {
+            self.kernel.warm(stored.file(), range).await?;
         }
         Ok((State::Sending(self), None))
     }
 
     async fn read(mut self: Box<Self>, buffer: buffers::Buffer) -> Step {
-        let read = self.delivery.read(buffer).await?;
+        let read = match self.delivery.stored() {
+            Some(stored) => stored.read(buffer).await?,
+            None => None,
+        };
         let bytes = read.map(|(buffer, count)| buffer.filled(count));
         Ok((self.unless_over(), bytes))
     }
