@@ -10,7 +10,6 @@ use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, until};
 
 const MIB: u64 = 1024 * 1024;
 const REPO: &str = "acme/app";
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A mirror, its upstream, and blobs that no client has asked for yet.
 struct Scene {

@@ -7,8 +7,8 @@
 //! - It starts a containerd of its own under the exec root unless the system runs one; its own namespace keeps it away
 //!   from what else that one runs.
 //! - Paths are short, because its sockets' names may not exceed 108 bytes.
-//! - After a refusal by the mirror it goes on to registry-1.docker.io by itself. `HTTPS_PROXY` sends it to a listener
-//! of   ours instead, which notes the attempt and refuses.
+//! - After a refusal by the mirror it goes on to registry-1.docker.io by itself. `HTTPS_PROXY` sends it to a listener of
+//!   the test instead, which notes the attempt and refuses.
 
 use std::path::PathBuf;
 use std::process::Output;
