@@ -1,21 +1,38 @@
 //! Pierglass: a caching pull-through mirror for container registries.
 //!
-//! Between container clients and the registries they pull from: it asks upstream once, keeps what it
-//! verified, and answers everybody else from local disk. This file is the map; it defines nothing. In
-//! reading order, from what a user sees down to what everything stands on:
+//! Clients ask it. It asks the registry once, keeps what it has verified, and answers later requests from local disk.
 //!
-//! - [`cli`]: the commands and what each does that is more than a call into `app`.
-//! - [`app`]: builds all of the below from a configuration, binds, spawns, drains.
-//! - [`config`]: from a file, the environment and flags to settings, every mistake reported at once.
-//! - [`server`]: connections and requests; the only place that knows HTTP towards clients.
-//! - [`mirror`]: policy; decides from where to answer. The only place that knows both of these:
-//!   - [`store`]: verified blobs and records on disk. Knows no network.
-//!   - [`upstream`]: registries, tokens, redirects. Knows no disk.
-//! - [`sites`]: which namespace is which site; a table without a network. Knows [`oci`] alone.
-//! - Leaves that import nothing of ours: [`access`] (who asks, and what they may take), [`api`] (the admin API's
-//!   JSON), [`oci`] (the words of the distribution API), [`headers`] (of HTTP), [`flight`] (many ask, one works), [`metrics`], [`logging`], [`secret`].
+//! This file is the map; it defines nothing. The first comment of each folder says what the folder holds, what it must
+//! never know, and in which order to read its files. `CONTRIBUTING.md` says where a change goes. In reading order, from
+//! what a user sees down to what everything stands on:
 //!
-//! Imports point down this list and never up; `tests/it/layers.rs` holds it.
+//! - [`cli`]: the commands, one file each: their flags, what they do, what they print.
+//! - [`app`]: builds all parts from a configuration, starts them and stops them. It decides nothing about a request.
+//! - [`config`]: reads the file, the environment and the flags; gives settings, or every mistake at once.
+//! - [`server`]: connections, requests, responses, bodies; the admin address. The only place that knows HTTP towards
+//!   clients, and the one where an error becomes a status.
+//! - [`mirror`]: decides what to answer: from the store, from upstream, or a stale copy. The only place that knows
+//!   both:
+//!   - [`store`]: verified blobs and the records of manifests and tags, on disk, below a size limit. Knows no network.
+//!   - [`upstream`]: asks registries: logins, tokens, redirects, retries, and when not to ask. Knows no disk.
+//! - [`sites`]: the table of registries that this mirror answers for, and all that is special about Docker Hub (`nginx`
+//!   is `library/nginx`). Opens no connection.
+//! - [`access`]: who asks, for what, whether they may, and how much one client may take at a time.
+//! - [`api`]: the JSON of the admin API, which the server writes and the commands read.
+//! - [`oci`]: the words of the distribution API: paths, names, digests, manifests, error codes.
+//! - [`headers`]: HTTP headers that have a grammar, such as `Range`. They mean the same for every sender.
+//! - [`flight`]: many ask for the same thing, one task works for all of them.
+//! - [`metrics`]: the table of all metrics.
+//! - [`logging`]: how log lines look and which are written.
+//! - [`secret`]: a type for passwords that cannot be printed by accident.
+//!
+//! `sites` and `access` use [`oci`]; the modules after them use nothing of this program. Imports point down this
+//! list and never up; `tests/it/layers` checks that.
+//!
+//! To follow one request through the code: `server/connection`, `server/registry/service.rs`, `sites`,
+//! `access/rules.rs`, `mirror/manifest/tag.rs` or `mirror/blob/mod.rs`, `store/records` or `store/blobs`; then back
+//! through `server/registry/respond.rs` and `server/body`. Where the store does not have it: `mirror/blob/fill.rs`,
+//! then `upstream`.
 
 mod access;
 mod api;

@@ -1,7 +1,8 @@
-//! The metrics of the program, by the names of the public contract.
+//! The metrics of the program, by the names of the public contract. A new metric is one line in the table below and a
+//! row in `docs/operations.md`.
 //!
-//! One value of [`Metrics`] is built at start and shared; there is no global registry. Label values come
-//! from configuration and from closed sets of words, never from what a client wrote.
+//! One value of [`Metrics`] is built at start and shared; there is no global registry. Label values come from
+//! configuration and from closed sets of words, never from what a client wrote.
 
 use prometheus::core::Collector;
 use prometheus::{

@@ -1,4 +1,4 @@
-//! Who asks.
+//! Who asks: the address, and the share of what this client may take at a time.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What counts as one client.
+//! What counts as one client: an address, or a network of IPv6.
 
 use std::net::{IpAddr, Ipv6Addr};
 

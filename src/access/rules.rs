@@ -1,4 +1,8 @@
-//! Who may do what.
+//! Who may do what: [`authorize`] decides, once for each request.
+//!
+//! It is asked when the site and the repository are known, and before anything is looked up. A rule that refuses a
+//! repository to a client goes here, with a [`Refusal`] of its own; `server/registry/problem.rs` gives that a status.
+//! The catalog and a search name many repositories in one answer: such a rule would have to filter these too.
 
 use super::action::{Action, Verb};
 use super::caller::Caller;

@@ -1,7 +1,12 @@
 //! The command line as clap sees it; a command's flags and what it does are in the file with its name.
 //!
-//! It says what the other folders answer, and decides nothing itself. Below the commands: `target` (a running mirror,
-//! or its store), `flags`, `runtime`, `exit` (what is printed, and exit codes).
+//! It prints what the other folders answer, and decides nothing itself. Reading order: this file, the commands
+//! (`serve`, `check`, `verify`, `pins`), and below them `target` (a running mirror, or its store), `flags` (those that
+//! several commands have), `runtime`, `exit` (what is printed, and exit codes).
+//!
+//! A new command is a file here and a variant of `Command`. What it asks a running mirror is a value in `src/api/` and
+//! an answer in `src/server/admin/api.rs`; what it reads from a store that no mirror is running on is in
+//! `src/store/images/offline.rs`.
 
 mod check;
 mod exit;

@@ -4,12 +4,12 @@
 //! resolved ([`Config`]) consists of the components' own settings, and nothing in it is missing or wrong. Between them
 //! every value is read, and all mistakes are collected, not the first one returned.
 //!
-//! Reading order: this file, `upstreams`, `credentials` and `freshness` (from values to settings), `lookup`, `keys` (what
-//! can be configured), `file` and `environment` (where it is written), `written`, `value`, `url` and [`units`] (what a
-//! value can be), `mistake`.
+//! Reading order: this file, `upstreams`, `credentials` and `freshness` (from values to settings), `lookup`, `keys`
+//! (what can be configured), `file` and `environment` (where it is written), `written`, `value`, `url` and [`units`]
+//! (what a value can be), `mistake`.
 //!
-//! It opens no socket and creates no file; it only checks that files that are named exist. It never prints a secret, and
-//! every text that may be one is wiped from memory.
+//! It opens no socket and creates no file; it only checks that files that are named exist. It never prints a secret,
+//! and every text that may be one is wiped from memory.
 
 use std::path::Path;
 

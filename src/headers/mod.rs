@@ -1,8 +1,10 @@
-//! HTTP header values that need more than a string comparison, as types: one header to a file, each
-//! after its RFC.
+//! HTTP header values that need more than a string comparison, as types: one header to a file, each after its RFC.
 //!
-//! Nothing here does I/O, and nothing here may know of registries, digests, the store, upstreams or
-//! policy: a header's meaning is the same for every sender.
+//! Nothing here does I/O, and nothing here may know of registries, digests, the store, upstreams or policy: a header
+//! means the same for every sender.
+//!
+//! Reading order: [`range`] (parts of a body, asked for and stated), `multipart` (several of them), `etag`,
+//! [`challenge`] (`WWW-Authenticate`), `link` (the next page of a list), `cache_status` (where an answer came from).
 
 pub(crate) mod cache_status;
 pub mod challenge;

@@ -1,5 +1,8 @@
-//! How long a tag or a list may be served without asking upstream, and whether a pull may be spent on a newer one.
-//! Pure: time is an argument, the answer is a value.
+//! Decides what a stored tag or list may be used for. Fresh: it is served, and upstream is not asked. Stale: upstream
+//! is asked, and it is served if upstream has no answer. Expired: it is served only if upstream confirms it. Also
+//! decides whether a pull may be spent on a newer manifest.
+//!
+//! Pure: time is an argument, the answer is a value. `manifest/tag.rs` and `lists/mod.rs` do what is decided here.
 
 use std::time::Duration;
 

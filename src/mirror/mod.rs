@@ -3,8 +3,10 @@
 //! The only place that knows both. It decides; [`crate::store`] and [`crate::upstream`] do. It knows nothing of HTTP
 //! towards clients: answers and errors are values, and turning them into responses is the server's work.
 //!
-//! Reading order: this file (the parts), [`answer`] and [`site`] (the values), `once` (ask upstream once for all),
-//! [`freshness`] (may it be served; pure), [`manifest`], [`blob`] and [`lists`] (the decisions).
+//! Reading order: this file (the parts), [`answer`] and [`site`] (the values), `clock` (how old something is),
+//! [`freshness`] (fresh, stale or expired; pure), `once` (ask upstream once for all who want the same thing). Then the
+//! decisions: [`manifest`] (a tag that is stale, among others), [`blob`] (fills, and fetching ahead of them),
+//! [`lists`].
 
 mod answer;
 pub(crate) mod blob;

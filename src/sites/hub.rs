@@ -1,4 +1,5 @@
-//! Docker Hub: all that is special about it. The rest of the program knows registries.
+//! Docker Hub: all that is special about it, such as `nginx` for `library/nginx`. The rest of the program knows
+//! registries in general.
 
 use crate::oci::endpoint::{Endpoint, EndpointError};
 use crate::oci::name::Namespace;

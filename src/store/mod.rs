@@ -1,17 +1,18 @@
 //! The store: verified blobs and the records of manifests and tags, as plain files under one directory.
 //!
-//! It knows no HTTP and no registry; it is told digests, names and bytes. The file system is the database: a file that
-//! opens under its final name is stored, whatever memory thinks. What is in memory only serves to answer without the
-//! disk, to keep the used bytes under the limit and to choose what is evicted first.
+//! It knows no HTTP and no registry; its callers give it digests, names and bytes. The file system is the database: a
+//! file that opens under its final name is stored, whatever memory says. What is in memory only serves to answer
+//! without the disk, to keep the used bytes under the limit and to choose what is evicted first.
 //!
-//! Each part is a folder and a type with its own fields. Reading order, from the bottom up; a part uses those before it:
+//! Each part is a folder and a type with its own fields. Reading order, from the bottom up; a part uses those before
+//! it:
 //!
 //! - `key`: what is stored under one name.
-//! - [`disk`]: the directory, its lock, and a disk that fails.
+//! - [`disk`]: the directory, its lock, and a disk that fails or is full.
 //! - [`room`]: how much there is, reservations, eviction.
 //! - [`blobs`]: how a blob gets in and out. [`records`]: manifests, tags, lists, which blobs belong to a repository.
 //! - [`check`]: whether what is stored is still what it was.
-//! - [`images`]: what an image consists of, pins, a store at rest.
+//! - [`images`]: what an image consists of, pins, and a store that no mirror is running on.
 //!
 //! Where a lower part has something to tell a higher one, it calls a `hook`, which [`Store::open`] sets.
 

@@ -1,4 +1,6 @@
 //! What the configuration promises, seen from outside: text in; settings, or mistakes as they are printed, out.
+//!
+//! Reading order: `sources` (where a value comes from), `upstreams`, `refused` (what is refused, and in which words).
 
 use super::*;
 

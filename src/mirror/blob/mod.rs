@@ -4,8 +4,9 @@
 //! it, or upstream confirms it there. Otherwise a client that knows a digest could read a private repository's bytes
 //! through the name of a public one.
 //!
-//! Reading order: this file (what the answer is), `fill` (a blob on its way into the store), [`delivery`]
-//! (which bytes go to a client next, and from where), [`ahead`] (wait for a fill or fetch ahead of it; pure),
+//! It knows no sockets, no responses and no paths of files. Reading order: this file (what the answer is), `fill` (a
+//! blob on its way into the store), [`delivery`] (which bytes go to a client next, and from where; also what happens
+//! when the disk fails meanwhile), [`ahead`] (decides whether to wait for a fill or to fetch ahead of it; pure),
 //! [`passthrough`] (upstream's body for one client), [`source`] (one blob at its upstream).
 
 mod ahead;

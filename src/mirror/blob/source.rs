@@ -1,4 +1,4 @@
-//! One blob at its upstream: where its bytes can be had when the store has not got them.
+//! One blob at its upstream: where its bytes come from when the store does not have them.
 
 use std::sync::Arc;
 use std::time::Duration;

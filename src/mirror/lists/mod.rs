@@ -1,10 +1,10 @@
 //! Lists: tags and referrers, as fresh as tags are and served stale as tags are; the catalog; search.
 //!
-//! A list cannot be asked about without being fetched, so no cheap confirmation exists; a list that comes back as it
-//! was counts as confirmed.
+//! Upstream can confirm a list only by sending all of it, so there is no cheap question as there is for a tag. A list
+//! that comes back unchanged counts as confirmed.
 //!
-//! Reading order: this file (a list of a repository), [`tags`] and [`referrers`] (what to ask for one), [`search`],
-//! [`catalog`].
+//! It knows whole lists only: pages and filters for clients are the server's work. Reading order: this file (a list of
+//! a repository), [`tags`] and [`referrers`] (what to ask upstream for each), [`search`], [`catalog`].
 
 pub(super) mod catalog;
 mod referrers;

@@ -1,6 +1,7 @@
 //! Manifests: by digest, which never change, and by tag, which upstream can move.
 //!
-//! Reading order: [`digest`] (one manifest), [`tag`] (which manifest a tag is).
+//! It knows no HTTP, and nothing of what a manifest says but the blobs it names. Reading order: this file (which of the
+//! two), [`digest`] (one manifest), [`tag`] (which manifest a tag is, and when a stale tag is served).
 
 pub(crate) mod digest;
 pub(super) mod tag;

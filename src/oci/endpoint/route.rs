@@ -1,9 +1,7 @@
-//! Routes: an endpoint together with whatever the request says about which registry it is meant
-//! for.
+//! Routes: an endpoint, and what the request says about which registry it is meant for.
 //!
-//! Clients name the registry behind a mirror in three ways: containerd in the query
-//! (`?ns=quay.io`), dockerd in front of the path (`/quay.io/v2/...`), BuildKit and podman inside it
-//! (`/v2/quay.io/...`). Choosing between them is not done here.
+//! Clients name the registry behind a mirror in three ways: containerd in the query (`?ns=quay.io`), dockerd in front
+//! of the path (`/quay.io/v2/...`), BuildKit and podman inside it (`/v2/quay.io/...`). `sites` chooses between them.
 
 use super::super::name::{Namespace, Repository};
 use super::path::{components, endpoint};

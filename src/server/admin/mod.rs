@@ -1,6 +1,6 @@
 //! What operators and their tools ask for: metrics and health here, what the commands need in `api`.
 //!
-//! It knows no pulls: it reads figures, and changes pins.
+//! It serves no pulls: it reads figures, changes pins and checks the store. Reading order: this file, `api`.
 
 mod api;
 

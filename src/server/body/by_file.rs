@@ -1,7 +1,7 @@
-//! Which parts of a body can go out with `sendfile`, and their way into the page cache.
+//! Which parts of a body the kernel can send with `sendfile`, and how they get into the page cache first.
 //!
-//! `sendfile` waits for the disk where a page is not in the page cache, and all others on the same worker with
-//! it. So a part is looked at first, and read by a blocking thread if it is not there.
+//! Where a page is not in the page cache, `sendfile` waits for the disk, and so does every other connection of the same
+//! worker. So each part is looked at first; if it is not there, a blocking thread reads it.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,7 @@
-//! One connection: which HTTP it speaks, and the limits it is held to.
+//! One connection: which HTTP it speaks, and its time limits.
+//!
+//! It knows nothing of registries: it hands each request to a function and sends the response. Reading order: this
+//! file, `timed_stream` (clients that stop reading, or never begin to write), [`tls`].
 
 mod timed_stream;
 pub(crate) mod tls;

@@ -1,8 +1,8 @@
 //! Whether anything moves on a connection.
 //!
-//! Over HTTP/1.1 a client that stops reading lets writes wait, which the connection sees. Over HTTP/2 it
-//! closes its window instead: hyper then asks a body for nothing more, writes nothing, and goes on answering
-//! pings for ever. What tells is whether any body is asked for bytes.
+//! Over HTTP/1.1 a client that stops reading makes writes wait, which the connection sees. Over HTTP/2 it closes its
+//! window instead: hyper then asks a body for nothing more, writes nothing, and keeps answering pings. The only sign
+//! that it still reads is that a body is asked for bytes.
 //!
 //! A connection of any kind on which nothing moves can be closed when there are too many.
 

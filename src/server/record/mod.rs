@@ -1,4 +1,7 @@
 //! The record of a request: its line in the log, and what the metrics count of it.
+//!
+//! It decides nothing and changes no answer. Reading order: this file, `counters` (the metrics of requests, found
+//! once).
 
 mod counters;
 

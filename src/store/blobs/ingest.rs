@@ -1,8 +1,12 @@
 //! How a blob gets in: write and hash, verify, commit; or abort, by being dropped.
 //!
-//! The protocol is containerd's: write under a temporary name, check length and digest, fsync, rename,
-//! fsync the directory. Nothing has its final name before it was checked. Readers follow the growing
-//! file (see `reader`) and get its last chunk only once it was.
+//! The protocol is containerd's: write under a temporary name, check length and digest, fsync, rename, fsync the
+//! directory. Nothing has its final name before [`Ingest::verify`] has checked it. Readers follow the growing file (see
+//! `reader`) and get its last bytes only after that.
+//!
+//! When the disk fails or is full in the middle of a transfer, [`Ingest::append`] fails with [`IngestFailure::Disk`],
+//! and with [`IngestFailure::NoRoom`] when a blob of unknown size outgrows the store. The fill then gives up, nothing
+//! is kept, and readers hear why. Each body that was being sent continues from upstream: `mirror/blob/delivery.rs`.
 
 use std::fs::File;
 use std::io::{self, IoSlice};

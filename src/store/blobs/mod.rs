@@ -1,8 +1,8 @@
 //! How a blob gets in and out.
 //!
-//! Nothing has its final name before its digest was verified. It knows no manifests and no repositories. Reading order:
-//! [`partial`] (the file of a blob that is not whole), [`progress`], [`reader`] (how it gets out), [`ingest`] (how it
-//! gets in).
+//! A file gets its final name only after its length and its digest were checked, by [`ingest`]. It knows no manifests
+//! and no repositories. Reading order: this file (open a blob, begin one), [`partial`] (the file of a blob that is not
+//! whole), [`progress`], [`reader`] (how it gets out), [`ingest`] (how it gets in).
 
 pub(crate) mod ingest;
 pub(crate) mod partial;

@@ -1,7 +1,7 @@
 //! Reading again what is stored: does it still have its digest?
 //!
-//! For blocking threads. A check reads what no client asked for, so it leaves the page cache as it found it, give or
-//! take a piece: what clients use stays, what only the check brought in goes out again.
+//! For blocking threads. A check reads what no client asked for, so it leaves the page cache almost as it found it:
+//! what clients use stays, what only the check brought in goes out again.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut, Read};

@@ -1,7 +1,7 @@
-//! The directory of the store: where things are in it, whose it is, and whether it can be written to.
+//! The directory of the store: where things are in it, which process owns it, and whether it can be written to.
 //!
-//! It knows nothing of what the files hold nor of how much there may be. Reading order: [`layout`], [`lock`], [`files`],
-//! [`xattrs`], [`health`], [`blocking`].
+//! It knows nothing of what the files hold nor of how much there may be. Reading order: [`layout`], [`lock`],
+//! [`files`], [`xattrs`], [`health`], [`blocking`]; this file puts them together.
 //!
 //! A store that cannot be written to is no reason to refuse a pull: blobs pass through and what is stored is served. As
 //! long as writing fails, no request tries it; one thread does, and notices when it works again.

@@ -1,11 +1,11 @@
 //! Images: what each consists of, and those that are pinned, whose files are never evicted.
 //!
-//! A pin names an image, by tag or by digest. What that comes to is traced through the records that are stored, and
-//! traced again whenever a record of that repository is written, so that what arrives later is kept from the moment it
-//! arrives. A blob that is not stored is pinned all the same.
+//! A pin names an image, by tag or by digest. The stored records say which files that image consists of. They are
+//! looked at again whenever a record of its repository is written, so a file that arrives later is pinned from that
+//! moment on. An image can be pinned before anything of it is stored.
 //!
-//! It asks no upstream. Reading order: `trace` (what it consists of), `pin_file` (pins on
-//! disk), [`pins`] (pins in memory), this file (both together, and the index), [`offline`] (a store at rest).
+//! It asks no upstream. Reading order: `trace` (what an image consists of), `pin_file` (pins on disk), [`pins`] (pins
+//! in memory), this file (both together, and the index), [`offline`] (a store that no mirror is running on).
 
 pub(crate) mod offline;
 mod pin_file;

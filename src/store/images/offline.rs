@@ -1,7 +1,7 @@
-//! A store that no mirror is running on.
+//! A store that no mirror is running on, opened by a command.
 //!
-//! Held by its lock, so that none can start meanwhile. Nothing is counted, evicted or cleaned up: a command
-//! must not shrink a store because it was not told the size that the mirror is configured with.
+//! The command holds its lock, so that no mirror can start meanwhile. Nothing is counted, evicted or cleaned up: a
+//! command must not shrink a store because it was not told the size that the mirror is configured with.
 
 use std::fs::{self, File};
 use std::io;

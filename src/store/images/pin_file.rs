@@ -1,7 +1,7 @@
 //! The file of pins: one line for each pinned image.
 //!
-//! The line of a tag also has the digest that was last here under it: what is pinned stays, even when upstream drops the
-//! tag.
+//! The line of a tag also has the digest that was last here under it: what is pinned stays, even when upstream drops
+//! the tag.
 
 use std::fmt;
 use std::fs;

@@ -1,5 +1,5 @@
-//! What an image consists of, as far as the stored records say: the tag, an index, those of its manifests that are here,
-//! their blobs.
+//! What an image consists of, as far as the stored records say: the tag, an index, those manifests of the index that
+//! are stored, their blobs.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,6 +1,6 @@
-//! One kind of record: in memory while it is used, on disk always.
+//! One kind of record: in memory while it is used, on disk always. [`Durability`] says when it must be on disk.
 //!
-//! A record that cannot be read is a record that is not there: the mirror asks upstream again.
+//! A record that cannot be read counts as not stored: the mirror asks upstream again.
 
 use std::fs::{self, File};
 use std::hash::Hash;

@@ -1,8 +1,12 @@
 //! What is remembered of repositories: manifests, tags, what upstream listed, and which blobs are theirs.
 //!
-//! It knows the files of records and their keys, and neither what a manifest names nor when a tag is fresh. Reading
-//! order: [`document`] (one kind of record: memory, file, durability), then the kinds: [`manifests`], [`tags`],
-//! [`listings`]; `vouched` (which blobs belong to a repository), `catalog` (which repositories are here).
+//! It knows the files of records and their keys. It does not know what a manifest names, nor when a tag is fresh. Who
+//! puts a record says how durable it must be ([`Durability`]): what upstream still has is made durable after the
+//! answer; what exists nowhere else would be made durable before it.
+//!
+//! Reading order: this file, [`document`] (one kind of record: memory, file, durability), then the kinds:
+//! [`manifests`], [`tags`], [`listings`], with `unix_millis` (times in their files); `vouched` (which blobs belong to a
+//! repository), `catalog` (which repositories are here).
 
 mod catalog;
 pub(crate) mod document;

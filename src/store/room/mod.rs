@@ -1,8 +1,9 @@
 //! How much there is, and how room is made: what was used longest ago is evicted.
 //!
-//! It knows files by their keys and lengths, and nothing of what they hold. Reading order: [`index`] (what there is,
-//! by recency), `trash` (the thread that unlinks), this file (a file and its entry in the index change together),
-//! [`reserve`] (how room is promised), [`scan`] (how it is counted after a start), [`damage`].
+//! It knows files by their keys and lengths, and nothing of what they hold. Reading order: [`index`] (what there is, by
+//! recency), `entries` (what the index consists of), `trash` (the thread that unlinks), this file (a file and its entry
+//! in the index change together), [`reserve`] (how room is promised), [`scan`] (how it is counted after a start),
+//! [`damage`].
 
 pub(crate) mod damage;
 mod entries;

@@ -1,4 +1,5 @@
-//! What a response that is not a reply means: which error it is, in which words.
+//! What a response that is not a reply means: which error it is, in which words. A 429 is also noted, so that upstream
+//! is not asked again too soon.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

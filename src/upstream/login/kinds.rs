@@ -1,5 +1,5 @@
-//! The kinds of login, one variant each. A new kind is a variant, a file that obtains its credential, and its keys in
-//! the configuration.
+//! The kinds of login, one variant each. A new kind, such as that of ECR, is a variant here, a file in this folder that
+//! obtains its credential, and its keys in `src/config/credentials.rs`.
 
 use std::time::{Duration, Instant};
 

@@ -1,10 +1,11 @@
-//! When an upstream is not asked: because it fails, because it limits, because a quota is spent.
+//! When an upstream is not asked: because it fails, because it limits requests, because a quota is spent.
 //!
-//! Nothing here sends a request.
+//! Nothing here sends a request. The way of a 429: `asking/refusal.rs` reads it, `throttle` notes it, and `backoff`
+//! says for how long not to ask. What a client is told is the server's to say (`server/registry/problem.rs`).
 //!
-//! Reading order: `throttle` (the limits of one registry), [`quota`] (the pull quota of one account), `backoff` (how long
-//! a limit lasts; pure), `breaker` (a circuit with its metrics and log lines), `circuit` (an origin that fails; pure),
-//! `jitter`.
+//! Reading order: `throttle` (the limits of one registry), [`quota`] (the pull quota of one account), `backoff` (how
+//! long a limit lasts; pure), `breaker` (a circuit with its metrics and log lines), `circuit` (an origin that fails;
+//! pure), `jitter`.
 
 pub(super) mod backoff;
 pub(super) mod breaker;
