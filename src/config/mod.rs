@@ -60,8 +60,8 @@ pub(crate) struct Config {
 impl Config {
     /// Loads the configuration. What counts is, in this order: flag, environment, file, default.
     ///
-    /// The file is `path`, or the one that `PIERGLASS_CONFIG` names; without either there is no file. The error has every
-    /// mistake that can be found; if the file cannot be read, or is not TOML, only that.
+    /// The file is `path`, or the one that `PIERGLASS_CONFIG` names; without either there is no file. The error has
+    /// every mistake that can be found; if the file cannot be read, or is not TOML, only that.
     pub(crate) fn load(
         path: Option<&Path>,
         overrides: &Overrides,

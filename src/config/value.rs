@@ -13,7 +13,8 @@ use super::units::{self, UnitError};
 use crate::logging::{self, Format};
 use crate::secret::Secret;
 
-/// A value as written. A text may be a password, whatever its key, so each is a secret until it has been read. It has no `Debug`.
+/// A value as written. A text under any key may be a password, so each is a secret until it has been read. It has no
+/// `Debug`.
 pub(super) enum Value {
     /// From the environment, the command line or the table of defaults, where nothing has a type.
     Untyped(Secret),
@@ -273,7 +274,7 @@ pub(super) fn level(value: &Value) -> Result<String, Fault> {
     }
 }
 
-/// A written text as it is repeated in a message: escaped, so that it cannot pretend to be more than one line, and short.
+/// A written text as it is repeated in a message: short, and escaped, so that it cannot look like more than one line.
 pub(super) fn quoted(text: &str) -> String {
     const LONGEST: usize = 60;
     match text.char_indices().nth(LONGEST) {
@@ -282,7 +283,8 @@ pub(super) fn quoted(text: &str) -> String {
     }
 }
 
-/// What is wrong with a value of the wrong type. Says the types and not the value, which may be a secret in the wrong form.
+/// What is wrong with a value of the wrong type. Says the types and not the value, which may be a secret in the wrong
+/// form.
 pub(super) fn mistyped(value: &Value, expected: &str, right: impl Into<String>) -> Fault {
     let found = match value {
         Value::Untyped(_) | Value::Text(_) => "a text",

@@ -14,7 +14,7 @@ pub(super) struct WrittenValue {
     pub(super) location: Location,
 }
 
-/// All that was written, in whatever source.
+/// All that was written, in any source.
 #[derive(Default)]
 pub(super) struct Written {
     /// The tables that exist once, by name.

@@ -12,7 +12,7 @@ pub enum Challenge {
         /// and which changes nothing.
         realm: String,
     },
-    /// A token, to be had at `realm` (docker/distribution, "Token Authentication Specification";
+    /// A token, which `realm` gives out (docker/distribution, "Token Authentication Specification";
     /// RFC 6750 3).
     Bearer {
         /// The token server's URL.

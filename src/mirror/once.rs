@@ -40,8 +40,8 @@ where
         }
     }
 
-    /// Joins the question about `what` if it is under way, else starts it with `work`, which goes on if the client
-    /// leaves. The outcome is that of an answer which is new.
+    /// Joins the question about `what` if it is under way, else starts it with `work`, which continues if the
+    /// client leaves. The outcome is that of an answer which is new.
     pub(super) fn ask<F>(
         &self,
         context: &Context,

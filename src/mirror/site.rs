@@ -1,5 +1,5 @@
-//! A site of the mirror: an upstream and what applies to what comes from it. What a warm request needs is here, so
-//! that nothing is asked of the upstream's own code for it.
+//! A site of the mirror: an upstream and what applies to what comes from it. What a request that is
+//! answered from the store needs is here, so that it never calls the upstream's code.
 
 use std::sync::Arc;
 

@@ -11,8 +11,8 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 /// A digest of a registered algorithm, held as raw bytes.
 ///
-/// A store remembers a million of these: hence bytes and not hex, and hence a box around the rare
-/// long one, which keeps the common one at 40 bytes.
+/// A store remembers a million of these. So they are bytes and not hex, and the rare long one is in a
+/// box, which keeps the common one at 40 bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Digest {
     /// SHA-256, the usual one.

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-/// A code a client can act on: OCI distribution-spec, "Error Codes", and two that other registries
-/// sends besides.
+/// A code a client can act on: OCI distribution-spec, "Error Codes", and two more that other registries
+/// send.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum ErrorCode {
     /// The repository has no such blob.

@@ -1,7 +1,7 @@
 //! The server: connections from clients, their limits, and their end.
 //!
-//! The only place that knows hyper's server side. It knows nothing of registries: what to answer is
-//! [`registry`]'s to ask the mirror, and [`admin`]'s to tell operators.
+//! The only place that knows hyper's server side. It knows nothing of registries: [`registry`] asks the mirror what to
+//! answer to clients, [`admin`] answers operators.
 //!
 //! Reading order: this file (accept, drain), [`connection`] (HTTP/1.1 or 2, TLS, clients that stop reading),
 //! [`registry`] (one request and its answer), [`admin`] (what operators ask), [`body`] (from the store to the
@@ -175,7 +175,7 @@ impl Accepting {
     }
 }
 
-/// Waits until the connections have finished what they are at; false when `limit` came first.
+/// Waits until the connections have finished their requests; false when `limit` came first.
 pub(crate) async fn drain(graceful: Connections, limit: Duration) -> bool {
     tokio::time::timeout(limit, graceful.shutdown())
         .await

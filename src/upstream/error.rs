@@ -1,4 +1,4 @@
-//! Why an upstream did not give what it was asked for, by whose fault it is.
+//! Why an upstream did not give what it was asked for, sorted by whose fault it is.
 
 use std::sync::Arc;
 use std::time::Duration;

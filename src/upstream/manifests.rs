@@ -146,8 +146,8 @@ fn stated_digest(headers: &HeaderMap) -> Result<Option<Digest>, Error> {
         .ok_or_else(|| Error::wrong("upstream's Docker-Content-Digest is not a digest"))
 }
 
-/// The digest of the manifest: the one asked for, else the one stated, else computed. Refuses bytes that do not have the
-/// digest that was asked for or stated.
+/// The digest of the manifest: the one asked for, else the one stated, else computed. Refuses bytes that do not have
+/// the digest that was asked for or stated.
 fn verified_digest(
     bytes: &[u8],
     asked: Option<&Digest>,

@@ -4,8 +4,8 @@
 //! mirror: it returns a stream, a value or an [`Error`] that says whose fault it is.
 //!
 //! Reading order: this file (the questions that an upstream can be asked), then what each question is: `manifests`,
-//! `blobs`, `lists`, `search`, `probe`; `settings`; and down the arrows: `asking` (one question, however many tries it
-//! takes), `login` (as whom), `wire` (connections), `restraint` (when not to ask), `error`.
+//! `blobs`, `lists`, `search`, `probe`; `settings`; and what these use: `asking` (one question, with all its tries),
+//! `login` (as whom), `wire` (connections), `restraint` (when not to ask), `error`.
 
 mod asking;
 mod blobs;
@@ -145,7 +145,7 @@ impl Upstream {
         self.endpoints.distrust();
     }
 
-    /// The pull quota of each account, kept up to date for whoever reads it.
+    /// The pull quota of each account. Answers of upstream keep it up to date.
     pub(crate) fn pulls(&self) -> Vec<Pulls> {
         let accounts = self.endpoints.registry().accounts().iter();
         accounts.map(|account| account.quota().pulls()).collect()

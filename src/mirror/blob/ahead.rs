@@ -24,7 +24,7 @@ const SMALL: u64 = 2 * 1024 * 1024;
 const WINDOW: u64 = 2 * 1024 * 1024;
 /// The most requests at a time for one of a client.
 const TOGETHER: usize = 8;
-/// A fill this near is waited for however slow it is: a request of its own would take as long.
+/// A fill this near is waited for even if it is slow: a request of its own would take as long.
 const NEAR: u64 = 64 * 1024;
 /// How long a client waits that asked for little, and one that asked for much. The second will read what the fill
 /// brings for longer than that, and each byte fetched for it slows the fill down; but a connection without a byte for
@@ -79,7 +79,7 @@ pub(crate) fn together(
     all
 }
 
-/// When a fill that goes on as it did will have written `gap` more bytes; `None` if it has none yet.
+/// How long a fill at its present pace needs for `gap` more bytes; `None` if it has received none yet.
 fn arrival(pace: Pace, gap: u64) -> Option<Duration> {
     if pace.received == 0 {
         return None;

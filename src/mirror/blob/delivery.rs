@@ -35,7 +35,7 @@ pub(crate) enum Content {
     Passthrough(Box<Passthrough>),
 }
 
-/// A blob in the store, whole or growing, and where its bytes can be had if the store does not give them.
+/// A blob in the store, whole or growing, and where its bytes come from if the store does not give them.
 pub(crate) struct StoredBlob {
     store: Arc<Store>,
     reader: BlobReader,
@@ -73,7 +73,7 @@ impl StoredBlob {
         Delivery(Way::Stored(stored))
     }
 
-    /// Delivers pieces in this order. What a growing blob has not come to may be fetched ahead.
+    /// Delivers pieces in this order. What a growing blob does not have yet may be fetched ahead.
     pub(crate) fn pieces(self, pieces: VecDeque<Piece>) -> Delivery {
         Delivery(Way::Stored(FromStore::new(self, pieces)))
     }
@@ -81,7 +81,7 @@ impl StoredBlob {
 
 /// One piece of a body that is made of several.
 pub(crate) enum Piece {
-    /// Bytes at hand: the header of a part.
+    /// Bytes in memory: the header of a part.
     Bytes(Bytes),
     /// A part of the blob.
     Span(Span),

@@ -1,4 +1,4 @@
-//! Fills: blobs on their way from upstream into the store, one transfer of a blob however many clients read along.
+//! Fills: blobs on their way from upstream into the store. One transfer of a blob serves all clients that want it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -342,7 +342,7 @@ async fn copy(first: Bytes, mut body: Body, ingest: &mut Ingest) -> Result<(), I
     if !first.is_empty() {
         batch.push(first);
     }
-    // Known before all that came is written: what came before a break is kept, to go on from there.
+    // It can be known before all bytes are written: what arrived before a break is kept, to continue from there.
     let mut end = None;
     loop {
         if end.is_none() {

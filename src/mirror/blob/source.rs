@@ -17,7 +17,7 @@ use crate::upstream::{self, Body, FetchedBlob, Upstream};
 const ATTEMPTS: u32 = 4;
 /// What counts as getting ahead.
 const AHEAD: u64 = 1024 * 1024;
-/// How long to wait before the second attempt in a row to go on; each further wait is twice as long.
+/// How long to wait before the second attempt in a row to continue; each further wait is twice as long.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// One blob, under the name of a repository that has it.
@@ -97,7 +97,7 @@ pub(super) struct Perseverance {
 }
 
 impl Perseverance {
-    /// After a break at `position`: how long to wait before going on, or `None` to give up.
+    /// After a break at `position`: how long to wait before continuing, or `None` to give up.
     pub(super) fn after_break(&mut self, position: u64) -> Option<Duration> {
         self.attempt = if position >= self.reached.saturating_add(AHEAD) {
             1

@@ -131,7 +131,7 @@ impl Lists {
                 Ok(ListingAnswer::of(site, &known, Outcome::Stale))
             }
             Ok(listed) => answer(site, listed, outcome),
-            // The question goes on behind this answer.
+            // The question continues after this answer.
             Err(_) => Ok(ListingAnswer::of(site, &known, Outcome::Stale)),
         }
     }

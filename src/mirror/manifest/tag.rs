@@ -122,7 +122,7 @@ impl ByTag {
                     }
                     Ok(Ok(resolved)) if resolved.finding == Finding::Deferred => return Ok(stale),
                     Ok(resolved) => resolved,
-                    // The question goes on behind this answer.
+                    // The question continues after this answer.
                     Err(_) => return Ok(stale),
                 }
             }

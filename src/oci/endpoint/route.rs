@@ -82,8 +82,8 @@ fn parse_path(path: &str) -> Result<(Prefix, Endpoint), EndpointError> {
         .ok_or(EndpointError::NotFound)?;
     let bare = relative.strip_suffix('/');
     let (prefix, endpoint) = parse_components(&components(bare.unwrap_or(relative))?)?;
-    // These two are written with a slash at the end, though not by everybody; a slash after a tag
-    // or a digest is a mistake.
+    // These two are written with a slash at the end, though not by all clients; a slash after a tag or
+    // a digest is a mistake.
     if bare.is_some() && !matches!(endpoint, Endpoint::Base | Endpoint::Uploads { .. }) {
         return Err(EndpointError::NotFound);
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 const SMALL: usize = 64 * 1024;
 /// The same beside encryption and a write to the network: a tenth less CPU than with small ones.
 pub(crate) const LARGE: usize = 256 * 1024;
-/// Large buffers in use at a time; who comes then gets a small one. What slow clients hold has an end.
+/// Large buffers in use at a time; further bodies get small ones. So what slow clients hold is limited.
 const MOST_LARGE: usize = 64;
 /// Buffers of a kind that are kept for use again.
 const MOST_SPARE: usize = 32;

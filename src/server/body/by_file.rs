@@ -21,7 +21,7 @@ const SLICE: u64 = 2 * 1024 * 1024;
 /// Less than this is cheaper to copy.
 const LEAST: u64 = 64 * 1024;
 /// How far the places are apart that are looked at: what the kernel reads ahead by default. A page between two
-/// of them may be missing all the same; then the worker waits for that one read.
+/// of them may still be missing; then the worker waits for that one read.
 const LOOK_EVERY: u64 = 128 * 1024;
 
 /// A shorter body is copied: that costs little, and bytes that were copied can no longer change. The kernel sends pages

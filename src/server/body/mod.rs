@@ -1,8 +1,8 @@
 //! Bodies: what a delivery says, carried to the socket.
 //!
 //! What the page cache has is read where it is sent, into a buffer that is used again, or handed to the kernel as a
-//! part of a file; only what would make this thread wait for the disk goes to a blocking thread. Which bytes come next,
-//! and from where, is the mirror's to decide. A body that cannot be finished ends in an error, upon which hyper cuts
+//! part of a file; only what would make this thread wait for the disk goes to a blocking thread. The mirror
+//! decides which bytes come next, and from where. A body that cannot be finished ends in an error, and hyper then cuts
 //! the connection: a client must never take a torn body for a whole one.
 //!
 //! Reading order: this file, [`buffers`], `by_file` (which parts the kernel sends), [`sendfile`] (parts of files),
@@ -77,7 +77,7 @@ impl Body {
         Self::new(State::Done, Some(0))
     }
 
-    /// Bytes that are at hand.
+    /// Bytes that are in memory already.
     pub(crate) fn whole(bytes: Bytes) -> Self {
         let left = Some(bytes.len() as u64);
         Self::new(State::Whole(bytes), left)

@@ -3,7 +3,7 @@
 //! hyper queues the pieces of a body and hands their memory to `poll_write_vectored`. A [`FileSlice`] is such
 //! a piece, whose memory is one byte that stands for a part of a file: `Sendfile`, which is what hyper writes
 //! to, knows that byte by its address, has the kernel send the file instead, and says how much went out.
-//! hyper takes that many bytes off the slice, and goes on keeping lengths, keep-alive and pipelining.
+//! hyper takes that many bytes off the slice, so lengths, keep-alive and pipelining stay hyper's work.
 //!
 //! That hyper passes on a count larger than the memory it showed is not promised anywhere: `tests/it/sendfile`
 //! holds it. Should hyper begin to copy what it queues, a slice shows it the real bytes, read at that moment
@@ -140,7 +140,7 @@ impl Part {
         self.end.saturating_sub(self.position())
     }
 
-    /// Reads what is next, of which there must be some.
+    /// Reads what is next. The slice must not be at its end.
     pub(super) fn read(&self) -> io::Result<Vec<u8>> {
         let length = usize::try_from(self.left()).unwrap_or(COPY).min(COPY);
         let mut bytes = vec![0; length];

@@ -59,7 +59,7 @@ const H2_WINDOW: u32 = 65_535;
 /// Bytes that wait in the kernel for a client, beyond what is on its way to it.
 const UNSENT: u32 = 128 * 1024;
 
-/// What encryption adds to a large buffer: a header and a tag for each record of 16 KiB, amply.
+/// What encryption adds to a large buffer: a header and a tag for each record of 16 KiB; this is more than enough.
 const RECORDS: usize = 8 * 1024;
 
 /// One client's connection.
@@ -208,7 +208,7 @@ where
             .max_concurrent_streams(128)
             .max_header_list_size(MAX_HEADER as u32)
             .max_send_buf_size(MAX_HEADER)
-            // No request has a body that is read: what a client sends all the same waits in memory.
+            // No body of a request is ever read: if a client sends one, it waits in memory.
             .initial_stream_window_size(H2_WINDOW)
             .initial_connection_window_size(H2_WINDOW)
             .serve_connection(TokioIo::new(io), service);
@@ -234,7 +234,7 @@ async fn followed(
     })
 }
 
-/// What `work` comes to; `None` if the server stops before.
+/// The result of `work`; `None` if the server stops before.
 pub(super) async fn unless<T>(
     stopped: &mut watch::Receiver<()>,
     work: impl Future<Output = T>,

@@ -92,7 +92,7 @@ impl ConnectionLimit {
     }
 }
 
-/// Leave for one connection to be open; given back when dropped.
+/// The permit for one open connection; given back when dropped.
 pub(crate) struct ConnectionPermit {
     _of_all: Option<OwnedSemaphorePermit>,
     _of_share: Permit,

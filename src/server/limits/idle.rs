@@ -26,7 +26,7 @@ pub(super) struct OpenConnections {
     next: AtomicU64,
 }
 
-/// One connection, as those see it who look for room.
+/// One connection, as it is seen when room for another one is looked for.
 #[derive(Default)]
 pub(crate) struct OpenConnection {
     activity: Arc<Activity>,

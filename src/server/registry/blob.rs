@@ -172,7 +172,7 @@ impl BlobRequest<'_> {
         }
     }
 
-    /// Of a blob that is not kept every part is asked of upstream.
+    /// Upstream is asked for every part of a blob that is not stored.
     async fn of_passthrough(
         &self,
         size: Option<u64>,

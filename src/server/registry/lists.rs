@@ -60,7 +60,7 @@ impl ListRequest<'_> {
         Ok((response, outcome))
     }
 
-    /// `/v2/<name>/referrers/<digest>`: a list, empty or not, whatever upstream makes of the question.
+    /// `/v2/<name>/referrers/<digest>`: a list, empty or not, also if upstream does not know the question.
     pub(super) async fn referrers(
         &self,
         context: &Context,
@@ -105,7 +105,7 @@ impl ListRequest<'_> {
         Ok((response, Outcome::Hit))
     }
 
-    /// `/v1/_ping`: yes, a registry, and one that is not told apart from its index.
+    /// `/v1/_ping`: yes, this is a registry, and its index is the same server.
     pub(super) fn ping(&self) -> Answered {
         let body = json!({"standalone": true}).to_string().into();
         let mut response = respond::list(JSON, body, Outcome::Hit, None, None);

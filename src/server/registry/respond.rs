@@ -32,7 +32,7 @@ pub(super) fn new(status: StatusCode, cache_status: HeaderValue) -> Response<Bod
     response
 }
 
-/// `/v2/`: this is a registry, and anybody may come in.
+/// `/v2/`: this is a registry, and every client may use it.
 pub(super) fn base() -> Response<Body> {
     let body = Bytes::from_static(b"{}");
     list("application/json", body, Outcome::Hit, None, None)

@@ -69,7 +69,7 @@ impl Service {
         Response::from_parts(parts, body.with_record(record))
     }
 
-    /// What becomes known on the way is noted in `entry`.
+    /// Answers it, and notes in `entry` what it learns about the request.
     async fn respond(
         &self,
         request: &Request<Incoming>,
@@ -117,7 +117,7 @@ impl Service {
         Ok((Some(Arc::clone(selected.site)), selected.endpoint))
     }
 
-    /// Asks the mirror: for something of a site, or, without one, what there is of all sites.
+    /// Asks the mirror: for something of a site, or, without a site, for the catalog of all sites.
     async fn act(
         &self,
         request: &Request<Incoming>,

@@ -48,7 +48,7 @@ pub(crate) enum Event {
     End(Summary),
 }
 
-/// What a whole check came to.
+/// The result of a whole check.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Summary {
     /// Files that were read.
@@ -107,7 +107,7 @@ fn run_to_end(
 fn each(layout: &Layout, visit: &mut impl FnMut(StoreKey) -> ControlFlow<()>) -> ControlFlow<()> {
     let mut step = |step: Step<'_>| match step {
         Step::File(_, Found::Entry(key)) => visit(key),
-        // What vanishes meanwhile was evicted; what cannot be listed, the scan at the start has complained about.
+        // A file that vanishes meanwhile was evicted. What cannot be listed was logged by the scan at the start.
         _ => ControlFlow::Continue(()),
     };
     layout.walk(&layout.blobs(), &mut step)?;

@@ -47,7 +47,7 @@ pub(crate) enum Found {
     Foreign,
 }
 
-/// What a walk comes to, one after the other.
+/// What a walk finds, one after the other.
 pub(crate) enum Step<'a> {
     /// A directory. What is in it comes next.
     Directory,

@@ -135,8 +135,8 @@ fn write_version(layout: &Layout) -> Result<(), OpenError> {
     fs::write(&path, VERSION).map_err(OpenError::at(&path))
 }
 
-/// Whether the machine was not restarted since the store was last used. After a restart, what was not made durable may be
-/// there with its length and without its bytes, and parts of it would be served without a check.
+/// Whether the machine was not restarted since the store was last used. After a restart, what was not made durable may
+/// be there with its length and without its bytes, and parts of it would be served without a check.
 pub(crate) fn is_same_boot(layout: &Layout) -> bool {
     let known = fs::read_to_string(layout.boot()).ok();
     known.is_some() && known == boot()

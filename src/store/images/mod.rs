@@ -30,7 +30,7 @@ use trace::Trace;
 pub(crate) struct Images {
     room: Arc<Room>,
     records: Arc<Records>,
-    /// Held for whatever changes pins, their file and the index together; in blocking threads alone.
+    /// Held while pins, their file and the index change together; only in blocking threads.
     state: Mutex<PinState>,
 }
 

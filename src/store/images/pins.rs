@@ -16,7 +16,7 @@ use crate::oci::image::Image;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pinned {
     pub(crate) image: Image,
-    /// The manifest it comes to, if that is known.
+    /// The manifest that it names, if that is known.
     pub(crate) digest: Option<Digest>,
     /// Manifests and blobs that are stored.
     pub(crate) stored: usize,
@@ -152,7 +152,7 @@ fn pinned(layout: &Layout, image: &Image, trace: &Trace) -> Pinned {
         missing_bytes: 0,
     };
     for (key, size) in trace.needed() {
-        // Asked of the disk, which is the truth also while the store is still being counted.
+        // The disk is asked: it is right also while the store is still being counted.
         if layout.path(key).exists() {
             pinned.stored += 1;
             pinned.stored_bytes = pinned.stored_bytes.saturating_add(size);

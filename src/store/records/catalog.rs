@@ -9,7 +9,7 @@ use crate::store::key::StoreKey;
 
 /// The repositories of which a manifest is stored, in no order. For blocking threads.
 ///
-/// Asked of the disk, which is the truth also while the store is still being counted.
+/// The disk is asked: it is right also while the store is still being counted.
 pub(super) fn repositories(layout: &Layout) -> Vec<QualifiedName> {
     let mut found = Vec::new();
     walk(layout, &layout.records(), &mut found);

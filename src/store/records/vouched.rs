@@ -1,8 +1,8 @@
 //! Which blobs a repository vouches for: those its manifests name and those upstream confirmed.
 //!
-//! One list of digests a repository, appended to, a line each. Lists are small and not evicted; one that
-//! outgrew what is stored is shortened when it is read. A line that is torn or lost costs one question
-//! upstream.
+//! Each repository has one list of digests, one a line; new ones are appended. Lists are small and not evicted. A long
+//! one of which at least half is not stored is shortened when it is read. A line that is torn or lost costs one
+//! question to upstream.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -29,8 +29,8 @@ const SHORT: usize = 1024;
 pub(super) struct Vouched {
     lists: Cache<QualifiedName, Arc<VouchedList>>,
     room: Arc<Room>,
-    /// Held for whatever reads or writes a list's file together with what memory has of it, so that the two
-    /// never diverge. Taken in blocking threads alone.
+    /// Held while a list's file is read or written together with what memory has of it, so that the two never
+    /// differ. Taken only in blocking threads.
     files: Mutex<()>,
 }
 

@@ -1,4 +1,4 @@
-//! What can be wrong with a stored file, and how that came to light.
+//! What can be wrong with a stored file, and how that was found.
 
 use std::io;
 
@@ -25,7 +25,7 @@ impl std::fmt::Display for Damage {
     }
 }
 
-/// How damage came to light: a label of the metrics.
+/// How damage was found: a label of the metrics.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum FoundBy {
     /// A blob that was to be served has another length.
@@ -34,7 +34,7 @@ pub(crate) enum FoundBy {
     Read,
     /// The check behind the requests.
     Scrub,
-    /// The check that was ordered.
+    /// The check on demand: `verify`.
     Verify,
 }
 

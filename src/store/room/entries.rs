@@ -1,7 +1,7 @@
-//! The entries of the index: most by recency, the pinned ones apart from it.
+//! The entries of the index: most in the order of their last use, the pinned ones in no order.
 //!
-//! What is pinned is in no order, because it is never a victim: a search for one must not step over
-//! entries that it may not take, however many they are.
+//! Pinned entries are never evicted. Kept apart, they cost nothing when entries to evict are looked for, even if there
+//! are many.
 
 use std::collections::{HashMap, HashSet};
 

@@ -86,7 +86,7 @@ pub(crate) struct Index {
     max_size: u64,
     /// What an empty store takes.
     base: u64,
-    /// Rung when trash was unlinked or a reservation given back, and when the scan ends.
+    /// Notified when trash was unlinked or a reservation given back, and when the scan ends.
     freed: Notify,
 }
 
@@ -168,8 +168,8 @@ impl Index {
         let now = unix_seconds();
         let mut accounts = self.accounts();
         let Some(entry) = accounts.entries.get_mut(key) else {
-            // Before the scan came by: the disk is the truth, so it counts from now on.
-            // After it: an eviction has it in hand, and the open file can still be read to its end.
+            // Before the scan has found it: the disk is the truth, so it counts from now on.
+            // After it: the file is being evicted, and the open file can still be read to its end.
             if !accounts.scanned {
                 accounts.insert(key.clone(), IndexEntry::found(length, now));
             }

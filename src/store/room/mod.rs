@@ -183,8 +183,8 @@ impl Room {
         self.index.clear();
     }
 
-    /// Gives a finished file its final name and counts it in exchange for `reserved` bytes, of which `written` were used,
-    /// replacing what had that name before. Returns the directory it is in.
+    /// Gives a finished file its final name and counts it in exchange for `reserved` bytes, of which `written` were
+    /// used, replacing what had that name before. Returns the directory it is in.
     fn publish(
         &self,
         finished: &Path,

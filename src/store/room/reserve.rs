@@ -1,7 +1,7 @@
 //! How room is promised before the first byte is written.
 //!
-//! Evicting renames a file into `trash/`, which takes microseconds whatever its size. The promise waits until enough of
-//! the trash is unlinked.
+//! Evicting renames a file into `trash/`, which takes microseconds for a file of any size. The promise waits
+//! until enough of the trash is unlinked.
 
 use std::fs::File;
 use std::io;

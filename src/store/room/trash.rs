@@ -67,8 +67,8 @@ impl Trash {
     }
 }
 
-/// Does the work until the store is gone. What cannot be unlinked still takes its room, so it stays counted and is tried
-/// again.
+/// Does the work until the store is gone. What cannot be unlinked still takes its room, so it stays counted and is
+/// tried again.
 fn empty(jobs: &mpsc::Receiver<Job>) {
     let mut stuck = Vec::new();
     loop {

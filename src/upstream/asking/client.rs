@@ -1,4 +1,4 @@
-//! One endpoint: a question is asked as an account that may ask, with a token, again where that helps, within a time
+//! One endpoint: asks it a question as an account that may ask, with a token, again where that helps, and within a time
 //! limit.
 
 use std::sync::Arc;
@@ -293,7 +293,7 @@ impl Client {
             .strike(limit, told, account.name(), account.quota())
     }
 
-    /// Until when an answer is waited for that is asked for now.
+    /// Until when the answer to a question that is asked now is waited for.
     pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.transport.http().header_limit()
     }

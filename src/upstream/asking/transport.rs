@@ -1,4 +1,4 @@
-//! Sends a question to one origin and follows its redirects, with whatever authorization it is given.
+//! Sends a question to one origin and follows its redirects, with the authorization that its caller gives.
 
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,7 @@ impl Transport {
     }
 
     /// Sends the question to `uri` and follows redirects; returns where it ended. The authorization is sent to the
-    /// origin of `uri` alone: elsewhere it would be a leak, and S3 refuses it besides a signed URL.
+    /// origin of `uri` alone: elsewhere it would be a leak, and S3 refuses a request that has both it and a signed URL.
     pub(super) async fn send(
         &self,
         question: &Question,

@@ -63,8 +63,8 @@ impl Account {
     }
 }
 
-/// The accounts that may ask about `repository`: those whose quota is not spent, if the request counts as a pull; and of
-/// them those that were not refused lately, unless all were.
+/// The accounts that may ask about `repository`: those whose quota is not spent, if the request counts as a pull; and
+/// of them those that were not refused lately, unless all were.
 pub(crate) fn who_may<'a>(
     accounts: &'a [Account],
     spends_pull: bool,

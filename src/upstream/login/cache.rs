@@ -129,7 +129,7 @@ mod tests {
         assert!(cache.credential().await.unwrap().is_none());
     }
 
-    /// The password is in a pipe without a writer: the runtime goes on, and all requests share one reading.
+    /// The password is in a pipe without a writer: the runtime keeps working, and all requests share one reading.
     #[tokio::test]
     async fn a_file_that_hangs_blocks_no_worker() {
         let directory = tempfile::tempdir().unwrap();

@@ -60,7 +60,8 @@ impl Realm {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TokenId {
-    /// Whether it is for the upstream itself and not for a host that it redirects to: only then the credential is shown.
+    /// Whether it is for the upstream itself and not for a host that it redirects to: only the upstream itself is shown
+    /// the credential.
     for_upstream: bool,
     realm: Arc<Realm>,
     scope: Option<String>,

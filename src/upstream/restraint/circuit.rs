@@ -4,8 +4,8 @@
 //! Closed: every request may be sent. After failures in a row it opens: no request is sent, for a short time that grows
 //! with every further failure. Then it is half open: one request is sent, and its answer decides.
 //!
-//! A question that is answered with 5xx, or with a broken connection, counts once, however often it is repeated: one
-//! broken blob must not shut out a whole registry.
+//! A question that is answered with 5xx, or with a broken connection, counts once, even if it is repeated: one broken
+//! blob must not shut out a whole registry.
 
 use std::time::{Duration, Instant};
 
@@ -315,7 +315,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens: never two probes at a time, never shut for longer than half a minute, and a success
+        /// In any order of events: never two probes at a time, never shut for longer than half a minute, and a success
         /// opens the door for all.
         #[test]
         fn it_never_stays_shut(steps in prop::collection::vec((0..5_u8, 0..3_u64, 0..5000_u64, 0.0..1.0_f64), 0..200)) {

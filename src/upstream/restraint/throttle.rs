@@ -1,4 +1,4 @@
-//! The limits of one registry at work: noted when it answers 429, lifted when it answers, seen in metrics and log.
+//! The limits of one registry: noted when it answers 429, lifted when it answers again, shown in metrics and log.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
