@@ -237,12 +237,7 @@ impl ByTag {
                 record_of(&manifest)
             }
         };
-        let record = self
-            .store
-            .records()
-            .put_tag(name, tag, record, Durability::Behind)
-            .await
-            .value;
+        let record = self.keep(name, tag, record).await;
         Ok(Resolved::of(record, Finding::New))
     }
 
@@ -294,13 +289,15 @@ impl ByTag {
             checked_at: SystemTime::now(),
             ..known.clone()
         };
-        let record = self
-            .store
-            .records()
-            .put_tag(name, tag, record, Durability::Behind)
-            .await
-            .value;
+        let record = self.keep(name, tag, record).await;
         Resolved::of(record, Finding::Confirmed)
+    }
+
+    /// Keeps what a tag points to now. Upstream still has it, so the answer waits for no disk.
+    async fn keep(&self, name: &QualifiedName, tag: &Tag, record: TagRecord) -> Arc<TagRecord> {
+        let records = self.store.records();
+        let put = records.put_tag(name, tag, record, Durability::Behind);
+        put.await.value
     }
 
     /// Answers with what a record points to, fetching the bytes if they are wanted and not stored.

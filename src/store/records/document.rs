@@ -7,7 +7,7 @@ use std::hash::Hash;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use moka::sync::Cache;
@@ -18,6 +18,7 @@ use crate::store::disk::blocking::{run, try_run};
 use crate::store::key::StoreKey;
 use crate::store::room::Room;
 use crate::store::room::damage::FoundBy;
+use crate::store::room::index::seconds_now;
 use crate::store::room::reserve::Reservation;
 
 /// A record that says what it said before is written to disk at most this often.
@@ -100,7 +101,7 @@ impl<D> Remembered<D> {
     }
 
     fn used(&self, room: &Room) -> Arc<D> {
-        let now = unix_seconds();
+        let now = seconds_now();
         if now.saturating_sub(self.promoted.load(Ordering::Relaxed)) >= PROMOTE_EVERY {
             self.promoted.store(now, Ordering::Relaxed);
             room.index().promote(&self.key);
@@ -287,13 +288,6 @@ pub(super) fn split_header<H: DeserializeOwned>(mut file: Vec<u8>) -> Option<(H,
     let newline = file.iter().position(|byte| *byte == b'\n')?;
     let header = serde_json::from_slice(file.get(..newline)?).ok()?;
     Some((header, Bytes::from(file.split_off(newline + 1))))
-}
-
-fn unix_seconds() -> u32 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

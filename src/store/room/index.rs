@@ -4,10 +4,11 @@
 //! larger), it may refuse the newest, and it knows no reservations.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
+use crate::store::disk::xattrs::unix_seconds;
 use crate::store::key::StoreKey;
 
 use super::entries::{Entries, IndexEntry};
@@ -165,7 +166,7 @@ impl Index {
 
     /// Marks an entry as used now. Its file was found `length` bytes long.
     pub(crate) fn touch(&self, key: &StoreKey, length: u64) -> Touched {
-        let now = unix_seconds();
+        let now = seconds_now();
         let mut accounts = self.accounts();
         let Some(entry) = accounts.entries.get_mut(key) else {
             // Before the scan has found it: the disk is the truth, so it counts from now on.
@@ -206,7 +207,7 @@ impl Index {
     pub(super) fn commit(&self, key: StoreKey, length: u64, reserved: u64, written: u64) {
         let mut accounts = self.accounts();
         accounts.release(reserved, written);
-        accounts.insert(key, IndexEntry::committed(length, unix_seconds()));
+        accounts.insert(key, IndexEntry::committed(length, seconds_now()));
         drop(accounts);
         self.freed.notify_waiters();
     }
@@ -385,11 +386,9 @@ pub(crate) fn cost(length: u64) -> u64 {
 /// What an empty directory costs.
 pub(crate) const DIRECTORY: u64 = BLOCK;
 
-fn unix_seconds() -> u32 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
+/// Seconds of the Unix epoch, in as few bytes as a million entries should hold.
+pub(in crate::store) fn seconds_now() -> u32 {
+    u32::try_from(unix_seconds(SystemTime::now())).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
