@@ -44,7 +44,7 @@ impl std::fmt::Display for SelectError {
         match self {
             Self::UnknownNamespace(namespace) => write!(
                 f,
-                "this mirror has no upstream {namespace}; it is configured as [upstream.\"{namespace}\"]"
+                "this mirror has no upstream {namespace}; to have it, add [upstream.\"{namespace}\"] to the configuration"
             ),
             Self::NoDefault => f.write_str(
                 "this mirror has no default upstream; write the registry in front of the repository",
