@@ -52,6 +52,29 @@ fn prometheus_understands_its_files() {
     }
 }
 
+/// `PierglassWrongContent` fired a quarter of an hour after each gap in scraping, and `PierglassUpstreamDown` until the
+/// next pull, long after an outage.
+#[test]
+fn every_alert_fires_and_stays_silent_through_a_restart() {
+    let output = programs::run("promtool", "prometheus", |command| {
+        command
+            .args(["test", "rules", "alerts_test.yml"])
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus"));
+    });
+    assert!(output.status.success(), "{}", text(&output));
+    let rules = include_str!("../../deploy/prometheus/alerts.yml");
+    let tests = include_str!("../../deploy/prometheus/alerts_test.yml");
+    let alerts = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let fires = |alert: &str| {
+        let expected = format!("alertname: {alert}\n        exp_alerts:\n          - exp_labels");
+        tests.contains(&expected)
+    };
+    let never: Vec<_> = alerts.filter(|alert| !fires(alert)).collect();
+    assert_eq!(never, Vec::<&str>::new(), "no test in which it fires");
+}
+
 /// A rule over a metric that does not exist never fires, and no operator would notice.
 #[test]
 fn alerts_are_about_metrics_that_exist() {
