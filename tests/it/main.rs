@@ -15,6 +15,7 @@
 //! - `catalog`: the list of what is stored
 //! - `search`: a search
 //! - `ownership`: one blob and two repositories
+//! - `sharing`: one transfer for several repositories, and one that must not concern the others
 //! - `routing`: which registry a request means, and requests that mean none
 //! - `ranges`: a part of a blob or several
 //! - `sendfile`: a body large enough for `sendfile`
@@ -105,6 +106,7 @@ mod routing;
 mod scrub;
 mod search;
 mod sendfile;
+mod sharing;
 mod shutdown;
 mod tags;
 mod tags_list;

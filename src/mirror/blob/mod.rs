@@ -4,15 +4,18 @@
 //! it, or upstream confirms it there. Otherwise a client that knows a digest could read a private repository's bytes
 //! through the name of a public one.
 //!
-//! It knows no sockets, no responses and no paths of files. Reading order: this file (what the answer is), `fill` (a
-//! blob on its way into the store), [`delivery`] (which bytes go to a client next, and from where; also what happens
+//! It knows no sockets, no responses and no paths of files. Reading order: this file (what the answer is), `opening`
+//! (asking upstream under one repository), `fill` (a blob on its way into the store, for all repositories that have it),
+//! `receive` (how it comes), [`delivery`] (which bytes go to a client next, and from where; also what happens
 //! when the disk fails meanwhile), [`ahead`] (decides whether to wait for a fill or to fetch ahead of it; pure),
 //! [`passthrough`] (upstream's body for one client), [`source`] (one blob at its upstream).
 
 mod ahead;
 pub(crate) mod delivery;
 mod fill;
+mod opening;
 mod passthrough;
+mod receive;
 mod source;
 
 use std::ops::Range;
@@ -29,7 +32,8 @@ use super::answer::{Error, Outcome, Want};
 use super::once::{Once, Refusals};
 use super::site::{Context, Site};
 use delivery::{Content, Delivery, StoredBlob};
-use fill::{Fills, Landed};
+use fill::{Fill, Fills, Landed};
+use opening::{Joined, Openings};
 use passthrough::{Passthrough, compare};
 use source::Source;
 
@@ -50,6 +54,7 @@ pub(crate) struct Blobs {
     store: Arc<Store>,
     metrics: Arc<Metrics>,
     fills: Arc<Fills>,
+    openings: Arc<Openings>,
     /// What upstream says it has no blob of.
     refusals: Refusals,
     /// Questions whether a repository has a blob, with the blob's size.
@@ -59,10 +64,12 @@ pub(crate) struct Blobs {
 impl Blobs {
     pub(super) fn new(store: &Arc<Store>, metrics: &Arc<Metrics>) -> Arc<Self> {
         let refusals = Refusals::default();
+        let fills = Fills::new(store, metrics);
         Arc::new(Self {
             store: Arc::clone(store),
             metrics: Arc::clone(metrics),
-            fills: Fills::new(store, metrics, &refusals),
+            openings: Openings::new(store, metrics, &refusals, &fills),
+            fills,
             checks: Once::new(&refusals),
             refusals,
         })
@@ -148,27 +155,34 @@ impl Blobs {
         digest: &Digest,
     ) -> Result<Option<BlobAnswer>, Error> {
         self.refusals.check(name, digest).map_err(blob_error)?;
-        let joined = self.fills.join(context, name, digest).await;
-        let (fill, outcome) = joined.map_err(Error::OverShare)?;
-        let Ok(fill) = fill.value().await else {
-            return Ok(None);
+        let (landed, outcome) = match self.fills.find(&context.site, digest) {
+            Some(landing) => match landing.value().await {
+                Ok(Landed::Growing(fill)) => {
+                    self.check_may_join(context, name, digest, &fill).await?;
+                    (Landed::Growing(fill), Outcome::Joined)
+                }
+                Ok(Landed::NoRoom(_)) | Err(_) => return Ok(None),
+            },
+            None => {
+                let asked = self.openings.join(context, name, digest).await;
+                let (opening, outcome) = asked.map_err(Error::OverShare)?;
+                match opening.value().await {
+                    Ok(Ok(Joined { landed, as_joiner })) => {
+                        let outcome = if as_joiner { Outcome::Joined } else { outcome };
+                        (landed, outcome)
+                    }
+                    Ok(Err(error)) => return Err(blob_error(error)),
+                    Err(_) => return Ok(None),
+                }
+            }
         };
-        let asked_as_this = fill.name == *name;
-        let growing = match fill.landed {
-            Ok(Landed::Growing(growing)) => growing,
-            Ok(Landed::NoRoom(open_body)) => {
-                // A body that is open under another name says nothing about this one.
-                let fetched = asked_as_this.then(|| open_body.take()).flatten();
-                let answer = self.pass_through(&context.site, name, digest, fetched);
+        let growing = match landed {
+            Landed::Growing(fill) => fill.growing,
+            Landed::NoRoom(open_body) => {
+                let answer = self.pass_through(&context.site, name, digest, open_body.take());
                 return answer.await.map(Some);
             }
-            Err(error) if asked_as_this => return Err(blob_error(error)),
-            // It failed for another repository, which says nothing about this one.
-            Err(_) => return Ok(None),
         };
-        if !asked_as_this {
-            self.check_belongs(context, name, digest).await?;
-        }
         if growing.size() == Some(0) {
             // There is no last chunk to hold back: nothing may be said before it is verified.
             growing.reader().wait(0).await;
@@ -182,6 +196,21 @@ impl Blobs {
             content: Some(self.stored(&context.site, name, digest, reader)),
             outcome,
         }))
+    }
+
+    /// Makes sure that the repository may read along with a fill that another one has started.
+    async fn check_may_join(
+        self: &Arc<Self>,
+        context: &Context,
+        name: &QualifiedName,
+        digest: &Digest,
+        fill: &Fill,
+    ) -> Result<(), Error> {
+        if !fill.is_proven(name) {
+            self.check_belongs(context, name, digest).await?;
+            fill.prove(name);
+        }
+        Ok(())
     }
 
     /// Passes upstream's body through to one client: `fetched` if that is open already.
@@ -218,10 +247,11 @@ impl Blobs {
         digest: &Digest,
     ) -> Result<BlobAnswer, Error> {
         let (mut size, mut outcome) = (None, Outcome::Joined);
-        if let Some(fill) = self.fills.find(&context.site, digest)
-            && self.store.records().vouches(name, digest).await
+        if let Some(landing) = self.fills.find(&context.site, digest)
+            && let Ok(Landed::Growing(fill)) = landing.value().await
+            && (fill.is_proven(name) || self.store.records().vouches(name, digest).await)
         {
-            size = fill.value().await.ok().and_then(|fill| fill.size());
+            size = fill.growing.size();
         }
         if size.is_none() {
             (size, outcome) = self.ask(context, name, digest).await?;

@@ -104,11 +104,26 @@ impl Blobs {
         Ingest::begin(&self.room, id, size, partial).await
     }
 
+    /// How much of a blob an earlier transfer from the same upstream left: what [`Blobs::partial`] would begin with.
+    pub(crate) async fn begun(&self, namespace: &Namespace, digest: &Digest) -> Option<u64> {
+        let room = Arc::clone(&self.room);
+        let id = Arc::new((namespace.clone(), digest.clone()));
+        run(move || Partial::begins(&room, &id)).await?
+    }
+
     /// The beginning of a blob that an earlier transfer from the same upstream left, to be continued.
     pub(crate) async fn partial(&self, namespace: &Namespace, digest: &Digest) -> Option<Partial> {
         let room = Arc::clone(&self.room);
         let id = Arc::new((namespace.clone(), digest.clone()));
         run(move || Partial::take(&room, &id)).await?
+    }
+
+    /// Drops the beginning that an earlier transfer left: the blob came without it.
+    pub(crate) async fn drop_partial(&self, namespace: &Namespace, digest: &Digest) {
+        let (room, key) = (Arc::clone(&self.room), StoreKey::partial(namespace, digest));
+        if room.index().contains(&key) {
+            run(move || room.discard(&key)).await;
+        }
     }
 
     /// Drops a stored blob whose file cannot be read to its end, unless it was replaced since.

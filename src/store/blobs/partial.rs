@@ -72,6 +72,15 @@ impl Partial {
         try_run(create).await
     }
 
+    /// How much [`Partial::take`] would find. For blocking threads.
+    pub(super) fn begins(room: &Room, id: &PartialId) -> Option<u64> {
+        let path = room
+            .disk()
+            .layout()
+            .path(&StoreKey::Partial(Arc::clone(id)));
+        worth_continuing(fs::metadata(path).ok()?.len())
+    }
+
     /// The beginning of a blob that an earlier transfer from the same upstream left. For blocking threads.
     pub(super) fn take(room: &Arc<Room>, id: &PartialId) -> Option<Self> {
         let path = temporary(room, id);
@@ -89,11 +98,11 @@ impl Partial {
         };
         let mut partial = Self::new(Arc::clone(room), Arc::clone(id), file, path, reservation);
         let length = partial.file.metadata().ok()?.len();
-        let cut = length.saturating_sub(1) / CUT * CUT;
-        if cut < WORTH_KEEPING || partial.file.set_len(cut).is_err() {
+        let cut = worth_continuing(length).filter(|cut| partial.file.set_len(*cut).is_ok());
+        let Some(cut) = cut else {
             partial.is_worthless();
             return None;
-        }
+        };
         partial.reservation = Some(Reservation::of_file(room, cost(cut)));
         partial.wrote(cut);
         Some(partial)
@@ -182,14 +191,8 @@ impl Partial {
         self.worthless = true;
     }
 
-    /// Removes it: it is no beginning of the blob.
-    pub(crate) async fn remove(mut self) {
-        self.is_worthless();
-        self.put_away().await;
-    }
-
     /// Puts it away now, where the next transfer finds it, instead of some time after it is dropped.
-    pub(crate) async fn put_away(mut self) {
+    pub(super) async fn put_away(mut self) {
         if let Some(away) = self.taken_away() {
             run(move || away.put_away()).await;
         }
@@ -253,6 +256,12 @@ impl PutAway {
             room.unlink(path, || {});
         }
     }
+}
+
+/// How much of a beginning of that length is continued, if it is worth that.
+fn worth_continuing(length: u64) -> Option<u64> {
+    let cut = length.saturating_sub(1) / CUT * CUT;
+    (cut >= WORTH_KEEPING).then_some(cut)
 }
 
 /// Where a blob is written until it has its name.

@@ -71,7 +71,10 @@ pub const INSIDE: &[(&str, &str)] = &[
         "mirror",
         "lists manifest blob once site answer clock freshness",
     ),
-    ("mirror/blob", "delivery fill passthrough ahead source"),
+    (
+        "mirror/blob",
+        "delivery opening fill receive passthrough ahead source",
+    ),
     ("mirror/lists", "catalog referrers search tags"),
     ("mirror/manifest", "tag digest"),
     ("oci", "image endpoint referrers manifest name digest error"),
