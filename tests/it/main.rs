@@ -31,6 +31,7 @@
 //! - `partials`: the mirror is killed or upstream is away, and what has arrived of a blob must be used
 //! - `limits`: the store is full, or a blob does not fit
 //! - `pins`: what is pinned is never evicted
+//! - `store_directory`: a directory that is no store, and other users of the machine
 //! - `old_store`: a store that an earlier version wrote
 //! - `damage`: a file of the store is damaged, and a client asks for it
 //! - `scrub`: a file of the store is damaged, and no client asks for it
@@ -108,6 +109,7 @@ mod search;
 mod sendfile;
 mod sharing;
 mod shutdown;
+mod store_directory;
 mod tags;
 mod tags_list;
 mod trouble;

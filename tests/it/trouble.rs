@@ -148,7 +148,7 @@ async fn a_store_removed_under_the_mirror_is_created_again_and_logged_once() {
     assert_eq!(mirror.metric("pierglass_store_blobs", &[]).await, Some(2.0));
     let bytes = mirror.metric("pierglass_store_bytes", &[]).await.unwrap() as u64;
     assert!(bytes >= mirror.du() && bytes < 3 * MIB, "{bytes}");
-    let told = mirror.output().matches("begun anew").count();
+    let told = mirror.output().matches("begun again").count();
     assert_eq!(told, 1, "{}", mirror.output());
     let ready = client::get(&format!("{}/readyz", mirror.admin_url()), &[]).await;
     assert_eq!(ready.unwrap().text(), "ready\n");

@@ -20,6 +20,7 @@ use crate::oci::digest::Digest;
 use crate::oci::name::Namespace;
 
 use crate::store::disk::blocking::{run, try_run};
+use crate::store::disk::files::{create_directory, options};
 use crate::store::disk::layout::Layout;
 use crate::store::key::StoreKey;
 use crate::store::room::Room;
@@ -87,7 +88,7 @@ impl Partial {
         room.take_out(&StoreKey::Partial(Arc::clone(id)), &path)
             .ok()?;
         let reservation = Reservation::of_file(room, 0);
-        let file = match File::options().read(true).write(true).open(&path) {
+        let file = match options().read(true).write(true).open(&path) {
             Ok(file) => file,
             Err(error) => {
                 let disk = room.disk();
@@ -283,7 +284,7 @@ pub(crate) fn keep_leftovers(layout: &Layout, leftovers: Vec<PathBuf>) -> Vec<Pa
 }
 
 fn keep_leftover(layout: &Layout, path: &Path, key: &StoreKey) -> io::Result<()> {
-    let file = File::options().write(true).open(path)?;
+    let file = options().write(true).open(path)?;
     let length = file.metadata()?.len();
     let target = layout.path(key);
     let other = fs::metadata(&target).map_or(0, |other| other.len());
@@ -292,8 +293,8 @@ fn keep_leftover(layout: &Layout, path: &Path, key: &StoreKey) -> io::Result<()>
     }
     // Gives back what was allocated past its end.
     file.set_len(length)?;
-    if let Some(parent) = target.parent() {
-        fs::create_dir_all(parent)?;
+    if let Some(parent) = target.parent().filter(|parent| !parent.is_dir()) {
+        create_directory(parent)?;
     }
     fs::rename(path, &target)
 }
@@ -301,7 +302,7 @@ fn keep_leftover(layout: &Layout, path: &Path, key: &StoreKey) -> io::Result<()>
 /// Removes all partials: the machine was restarted since they were written.
 pub(crate) fn drop_all(layout: &Layout) {
     let dropped =
-        fs::remove_dir_all(layout.partials()).and_then(|()| fs::create_dir(layout.partials()));
+        fs::remove_dir_all(layout.partials()).and_then(|()| create_directory(&layout.partials()));
     if let Err(error) = dropped {
         tracing::warn!(%error, "cannot drop the partial transfers of an earlier run of this machine");
     }

@@ -1,13 +1,43 @@
-//! Reading and replacing files.
+//! Creating, reading and replacing files. What is created belongs to the user of this program alone, whatever the umask:
+//! it can be a private image. No link is followed at a name that is known beforehand, because who may write to the
+//! directory could have put it there.
 
-use std::fs::{self, File};
-use std::io::{self, IoSliceMut, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, IoSliceMut, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fs::OFlags;
 use rustix::io::{Errno, ReadWriteFlags};
+
+/// How to open a file of the store.
+pub(crate) fn options() -> OpenOptions {
+    let mut options = File::options();
+    let no_link = OFlags::NOFOLLOW.bits().cast_signed();
+    options.mode(0o600).custom_flags(no_link);
+    options
+}
+
+/// Creates a directory of the store; one that exists is an error.
+pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
+}
+
+/// Reads a file of the store.
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    options().read(true).open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Writes a file of the store in place.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = options();
+    options.create(true).truncate(true).write(true);
+    options.open(path)?.write_all(bytes)
+}
 
 /// Reads from the page cache of one file system, and remembers whether that file system can.
 #[derive(Clone, Default)]
@@ -63,7 +93,10 @@ pub(crate) fn is_at(file: &File, path: &Path) -> bool {
 
 /// Replaces the file at `path`, durably, by way of `temporary`.
 pub(crate) fn replace(path: &Path, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
-    let written = File::create(temporary)
+    let mut options = options();
+    options.create(true).truncate(true).write(true);
+    let written = options
+        .open(temporary)
         .and_then(|mut file| {
             file.write_all(bytes)?;
             file.sync_all()

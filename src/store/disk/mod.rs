@@ -24,10 +24,10 @@ use std::time::Duration;
 use crate::metrics::Metrics;
 use crate::store::hook::Hook;
 
-use files::CachedReads;
+use files::{CachedReads, create_directory, options};
 use health::{Cause, DiskTrouble, Health};
 use layout::Layout;
-use lock::OpenError;
+use lock::{Lock, OpenError};
 
 /// How long to wait before the disk is tried again; doubled up to the second of these.
 const TRY_AFTER: Duration = Duration::from_millis(500);
@@ -47,9 +47,8 @@ pub(crate) struct Disk {
     health: Health,
     cached_reads: CachedReads,
     metrics: Arc<Metrics>,
-    /// The lock on the directory, for the life of the store. Replaced when the directory was removed and is created
-    /// again, and held meanwhile.
-    lock: Mutex<File>,
+    /// For the life of the store. Renewed when the directory was removed and is created again, and held meanwhile.
+    lock: Mutex<Lock>,
     /// Called when the directories were created again: what was counted is gone.
     pub(crate) restored: Hook<()>,
 }
@@ -62,10 +61,8 @@ impl Disk {
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, OpenError> {
         let layout = Layout::new(root);
-        for directory in layout.top_directories() {
-            fs::create_dir_all(&directory).map_err(OpenError::at(&directory))?;
-        }
-        let lock = lock::claim(&layout)?;
+        let lock = Lock::claim(&layout)?;
+        create_top_directories(&layout).map_err(OpenError::at(layout.root()))?;
         Ok(Arc::new(Self {
             layout,
             min_free,
@@ -159,7 +156,7 @@ impl Disk {
 
     /// Opens a new file, for reading too. Creates the directories of the store again if they were removed.
     pub(crate) fn create_file(&self, path: &Path) -> io::Result<File> {
-        let mut options = File::options();
+        let mut options = options();
         options.create_new(true).read(true).write(true);
         match options.open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -190,7 +187,9 @@ impl Disk {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let path = self.temporary();
-        let tried = File::create(&path).and_then(|mut file| {
+        let mut options = options();
+        options.create_new(true).write(true);
+        let tried = options.open(&path).and_then(|mut file| {
             file.write_all(&vec![0; PROBE])?;
             file.sync_data()
         });
@@ -213,17 +212,26 @@ impl Disk {
         if !gone() {
             return Ok(());
         }
-        for directory in self.layout.top_directories() {
-            fs::create_dir_all(directory)?;
-        }
-        let claimed = lock::claim(&self.layout);
-        *lock = claimed.map_err(|error| io::Error::other(error.to_string()))?;
+        let renewed = lock.renew(&self.layout);
+        renewed.map_err(OpenError::into_io)?;
+        create_top_directories(&self.layout)?;
         lock::note_boot(&self.layout);
-        tracing::error!(path = %self.layout.root().display(), "the store was removed while it was in use; it is begun anew");
+        tracing::error!(path = %self.layout.root().display(), "the store was removed while it was in use; it is begun again");
         self.health.count(Cause::Gone);
         self.restored.call(&());
         Ok(())
     }
+}
+
+/// Creates those that are missing below the root.
+fn create_top_directories(layout: &Layout) -> io::Result<()> {
+    for directory in layout.top_directories() {
+        match create_directory(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
+            done => done?,
+        }
+    }
+    Ok(())
 }
 
 /// Tries the disk in a thread of its own, until it works or the store is gone.

@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::store::check::verify;
 use crate::store::disk::files::is_at;
 use crate::store::disk::layout::Layout;
-use crate::store::disk::lock::{OpenError, claim_existing};
+use crate::store::disk::lock::{Lock, OpenError};
 use crate::store::key::StoreKey;
 use crate::store::room::damage::Damage;
 
@@ -20,7 +20,7 @@ use crate::oci::image::Image;
 /// A store at rest.
 pub(crate) struct Offline {
     layout: Layout,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Offline {
@@ -31,7 +31,7 @@ impl Offline {
     /// [`OpenError::Locked`] when a mirror is running on it.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
         let layout = Layout::new(path.to_path_buf());
-        let lock = claim_existing(&layout)?;
+        let lock = Lock::claim_existing(&layout)?;
         Ok(Self {
             layout,
             _lock: lock,

@@ -4,13 +4,12 @@
 //! the tag.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use crate::oci::digest::Digest;
 use crate::oci::name::QualifiedName;
-use crate::store::disk::files::replace;
+use crate::store::disk::files;
 use crate::store::disk::layout::Layout;
 
 use crate::oci::image::Image;
@@ -47,7 +46,7 @@ fn parse(line: &str) -> Option<PinLine> {
 
 /// Reads the file of pins. A line that cannot be read costs that pin alone, and is logged.
 pub(super) fn read(layout: &Layout) -> io::Result<Vec<PinLine>> {
-    let bytes = match fs::read(layout.pins()) {
+    let bytes = match files::read(&layout.pins()) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
@@ -68,7 +67,7 @@ pub(super) fn read(layout: &Layout) -> io::Result<Vec<PinLine>> {
 /// Writes the file of pins, durably, by way of `temporary`; returns its length.
 pub(super) fn write(layout: &Layout, temporary: &Path, lines: &[PinLine]) -> io::Result<u64> {
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-    replace(&layout.pins(), temporary, text.as_bytes())?;
+    files::replace(&layout.pins(), temporary, text.as_bytes())?;
     Ok(text.len() as u64)
 }
 

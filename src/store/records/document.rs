@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::store::disk::blocking::{run, try_run};
+use crate::store::disk::files::read as read_file;
 use crate::store::key::StoreKey;
 use crate::store::room::Room;
 use crate::store::room::damage::FoundBy;
@@ -256,7 +257,7 @@ async fn write_within(
 /// Reads a record's file; what `parse` refuses is damaged and dropped.
 fn read<T>(room: &Room, key: &StoreKey, parse: impl FnOnce(Vec<u8>) -> Option<T>) -> Option<T> {
     let path = room.disk().layout().path(key);
-    let bytes = match fs::read(&path) {
+    let bytes = match read_file(&path) {
         Ok(bytes) => bytes,
         Err(error) => {
             if error.kind() != io::ErrorKind::NotFound {

@@ -16,6 +16,7 @@ use crate::oci::digest::Digest;
 use crate::oci::name::QualifiedName;
 
 use crate::store::disk::blocking::run;
+use crate::store::disk::files::{options, read};
 use crate::store::key::StoreKey;
 use crate::store::room::Room;
 use crate::store::room::index::cost;
@@ -117,11 +118,7 @@ impl Vouched {
         if let Some(parent) = path.parent() {
             self.room.create_directories(parent)?;
         }
-        let mut file = File::options()
-            .create(true)
-            .read(true)
-            .append(true)
-            .open(&path)?;
+        let mut file = options().create(true).read(true).append(true).open(&path)?;
         let before = file.metadata()?.len();
         let mut lines = String::new();
         if before > 0 && last_byte(&mut file)? != b'\n' {
@@ -140,7 +137,7 @@ impl Vouched {
     fn read(&self, name: &QualifiedName) -> HashSet<Digest> {
         let path = self.path(name);
         // A crash can leave what is not even text; the lines before and after it are still good.
-        let bytes = fs::read(&path).unwrap_or_default();
+        let bytes = read(&path).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
         let digests: HashSet<Digest> = text.lines().filter_map(|line| line.parse().ok()).collect();
         if digests.len() < SHORT || !self.room.is_scanned() {

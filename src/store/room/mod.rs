@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::store::disk::Disk;
-use crate::store::disk::files::is_at;
+use crate::store::disk::files::{create_directory, is_at};
 use crate::store::hook::Hook;
 use crate::store::key::StoreKey;
 
@@ -210,7 +210,7 @@ impl Room {
         if let Some(parent) = path.parent() {
             self.create_directories(parent)?;
         }
-        match fs::create_dir(path) {
+        match create_directory(path) {
             Ok(()) => {
                 self.index.add_overhead(DIRECTORY);
                 // Its name must be as durable as what will be in it.

@@ -95,7 +95,7 @@ pub const INSIDE: &[(&str, &str)] = &[
     ("store", "images check blobs records room disk hook key"),
     ("store/blobs", "ingest reader partial progress"),
     ("store/check", "scrub verify hash"),
-    ("store/disk", "lock blocking files health layout xattrs"),
+    ("store/disk", "lock blocking health layout files xattrs"),
     ("store/images", "pins offline pin_file trace"),
     (
         "store/records",
