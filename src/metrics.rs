@@ -74,6 +74,8 @@ metrics! {
         "Whether an origin is left alone because it kept failing: 0 no, 1 it is being tried, 2 yes.";
     circuit_openings: IntCounterVec = "pierglass_upstream_circuit_openings_total", [upstream, endpoint],
         "How often an origin began to be left alone because it kept failing.";
+    repository_circuit_openings: IntCounterVec = "pierglass_upstream_repository_circuit_openings_total", [upstream],
+        "How often a repository began to be left alone because questions about it kept failing.";
     rate_limits: IntCounterVec = "pierglass_upstream_rate_limits_total", [upstream, kind],
         "Answers of upstream that it limits us; kind is quota (pulls) or abuse (requests).";
     held_until: GaugeVec = "pierglass_upstream_held_until_timestamp_seconds", [upstream, kind],

@@ -204,3 +204,96 @@ async fn a_token_server_that_hangs_is_left_alone_by_itself() {
     );
     assert_eq!(openings(&mirror, &registry).await, 0.0);
 }
+
+/// Asks for `count` things of a repository, each of which fails.
+async fn ask_for_broken(mirror: &Mirror, repository: &str, count: u32) {
+    for number in 0..count {
+        let answer = mirror
+            .manifest(repository, &format!("broken-{number}"))
+            .await;
+        assert!(answer.status.is_server_error(), "{}", answer.status);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_questions_that_were_answered_500_shut_an_upstream_out() {
+    let (registry, mirror, _) = scene::cold_image(|config| config.patient().timeouts("5s"));
+    let fault = registry.fault(
+        On::manifest().containing("broken").forever(),
+        Fault::status(500),
+    );
+    // Five paths of one repository, five repositories, and a client that does not stop.
+    ask_for_broken(&mirror, "attacker/a", 5).await;
+    assert_eq!(mirror.manifest(REPO, "1.0").await.status, StatusCode::OK);
+    for number in 0..5 {
+        ask_for_broken(&mirror, &format!("attacker/b{number}"), 1).await;
+    }
+    for _ in 0..12 {
+        ask_for_broken(&mirror, "attacker/a", 5).await;
+        ask_for_broken(&mirror, "attacker/c", 5).await;
+        assert_eq!(mirror.manifest(REPO, "1.0").await.status, StatusCode::OK);
+        let other = mirror.manifest("acme/none", "1.0").await;
+        assert_eq!(other.status, StatusCode::NOT_FOUND, "it is asked");
+    }
+    assert_eq!(openings(&mirror, &registry).await, 0.0);
+    // What is broken is left alone itself.
+    assert!(registry.struck(fault) < 60, "{}", registry.struck(fault));
+    let name = "pierglass_upstream_repository_circuit_openings_total";
+    assert!(mirror.metric(name, &[]).await >= Some(2.0));
+    assert!(mirror.output().contains("attacker/a"));
+    assert_eq!(mirror.metric("pierglass_upstream_up", &[]).await, Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repository_that_hangs_shut_an_upstream_out() {
+    let (registry, mirror, _) = scene::cold_image(|config| config.patient().timeouts("1s"));
+    registry.fault(On::manifest().repo("attacker/a").forever(), Fault::Hang);
+    for _ in 0..3 {
+        let asked = (0..4).map(|number| {
+            let url = mirror.manifest_url("attacker/a", &format!("t{number}"));
+            tokio::spawn(async move { client::get(&url, &[]).await.unwrap().status })
+        });
+        for status in futures_util::future::join_all(asked).await {
+            assert_eq!(status.unwrap(), StatusCode::GATEWAY_TIMEOUT);
+        }
+        assert_eq!(mirror.manifest(REPO, "1.0").await.status, StatusCode::OK);
+    }
+    assert_eq!(openings(&mirror, &registry).await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_is_back_is_found_though_what_is_asked_first_is_broken() {
+    let (registry, mirror, _) = scene::cold_image(|config| config.patient().timeouts("1s"));
+    registry.fault(
+        On::manifest().repo("attacker/a").forever(),
+        Fault::status(500),
+    );
+    registry.down();
+    open(&mirror, &registry).await;
+    registry.up();
+    // Only the broken repository is asked for. That it is broken says nothing of the registry.
+    until("it is closed again", async || {
+        mirror.manifest("attacker/a", "t").await;
+        circuit(&mirror, &registry).await == 0.0
+    })
+    .await;
+    assert_eq!(mirror.manifest(REPO, "1.0").await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scopes_that_no_token_was_given_for_shut_a_realm_out() {
+    let registry = FakeRegistry::builder().bearer(None).start().await;
+    registry.put_image(REPO, Some("1.0"), &image(1));
+    registry.fault(
+        On::token().containing("attacker").forever(),
+        Fault::status(500),
+    );
+    let mirror = Mirror::start(config(&registry));
+    for number in 0..8 {
+        ask_for_broken(&mirror, &format!("attacker/a{number}"), 1).await;
+    }
+    assert_eq!(mirror.manifest(REPO, "1.0").await.status, StatusCode::OK);
+    let token = format!("{} token", registry.authority());
+    let opened = mirror.metric(OPENINGS, &[("endpoint", &*token)]).await;
+    assert_eq!(opened, Some(0.0));
+}

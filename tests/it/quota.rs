@@ -77,7 +77,7 @@ async fn a_spent_quota_holds_manifests_alone() {
 async fn abuse_holds_everything() {
     let (registry, mirror, _) = scene::cold_image(|config| config.patient());
     assert_eq!(mirror.manifest(REPO, "1.0").await.status, StatusCode::OK);
-    let fault = registry.fault(On::any(), limited(false, Some("60")));
+    let fault = registry.fault(On::any().forever(), limited(false, Some("60")));
     assert_eq!(
         mirror.manifest(REPO, "1.0").await.header("cache-status"),
         Some(STALE)
@@ -90,6 +90,9 @@ async fn abuse_holds_everything() {
         ),
         (0.0, 1.0)
     );
+    // `/v2/` tells that it is not about that repository alone.
+    let other = mirror.manifest("acme/other", "1.0").await;
+    assert_eq!(other.status, StatusCode::TOO_MANY_REQUESTS);
     registry.reset_counts();
     // Stored: served. Not stored: refused, with what is left of the minute.
     assert_eq!(
@@ -100,6 +103,7 @@ async fn abuse_holds_everything() {
     for answer in [
         mirror.manifest(REPO, "2.0").await,
         mirror.head(REPO, "2.0").await,
+        mirror.manifest("acme/third", "1.0").await,
         client::get(&url, &[]).await.unwrap(),
     ] {
         assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
@@ -359,4 +363,65 @@ async fn without_a_reserve_a_moved_tag_is_fetched_to_the_last_pull() {
         answer.header("docker-content-digest"),
         Some(&*image(2).digest)
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_day_of_one_repository_held_all_of_a_registry() {
+    let (registry, mirror, _) = scene::cold_image(|config| config.patient());
+    let fault = registry.fault(
+        On::manifest().repo("attacker/a").forever(),
+        limited(false, Some("86400")),
+    );
+    let answer = mirror.manifest("attacker/a", "1.0").await;
+    assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+    assert!(retry_after(&answer) <= 300, "{}", retry_after(&answer));
+    for _ in 0..3 {
+        assert_eq!(mirror.manifest(REPO, "1.0").await.status, StatusCode::OK);
+        mirror.pull_blobs(REPO, &image(1)).await;
+        let answer = mirror.manifest("attacker/a", "2.0").await;
+        assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+    }
+    assert_eq!(registry.struck(fault), 1, "it is held itself");
+    // A second one, with another limit.
+    registry.fault(
+        On::manifest().repo("attacker/b").forever(),
+        limited(false, None),
+    );
+    mirror.manifest("attacker/b", "1.0").await;
+    let other = mirror.manifest("acme/none", "1.0").await;
+    assert_eq!(other.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_quota_of_a_registry_behind_one_repository_held_all_pulls() {
+    let registry = FakeRegistry::start().await;
+    registry.put_image(REPO, Some("1.0"), &image(1));
+    // As a registry that is a proxy of Docker Hub in one project repeats it.
+    let fault = limited(true, Some("21600"));
+    registry.fault(On::manifest().repo("hub-proxy/nginx").forever(), fault);
+    let config = MirrorConfig::bare().upstream("registry.example", &registry);
+    let mirror = Mirror::start(config);
+    let name = |repository: &str| format!("registry.example/{repository}");
+    let answer = mirror.manifest(&name("hub-proxy/nginx"), "1").await;
+    assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+    let answer = mirror.manifest(&name(REPO), "1.0").await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_realms_limit_for_one_scope_held_all_of_a_registry() {
+    let registry = FakeRegistry::builder().bearer(None).start().await;
+    registry.put_image(REPO, Some("1.0"), &image(1));
+    let fault = registry.fault(
+        On::token().containing("attacker").forever(),
+        limited(false, Some("86400")),
+    );
+    let mirror = Mirror::start(config(&registry));
+    for _ in 0..3 {
+        let answer = mirror.manifest("attacker/a", "1.0").await;
+        assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+        assert!(retry_after(&answer) <= 300);
+    }
+    assert_eq!(registry.struck(fault), 1);
+    assert_eq!(mirror.manifest(REPO, "1.0").await.status, StatusCode::OK);
 }

@@ -11,6 +11,8 @@ use hyper::body::Incoming;
 use crate::headers::challenge::{self, Challenge};
 use crate::metrics::Metrics;
 use crate::oci::endpoint::Endpoint;
+use crate::oci::name::Repository;
+use crate::sites::hub;
 use crate::upstream::error::{CertificateError, Error, FailedTry, LimitKind};
 use crate::upstream::login::account::{Account, who_may};
 use crate::upstream::login::realm::Realms;
@@ -32,6 +34,8 @@ pub(crate) struct Client {
     /// In the order they are tried; never empty.
     accounts: Vec<Account>,
     throttle: Throttle,
+    /// Whether a spent quota is the account's, as Docker Hub's is, even if no header says so.
+    has_quotas: bool,
     breaks: Arc<Breaks>,
 }
 
@@ -51,8 +55,11 @@ impl Client {
             Arc::clone(&metrics),
         )?;
         let host = settings.url.authority().map_or("", |host| host.as_str());
-        let breaker = Breaker::new(namespace, &format!("{host} token"), &metrics);
-        let realms = Realms::new(settings.url.clone(), settings.realms.clone(), breaker);
+        let endpoint = format!("{host} token");
+        let breaker = Breaker::new(namespace, &endpoint, &metrics);
+        let throttle = Throttle::new(namespace, &endpoint, Arc::clone(&metrics));
+        let (home, listed) = (settings.url.clone(), settings.realms.clone());
+        let realms = Realms::new(home, listed, breaker, throttle);
         let realms = Arc::new(realms);
         let account = |login| Account::new(login, Arc::clone(&realms), http.clone());
         let accounts = settings.logins.iter().map(account).collect();
@@ -60,6 +67,7 @@ impl Client {
         Ok(Self {
             accounts,
             throttle: Throttle::new(namespace, transport.base(), metrics),
+            has_quotas: hub::is(&settings.namespace),
             transport,
             breaks: Arc::default(),
         })
@@ -102,8 +110,11 @@ impl Client {
 
     /// Asks as the first account that may, and as the next one where that is refused.
     async fn try_accounts(&self, question: &Question, until: Instant) -> Result<Reply, FailedTry> {
-        self.throttle.check()?;
         let repository = question.endpoint.repository();
+        let ping = self.transport.ping(until);
+        self.throttle
+            .admit(repository.map(Repository::as_str), ping)
+            .await?;
         let mut last = None;
         for account in who_may(&self.accounts, question.spends_pull(), repository)? {
             let failed = match self.ask_as(account, question, until).await {
@@ -169,8 +180,7 @@ impl Client {
         let repository = question.endpoint.repository();
         let authenticator = account.authenticator();
         let uri = question.uri(self.base())?;
-        let sent = authenticator.authorization(repository).await;
-        let sent = sent.map_err(|error| self.note_limit_of_realm(error, account))?;
+        let sent = authenticator.authorization(repository).await?;
         let (response, at) = self
             .transport
             .send(question, uri.clone(), sent.as_ref(), until)
@@ -194,8 +204,7 @@ impl Client {
             }
             _ => Ok(None),
         };
-        let answer = answer.map_err(|error| self.note_limit_of_realm(error, account))?;
-        let Some(authorization) = answer else {
+        let Some(authorization) = answer? else {
             // There is nothing better to send: the response stands.
             return self.reply(response, question, &at, Some(account)).await;
         };
@@ -247,14 +256,15 @@ impl Client {
         let http = self.transport.http();
         if !question.takes(status) {
             let strike = |limit, told| match account {
-                Some(account) => Some(self.strike(limit, told, account)),
+                Some(account) => Some(self.strike(limit, told, question, account, stated)),
                 None => told,
             };
             return Err(refusal::read(http, response, strike).await);
         }
         if let Some(account) = account {
-            let spent_pull = question.spends_pull();
-            self.throttle.answered(spent_pull, stated, account.quota());
+            let repository = question.endpoint.repository().map(Repository::as_str);
+            self.throttle.answered(repository);
+            account.quota().answered(question.spends_pull(), stated);
         }
         if let Some(encoding) = response.headers().get(CONTENT_ENCODING)
             && encoding != "identity"
@@ -272,25 +282,23 @@ impl Client {
         })
     }
 
-    /// A realm's 429 is no pull quota, and counts for everything: without a token nothing can be asked.
-    fn note_limit_of_realm(&self, error: Error, account: &Account) -> Error {
-        match error {
-            Error::RateLimited {
-                retry_after,
-                detail,
-                ..
-            } => Error::RateLimited {
-                limit: LimitKind::Abuse,
-                retry_after: Some(self.strike(LimitKind::Abuse, retry_after, account)),
-                detail,
-            },
-            error => error,
+    /// Notes a 429; returns how long not to ask. Only a registry that states a quota has one for the account: of any other
+    /// the words may be those of a registry behind it, about one repository.
+    fn strike(
+        &self,
+        limit: LimitKind,
+        told: Option<Duration>,
+        question: &Question,
+        account: &Account,
+        stated: Option<RateLimit>,
+    ) -> Duration {
+        let states_quotas = self.has_quotas || stated.is_some();
+        if limit == LimitKind::Quota && states_quotas {
+            let (name, quota) = (account.name(), account.quota());
+            return self.throttle.spent(told, name, quota);
         }
-    }
-
-    fn strike(&self, limit: LimitKind, told: Option<Duration>, account: &Account) -> Duration {
-        self.throttle
-            .strike(limit, told, account.name(), account.quota())
+        let repository = question.endpoint.repository().map(Repository::as_str);
+        self.throttle.limited(limit, repository, told)
     }
 
     /// Until when the answer to a question that is asked now is waited for.

@@ -47,15 +47,10 @@ pub(super) async fn read(
             };
             error.into()
         }
-        _ => {
-            if status.is_server_error() {
-                http.note_up(false);
-            }
-            FailedTry {
-                error: Error::Unavailable(detail),
-                transient: matches!(status.as_u16(), 502..=504),
-            }
-        }
+        _ => FailedTry {
+            error: Error::Unavailable(detail),
+            transient: matches!(status.as_u16(), 502..=504),
+        },
     }
 }
 

@@ -1,16 +1,20 @@
 //! Sends a question to one origin and follows its redirects, with the authorization that its caller gives.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, IF_NONE_MATCH, RANGE, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
 use crate::metrics::Metrics;
+use crate::oci::endpoint::Endpoint;
+use crate::oci::name::Repository;
 use crate::upstream::error::{Error, FailedTry};
-use crate::upstream::restraint::breaker::{Breaker, Permission};
+use crate::upstream::restraint::backoff::retry_after;
+use crate::upstream::restraint::breaker::{Breaker, Permission, Subject};
 use crate::upstream::restraint::circuit::FailureKind;
+use crate::upstream::restraint::holds::Probed;
 use crate::upstream::settings::Settings;
 use crate::upstream::wire::http::{AGENT, Http, Request};
 use crate::upstream::wire::origin::{Origin, origin};
@@ -72,7 +76,7 @@ impl Transport {
             let request = request(question, uri.clone(), authorization)?;
             // The circuit is of this origin alone: where it redirects to can fail for its own reasons.
             let permission = match at == self.origin {
-                true => Some(self.breaker.enter(question.subject())?),
+                true => Some(self.admit(question, until).await?),
                 false => None,
             };
             let kind = question.endpoint.kind().as_str();
@@ -91,6 +95,39 @@ impl Transport {
             }
         }
         Err(Error::wrong(format!("more than {MAX_REDIRECTS} redirects")).into())
+    }
+
+    async fn admit<'a>(
+        &'a self,
+        question: &'a Question,
+        until: Instant,
+    ) -> Result<Permission<'a>, Error> {
+        let subject = Subject {
+            repository: question.endpoint.repository().map(Repository::as_str),
+            question: question.subject(),
+        };
+        let ping = async { self.ping(until).await.map(drop) };
+        self.breaker.admit(subject, ping).await
+    }
+
+    /// Asks for `/v2/`, without authorization: whether the origin is well, and whether it limits all that is asked.
+    pub(super) async fn ping(&self, until: Instant) -> Result<Probed, Error> {
+        let question = Question::new(Method::GET, Endpoint::Base);
+        let request = request(&question, question.uri(&self.base)?, None)?;
+        let kind = question.endpoint.kind().as_str();
+        let response = self.http.send(request, kind, until).await?;
+        let status = response.status();
+        let told = retry_after(response.headers(), SystemTime::now());
+        self.drain(response).await;
+        match status {
+            StatusCode::TOO_MANY_REQUESTS => Ok(Probed::Limited(told)),
+            status if is_trouble(status) => {
+                self.http.note_up(false);
+                let words = format!("{}/v2/ answers {status}", self.base);
+                Err(Error::unavailable(words))
+            }
+            _ => Ok(Probed::Free),
+        }
     }
 
     /// Reads a short body to its end, so that its connection can be used again; one that does not come at once is not

@@ -7,6 +7,7 @@ use http::uri::Authority;
 
 use crate::upstream::error::Error;
 use crate::upstream::restraint::breaker::Breaker;
+use crate::upstream::restraint::throttle::Throttle;
 use crate::upstream::wire::origin::{is_loopback, is_private, origin, same_domain};
 
 /// Where one upstream may send the mirror for a token.
@@ -16,15 +17,27 @@ pub(crate) struct Realms {
     listed: Vec<String>,
     /// The one in front of the realm, for all accounts.
     breaker: Breaker,
+    /// Its limits, likewise.
+    throttle: Throttle,
 }
 
 impl Realms {
-    pub(crate) fn new(home: Uri, listed: Vec<String>, breaker: Breaker) -> Self {
+    pub(crate) fn new(
+        home: Uri,
+        listed: Vec<String>,
+        breaker: Breaker,
+        throttle: Throttle,
+    ) -> Self {
         Self {
             home,
             listed,
             breaker,
+            throttle,
         }
+    }
+
+    pub(super) fn throttle(&self) -> &Throttle {
+        &self.throttle
     }
 
     pub(super) fn breaker(&self) -> &Breaker {

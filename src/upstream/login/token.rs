@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, USER_AGENT};
-use http::{HeaderValue, Uri};
+use http::{HeaderValue, StatusCode, Uri};
 use http_body_util::Full;
 use moka::sync::Cache;
 use serde::Deserialize;
@@ -16,8 +16,11 @@ use serde::Deserialize;
 use crate::flight::Flights;
 use crate::headers::challenge::Challenge;
 use crate::secret::Secret;
-use crate::upstream::error::{Error, LimitKind};
+use crate::upstream::error::{Error, FailedTry, LimitKind};
 use crate::upstream::restraint::backoff::retry_after;
+use crate::upstream::restraint::breaker::Subject;
+use crate::upstream::restraint::circuit::FailureKind;
+use crate::upstream::restraint::holds::Probed;
 use crate::upstream::wire::http::{AGENT, Http, Request, parse_uri};
 
 use super::cache::CredentialCache;
@@ -205,26 +208,12 @@ impl Exchange {
     /// One exchange, within the time that a response header may take.
     async fn run(&self, id: &TokenId, credential: Option<&Credential>) -> Result<Token, Error> {
         let request = token_request(id, credential)?;
-        let host = request.uri().host().unwrap_or_default().to_owned();
-        // A realm that gives anonymous tokens after a redirect is not the upstream's own.
-        let permission = match id.for_upstream {
-            true => Some(self.realms.breaker().enter(question(request.uri()))?),
-            false => None,
+        let until = Instant::now() + self.http.header_limit();
+        let result = match id.for_upstream {
+            true => self.restrained(id, request, until).await,
+            // A realm that gives anonymous tokens after a redirect is not the upstream's own.
+            false => self.ask_realm(request, until).await.map_err(Error::from),
         };
-        let limit = self.http.header_limit();
-        let until = Instant::now() + limit;
-        let exchanging = self.ask_realm(request, &host, until);
-        let result = match tokio::time::timeout_at(until.into(), exchanging).await {
-            Ok(result) => result,
-            Err(_) => Err(Error::Silent(
-                format!("{host} gave no token within {limit:?}").into(),
-            )),
-        };
-        match (permission, &result) {
-            (Some(permission), Ok(_)) => permission.succeeded(),
-            (Some(permission), Err(error)) => permission.judge(error),
-            (None, _) => {}
-        }
         let word = match &result {
             Ok(_) => "ok",
             Err(Error::Denied { .. }) => "denied",
@@ -238,12 +227,91 @@ impl Exchange {
         result
     }
 
-    async fn ask_realm(
+    /// An exchange with the upstream's own realm, unless it is to be left alone. What fails or is limited is this scope,
+    /// as long as the realm answers a question without one.
+    async fn restrained(
+        &self,
+        id: &TokenId,
+        request: Request,
+        until: Instant,
+    ) -> Result<Token, Error> {
+        let scope = id.scope.as_deref();
+        let throttle = self.realms.throttle();
+        throttle.admit(scope, self.ping(id, until)).await?;
+        let subject = Subject {
+            repository: scope,
+            question: question(request.uri()),
+        };
+        let ping = async { self.ping(id, until).await.map(drop) };
+        let permission = self.realms.breaker().admit(subject, ping).await?;
+        let failed = match self.ask_realm(request, until).await {
+            Ok(token) => {
+                permission.succeeded();
+                throttle.answered(scope);
+                return Ok(token);
+            }
+            Err(failed) => failed,
+        };
+        match failed.transient {
+            true => permission.failed(FailureKind::ServerError, &failed.error),
+            false => permission.judge(&failed.error),
+        }
+        Err(match failed.error {
+            Error::RateLimited {
+                limit,
+                retry_after,
+                detail,
+            } => Error::RateLimited {
+                limit,
+                retry_after: Some(throttle.limited(limit, scope, retry_after)),
+                detail,
+            },
+            error => error,
+        })
+    }
+
+    /// Asks the realm for a token that allows nothing, without the credential: whether it is well, and whether it limits
+    /// all that is asked.
+    async fn ping(&self, id: &TokenId, until: Instant) -> Result<Probed, Error> {
+        let nothing = TokenId {
+            scope: None,
+            ..id.clone()
+        };
+        let request = token_request(&nothing, None)?;
+        let host = request.uri().host().unwrap_or_default().to_owned();
+        let response = self.http.send(request, "token", until).await?;
+        match response.status() {
+            StatusCode::TOO_MANY_REQUESTS => {
+                let told = retry_after(response.headers(), SystemTime::now());
+                Ok(Probed::Limited(told))
+            }
+            status if status.is_server_error() => {
+                let words = format!("{host} answers {status} instead of a token");
+                Err(Error::unavailable(words))
+            }
+            _ => Ok(Probed::Free),
+        }
+    }
+
+    async fn ask_realm(&self, request: Request, until: Instant) -> Result<Token, FailedTry> {
+        let host = request.uri().host().unwrap_or_default().to_owned();
+        let asking = self.exchange(request, &host, until);
+        match tokio::time::timeout_at(until.into(), asking).await {
+            Ok(result) => result,
+            Err(_) => {
+                let limit = self.http.header_limit();
+                let words = format!("{host} gave no token within {limit:?}");
+                Err(Error::Silent(words.into()).into())
+            }
+        }
+    }
+
+    async fn exchange(
         &self,
         request: Request,
         host: &str,
         until: Instant,
-    ) -> Result<Token, Error> {
+    ) -> Result<Token, FailedTry> {
         let issued = Instant::now();
         let response = self.http.send(request, "token", until).await?;
         let status = response.status();
@@ -251,22 +319,25 @@ impl Exchange {
             200 => {}
             // A redirect of a realm is not followed: only this one may have the credential.
             400..=404 => {
-                return Err(Error::Denied {
-                    status,
-                    detail: format!("{host} grants no token").into(),
-                });
+                let detail = format!("{host} grants no token").into();
+                return Err(Error::Denied { status, detail }.into());
             }
             429 => {
-                return Err(Error::RateLimited {
+                let error = Error::RateLimited {
+                    // A realm's limit is no pull quota.
                     limit: LimitKind::Abuse,
                     retry_after: retry_after(response.headers(), SystemTime::now()),
                     detail: format!("{host} grants no token").into(),
-                });
+                };
+                return Err(error.into());
             }
             _ => {
-                return Err(Error::unavailable(format!(
-                    "{host} answers {status} instead of a token"
-                )));
+                let words = format!("{host} answers {status} instead of a token");
+                let error = Error::unavailable(words);
+                return Err(match status.is_server_error() {
+                    true => FailedTry::transient(error),
+                    false => error.into(),
+                });
             }
         }
         let body = self.http.body(response.into_body());

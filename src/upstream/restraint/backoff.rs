@@ -14,9 +14,10 @@ use crate::upstream::error::{Error, LimitKind};
 /// How long not to ask after a limit without a Retry-After: at first, and at most.
 const QUOTA_PAUSES: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
 const ABUSE_PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
-/// The shortest pause that is kept, and the longest that is believed.
+/// The shortest pause that is kept, and the longest: a limit that was announced for longer may have ended meanwhile, and
+/// one question more in ten minutes costs nothing.
 const LEAST: Duration = Duration::from_secs(1);
-const MOST: Duration = Duration::from_secs(24 * 3600);
+const MOST: Duration = QUOTA_PAUSES.1;
 
 /// Which limit the body of a 429 speaks of.
 pub(crate) fn limit_of(body: &[u8]) -> LimitKind {
@@ -86,6 +87,11 @@ impl Backoff {
     pub(crate) fn left(&self, now: Instant) -> Option<Duration> {
         let left = self.until?.checked_duration_since(now)?;
         (!left.is_zero()).then_some(left)
+    }
+
+    /// Whether there was a limit that no answer has ended since.
+    pub(crate) fn is_struck(&self) -> bool {
+        self.strikes > 0
     }
 
     /// Upstream answered a request that this limit would have refused.

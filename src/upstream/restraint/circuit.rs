@@ -1,11 +1,13 @@
-//! A circuit breaker's states: when an origin that keeps failing is not asked, and when it is tried again. Pure: time
-//! and jitter are arguments.
+//! A circuit breaker's states: when what keeps failing is not asked, and when it is tried again. Pure: time and jitter
+//! are arguments.
 //!
 //! Closed: every request may be sent. After failures in a row it opens: no request is sent, for a short time that grows
 //! with every further failure. Then it is half open: one request is sent, and its answer decides.
 //!
 //! A question that is answered with 5xx, or with a broken connection, counts once, even if it is repeated: one broken
-//! blob must not shut out a whole registry.
+//! blob must not shut out its repository. For an origin, answers like that and silence are no more than a suspicion,
+//! because a client may have looked for the five things that are broken. While an origin is suspected everything is
+//! asked as before, but for one probe (`/v2/`) that decides.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,17 @@ const SHORTEST: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(30);
 /// How many different failing questions are remembered.
 const QUESTIONS: usize = 16;
+/// How long an origin is not suspected again after a probe that was answered.
+const CLEARED: Duration = Duration::from_secs(5);
+
+/// What a circuit stands before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Everything that one host answers. A probe asks about the host itself.
+    Origin,
+    /// One repository of it. The next question about the repository is the probe.
+    Repository,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FailureKind {
@@ -39,9 +52,9 @@ impl FailureKind {
 /// Whether a request may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// Yes; the circuit is closed.
+    /// Yes.
     Pass,
-    /// Yes, and its answer decides. It must end in success, failure or giving up. The number tells probes apart.
+    /// A probe may, and its answer decides. It must end in success, failure or giving up. The number tells probes apart.
     Probe(u64),
     /// No, for this long; zero while a probe is under way.
     Refused(Duration),
@@ -62,6 +75,10 @@ pub(crate) enum Transition {
 enum CircuitState {
     #[default]
     Closed,
+    /// An origin with failures that may be about the questions alone.
+    Suspected {
+        probe: Option<u64>,
+    },
     Open {
         until: Instant,
     },
@@ -70,11 +87,14 @@ enum CircuitState {
     },
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Circuit {
+    scope: Scope,
     state: CircuitState,
     /// Weight of the failures since the last success.
     weight: u32,
+    /// Of them those that open it without a probe.
+    certain: u32,
     /// Questions that ended in a server error since the last success.
     failing: Vec<u64>,
     /// How often in a row it opened.
@@ -82,31 +102,55 @@ pub(crate) struct Circuit {
     /// Since when it is not closed.
     since: Option<Instant>,
     probes: u64,
+    /// An origin is not suspected before this.
+    cleared_until: Option<Instant>,
 }
 
 impl Circuit {
+    pub(crate) fn new(scope: Scope) -> Self {
+        Self {
+            scope,
+            state: CircuitState::Closed,
+            weight: 0,
+            certain: 0,
+            failing: Vec::new(),
+            openings: 0,
+            since: None,
+            probes: 0,
+            cleared_until: None,
+        }
+    }
+
     /// Asks whether a request may be sent.
     pub(crate) fn enter(&mut self, now: Instant) -> Admission {
         match self.state {
-            CircuitState::Closed => Admission::Pass,
+            CircuitState::Closed | CircuitState::Suspected { probe: Some(_) } => Admission::Pass,
             CircuitState::Open { until } if now < until => Admission::Refused(until - now),
             CircuitState::HalfOpen { probe: Some(_) } => Admission::Refused(Duration::ZERO),
+            CircuitState::Suspected { probe: None } => {
+                let probe = self.next_probe();
+                self.state = CircuitState::Suspected { probe: Some(probe) };
+                Admission::Probe(probe)
+            }
             CircuitState::Open { .. } | CircuitState::HalfOpen { probe: None } => {
-                self.probes += 1;
-                self.state = CircuitState::HalfOpen {
-                    probe: Some(self.probes),
-                };
-                Admission::Probe(self.probes)
+                let probe = self.next_probe();
+                self.state = CircuitState::HalfOpen { probe: Some(probe) };
+                Admission::Probe(probe)
             }
         }
     }
 
-    /// An answer came, to any request: the origin works.
-    pub(crate) fn succeeded(&mut self, now: Instant) -> Transition {
+    /// An answer came, to any request: it works.
+    pub(crate) fn succeeded(&mut self, admission: Admission, now: Instant) -> Transition {
         let since = self.since;
+        let cleared_until = match admission {
+            Admission::Probe(_) => Some(now + CLEARED),
+            _ => self.cleared_until,
+        };
         *self = Self {
             probes: self.probes,
-            ..Self::default()
+            cleared_until,
+            ..Self::new(self.scope)
         };
         since.map_or(Transition::None, |since| {
             Transition::Closed(now.saturating_duration_since(since))
@@ -125,45 +169,64 @@ impl Circuit {
         let known = kind == FailureKind::ServerError && !self.note(question);
         match (self.state, admission) {
             (CircuitState::Closed, _) if known => Transition::None,
-            (CircuitState::Closed, _) => {
-                self.weight = self.weight.saturating_add(kind.weight());
-                if self.weight < ENOUGH {
-                    return Transition::None;
-                }
+            (CircuitState::Closed, _) => self.count(kind, now, jitter),
+            (CircuitState::Suspected { probe }, Admission::Probe(number))
+                if probe == Some(number) =>
+            {
                 self.since = Some(now);
                 Transition::Opened(self.open(now, jitter))
             }
             (CircuitState::HalfOpen { probe }, Admission::Probe(number))
                 if probe == Some(number) =>
             {
-                if known {
+                if known && self.scope == Scope::Repository {
                     // A question that has failed before says nothing about the others.
                     self.openings = 0;
                 }
                 self.open(now, jitter);
                 Transition::None
             }
-            // It was sent before the circuit opened.
-            (CircuitState::Open { .. } | CircuitState::HalfOpen { .. }, _) => Transition::None,
+            // It was sent before the circuit opened, or a probe is to decide.
+            _ => Transition::None,
         }
+    }
+
+    fn count(&mut self, kind: FailureKind, now: Instant, jitter: f64) -> Transition {
+        let certain = kind == FailureKind::Unreachable || self.scope == Scope::Repository;
+        if !certain && self.cleared_until.is_some_and(|until| now < until) {
+            return Transition::None;
+        }
+        self.weight = self.weight.saturating_add(kind.weight());
+        if certain {
+            self.certain = self.certain.saturating_add(kind.weight());
+        }
+        if self.certain >= ENOUGH {
+            self.since = Some(now);
+            return Transition::Opened(self.open(now, jitter));
+        }
+        if self.weight >= ENOUGH {
+            self.state = CircuitState::Suspected { probe: None };
+        }
+        Transition::None
     }
 
     /// The request was cancelled before its answer came.
     pub(crate) fn gave_up(&mut self, admission: Admission) {
-        if let Admission::Probe(number) = admission
-            && self.state
-                == (CircuitState::HalfOpen {
-                    probe: Some(number),
-                })
-        {
-            self.state = CircuitState::HalfOpen { probe: None };
+        let Admission::Probe(number) = admission else {
+            return;
+        };
+        match &mut self.state {
+            CircuitState::Suspected { probe } | CircuitState::HalfOpen { probe } => {
+                probe.take_if(|probe| *probe == number);
+            }
+            CircuitState::Closed | CircuitState::Open { .. } => {}
         }
     }
 
     /// As a metric has it: 0 closed, 1 half open, 2 open.
     pub(crate) fn number(&self) -> i64 {
         match self.state {
-            CircuitState::Closed => 0,
+            CircuitState::Closed | CircuitState::Suspected { .. } => 0,
             CircuitState::HalfOpen { .. } => 1,
             CircuitState::Open { .. } => 2,
         }
@@ -172,6 +235,11 @@ impl Circuit {
     /// Since when it is not closed.
     pub(crate) fn since(&self) -> Option<Instant> {
         self.since
+    }
+
+    fn next_probe(&mut self) -> u64 {
+        self.probes += 1;
+        self.probes
     }
 
     /// Notes a failing question; whether it is a new one.
@@ -196,168 +264,4 @@ impl Circuit {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    /// A circuit that has just opened, and the time.
-    fn opened() -> (Circuit, Instant) {
-        let (mut circuit, now) = (Circuit::default(), Instant::now());
-        for _ in 0..ENOUGH {
-            let admission = circuit.enter(now);
-            assert_eq!(admission, Admission::Pass);
-            circuit.failed(admission, 0, FailureKind::Unreachable, now, 1.0);
-        }
-        assert_eq!(circuit.number(), 2);
-        (circuit, now)
-    }
-
-    #[test]
-    fn it_opens_lets_one_through_and_closes() {
-        let (mut circuit, now) = opened();
-        assert_eq!(circuit.enter(now), Admission::Refused(2 * SECOND));
-        let later = now + 2 * SECOND;
-        assert_eq!(circuit.enter(later), Admission::Probe(1));
-        assert_eq!(circuit.enter(later), Admission::Refused(Duration::ZERO));
-        let closed = circuit.succeeded(later + SECOND);
-        assert_eq!(closed, Transition::Closed(3 * SECOND));
-        assert_eq!(circuit.enter(later), Admission::Pass);
-    }
-
-    #[test]
-    fn each_failed_probe_doubles_the_time_up_to_half_a_minute() {
-        let (mut circuit, mut now) = opened();
-        for expected in [2, 4, 8, 16, 30, 30] {
-            let Admission::Refused(time) = circuit.enter(now) else {
-                panic!("not open");
-            };
-            assert_eq!(time, expected * SECOND);
-            now += time;
-            let probe = circuit.enter(now);
-            assert!(matches!(probe, Admission::Probe(_)));
-            circuit.failed(probe, 0, FailureKind::Silent, now, 1.0);
-        }
-    }
-
-    #[test]
-    fn a_success_in_between_counts_from_the_beginning() {
-        let (mut circuit, now) = (Circuit::default(), Instant::now());
-        for question in 0..100 {
-            let admission = circuit.enter(now);
-            circuit.failed(admission, question, FailureKind::ServerError, now, 0.0);
-            if question % 4 == 3 {
-                circuit.succeeded(now);
-            }
-        }
-        assert_eq!(circuit.number(), 0);
-    }
-
-    #[test]
-    fn one_thing_that_is_broken_shuts_nothing_out() {
-        let (mut circuit, now) = (Circuit::default(), Instant::now());
-        for _ in 0..1000 {
-            let admission = circuit.enter(now);
-            assert_eq!(admission, Admission::Pass);
-            circuit.failed(admission, 7, FailureKind::ServerError, now, 0.0);
-        }
-        // Open for another reason, it does not make the time longer.
-        for question in 0..ENOUGH {
-            circuit.failed(
-                Admission::Pass,
-                question.into(),
-                FailureKind::ServerError,
-                now,
-                0.0,
-            );
-        }
-        let mut now = now;
-        for _ in 0..20 {
-            let Admission::Refused(time) = circuit.enter(now) else {
-                panic!("not open");
-            };
-            assert_eq!(time, SECOND);
-            now += time;
-            let probe = circuit.enter(now);
-            circuit.failed(probe, 7, FailureKind::ServerError, now, 0.0);
-        }
-    }
-
-    #[test]
-    fn silence_is_noticed_sooner() {
-        let (mut circuit, now) = (Circuit::default(), Instant::now());
-        let change: Vec<_> = (0..3)
-            .map(|_| circuit.failed(Admission::Pass, 0, FailureKind::Silent, now, 0.0))
-            .collect();
-        assert_eq!(
-            change,
-            [
-                Transition::None,
-                Transition::None,
-                Transition::Opened(SECOND)
-            ]
-        );
-    }
-
-    #[test]
-    fn a_cancelled_probe_makes_room_for_another() {
-        let (mut circuit, now) = opened();
-        let now = now + 2 * SECOND;
-        let probe = circuit.enter(now);
-        // A request sent before it opened changes nothing.
-        circuit.gave_up(Admission::Pass);
-        circuit.failed(Admission::Pass, 0, FailureKind::Silent, now, 1.0);
-        assert_eq!(circuit.enter(now), Admission::Refused(Duration::ZERO));
-        circuit.gave_up(probe);
-        assert_eq!(circuit.enter(now), Admission::Probe(2));
-    }
-
-    proptest! {
-        /// In any order of events: never two probes at a time, never shut for longer than half a minute, and a success
-        /// opens the door for all.
-        #[test]
-        fn it_never_stays_shut(steps in prop::collection::vec((0..5_u8, 0..3_u64, 0..5000_u64, 0.0..1.0_f64), 0..200)) {
-            let (mut circuit, mut now) = (Circuit::default(), Instant::now());
-            // The probe whose answer decides; one that was under way when the circuit closed does not any more.
-            let mut deciding = None;
-            let mut out = Vec::new();
-            for (step, question, millis, jitter) in steps {
-                now += Duration::from_millis(millis);
-                if step < 2 {
-                    match circuit.enter(now) {
-                        Admission::Refused(left) => prop_assert!(left <= LONGEST),
-                        Admission::Pass => out.push(Admission::Pass),
-                        Admission::Probe(number) => {
-                            prop_assert_eq!(deciding, None);
-                            deciding = Some(number);
-                            out.push(Admission::Probe(number));
-                        }
-                    }
-                    continue;
-                }
-                let Some(admission) = out.pop() else { continue };
-                if matches!(admission, Admission::Probe(number) if deciding == Some(number)) {
-                    deciding = None;
-                }
-                match step {
-                    2 => circuit.gave_up(admission),
-                    3 => {
-                        deciding = None;
-                        circuit.succeeded(now);
-                        prop_assert_eq!(circuit.enter(now), Admission::Pass);
-                    }
-                    _ => {
-                        circuit.failed(admission, question, FailureKind::Unreachable, now, jitter);
-                    }
-                }
-            }
-            for admission in out {
-                circuit.gave_up(admission);
-            }
-            now += LONGEST;
-            prop_assert!(!matches!(circuit.enter(now), Admission::Refused(_)));
-        }
-    }
-}
+mod tests;

@@ -84,6 +84,20 @@ impl PullQuota {
         self.lock().backoff.left(now)
     }
 
+    /// Notes an answer: a quota that says it has something left is not spent any more, and neither is one whose time is
+    /// over and that gave a pull.
+    pub(crate) fn answered(&self, spent_pull: bool, stated: Option<RateLimit>) {
+        let refilled = stated
+            .and_then(|stated| stated.remaining)
+            .is_some_and(|remaining| remaining > 0);
+        let now = Instant::now();
+        self.with_backoff(|backoff| {
+            if refilled || spent_pull && backoff.left(now).is_none() {
+                backoff.clear();
+            }
+        });
+    }
+
     /// Changes how long it is spent.
     pub(super) fn with_backoff<T>(&self, change: impl FnOnce(&mut Backoff) -> T) -> T {
         let mut state = self.lock();

@@ -116,7 +116,7 @@ pub const INSIDE: &[(&str, &str)] = &[
     ),
     (
         "upstream/restraint",
-        "throttle breaker quota backoff circuit jitter",
+        "throttle breaker quota holds backoff circuit jitter",
     ),
     ("upstream/wire", "http connect origin resolve settings"),
 ];
