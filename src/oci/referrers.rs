@@ -63,6 +63,17 @@ pub(crate) fn fallback_tag(digest: &Digest) -> Option<Tag> {
     format!("{algorithm}-{hex}").parse().ok()
 }
 
+/// Whether a tag is one of those: `sha256-<hex>`, or what cosign makes of it (`sha256-<hex>.sig`, `.att`, `.sbom`).
+pub(crate) fn is_fallback_tag(tag: &Tag) -> bool {
+    let Some((algorithm, rest)) = tag.as_str().split_once('-') else {
+        return false;
+    };
+    let hex = rest.split(['.', '-']).next().unwrap_or(rest);
+    ["sha256", "sha512"].contains(&algorithm)
+        && hex.len() == MAX_ENCODED
+        && hex.bytes().all(|digit| digit.is_ascii_hexdigit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +117,24 @@ mod tests {
         hasher.update(b"x");
         let tag = fallback_tag(&hasher.finish()).unwrap();
         assert_eq!(tag.as_str().len(), "sha512-".len() + 64);
+        assert!(is_fallback_tag(&tag));
+    }
+
+    #[test]
+    fn tags_made_of_a_digest_are_known_with_any_ending() {
+        let hex = Digest::of(b"x").hex();
+        for ending in ["", ".sig", ".att", ".sbom", ".cosign.bundle", "-extra"] {
+            let tag: Tag = format!("sha256-{hex}{ending}").parse().unwrap();
+            assert!(is_fallback_tag(&tag), "{tag}");
+        }
+        for text in [
+            "1.0",
+            "sha256-abc",
+            "sha256",
+            &format!("md5-{hex}"),
+            &format!("sha256-{hex}0"),
+        ] {
+            assert!(!is_fallback_tag(&text.parse().unwrap()), "{text}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::oci::digest::Digest;
 use crate::oci::endpoint::Endpoint;
-use crate::oci::manifest;
+use crate::oci::manifest::{self, Manifest};
 use crate::oci::name::{Reference, Repository};
 
 use super::asking::failover::Turn;
@@ -14,6 +14,8 @@ use super::error::Error;
 
 /// The largest manifest that is passed on. Clients take no more than 4 MiB (containerd, containers/image).
 const MAX_MANIFEST: usize = 8 * 1024 * 1024;
+/// A manifest longer than this is read and hashed in a blocking thread: it takes a millisecond or more.
+const LONG: usize = 256 * 1024;
 
 /// The answers of servers that do not support HEAD.
 pub(super) const NO_HEAD: &[u16] = &[405, 501];
@@ -38,8 +40,8 @@ pub(crate) enum ManifestHead {
 pub(crate) struct FetchedManifest {
     /// The digest of `bytes`.
     pub digest: Digest,
-    /// From Content-Type, or from the manifest itself.
-    pub media_type: String,
+    /// Its type, and what it names.
+    pub manifest: Manifest,
     /// Unchanged.
     pub bytes: Bytes,
 }
@@ -80,14 +82,16 @@ pub(super) async fn head(
             "asked for manifest {asked}, upstream calls it {stated}"
         )));
     }
-    // If upstream only says that it is JSON, the type is in the body; but for the known digest the type is known too.
-    let media_type = content_type(&reply.headers)
-        .filter(|said| manifest::specific(said).is_some() || digest.as_ref() == known)
-        .map(|said| manifest::media_type_of(Some(said), b""));
+    if digest.is_some() && digest.as_ref() == known {
+        return Ok(ManifestHead::NotModified);
+    }
+    // The type may be in the body alone. What another place than the registry says of it must be in the body as well.
+    let media_type = content_type(&reply.headers).filter(|_| turn.last);
+    let media_type = media_type.and_then(manifest::stated);
     match (digest, content_length(&reply.headers), media_type) {
         (Some(digest), Some(size), Some(media_type)) => Ok(ManifestHead::Found {
             digest,
-            media_type,
+            media_type: media_type.to_owned(),
             size,
         }),
         _ => Ok(ManifestHead::Unspecific),
@@ -117,22 +121,83 @@ pub(super) async fn get(
             bytes.len()
         )));
     }
-    let asked = match reference {
-        Reference::Digest(digest) => Some(digest),
-        Reference::Tag(_) => None,
-    };
-    let digest = verified_digest(&bytes, asked, stated.as_ref())?;
-    if manifest::Manifest::parse(&bytes).is_err() {
-        return Err(Error::wrong(format!(
-            "what upstream sent for {reference} is not a manifest"
-        )));
-    }
-    let media_type = manifest::media_type_of(content_type(&reply.headers), &bytes);
-    Ok(FetchedManifest {
-        digest,
-        media_type,
+    let unread = Unread {
+        asked: match reference {
+            Reference::Digest(digest) => Some(digest.clone()),
+            Reference::Tag(_) => None,
+        },
+        stated,
+        content_type: content_type(&reply.headers).map(str::to_owned),
+        from_registry: turn.last,
         bytes,
-    })
+    };
+    if unread.bytes.len() <= LONG {
+        return unread.read();
+    }
+    let read = tokio::task::spawn_blocking(move || unread.read()).await;
+    read.unwrap_or_else(|_| Err(Error::unavailable("the program is being stopped")))
+}
+
+/// A manifest's bytes, and what was said of them.
+struct Unread {
+    /// The digest that was asked for.
+    asked: Option<Digest>,
+    /// The one that upstream states.
+    stated: Option<Digest>,
+    content_type: Option<String>,
+    /// Whether the registry itself sent them, and not a place that is asked before it.
+    from_registry: bool,
+    bytes: Bytes,
+}
+
+impl Unread {
+    /// Believes of all that what the bytes prove. Only of the type the registry's own word is enough.
+    fn read(self) -> Result<FetchedManifest, Error> {
+        let manifest = Manifest::parse(self.content_type.as_deref(), &self.bytes);
+        let media_type = manifest
+            .as_ref()
+            .map_or("", |manifest| &manifest.media_type);
+        let digest = self.digest(media_type)?;
+        let manifest = manifest.map_err(|error| {
+            Error::wrong(format!(
+                "what upstream sent for {digest} is not a manifest: {error}"
+            ))
+        })?;
+        if !self.from_registry && !manifest.self_described {
+            let said = &manifest.media_type;
+            return Err(Error::wrong(format!(
+                "that {digest} is {said} is not in its bytes, and only the registry itself is believed"
+            )));
+        }
+        Ok(FetchedManifest {
+            digest,
+            manifest,
+            bytes: self.bytes,
+        })
+    }
+
+    /// The digest of the manifest: the one asked for, else the one stated, else computed. Refuses bytes that do not have
+    /// the digest that was asked for or stated.
+    fn digest(&self, media_type: &str) -> Result<Digest, Error> {
+        let is = |digest| manifest::is_digest_of(digest, media_type, &self.bytes);
+        if let Some(asked) = &self.asked
+            && !is(asked)
+        {
+            let found = Digest::of(&self.bytes);
+            let words = format!("asked for manifest {asked}, upstream sent {found}");
+            return Err(Error::wrong(words));
+        }
+        if let Some(stated) = &self.stated
+            && self.asked != self.stated
+            && !is(stated)
+        {
+            let found = Digest::of(&self.bytes);
+            let words = format!("upstream calls the manifest {stated}, its bytes are {found}");
+            return Err(Error::wrong(words));
+        }
+        let known = self.asked.as_ref().or(self.stated.as_ref());
+        Ok(known.cloned().unwrap_or_else(|| Digest::of(&self.bytes)))
+    }
 }
 
 /// `Docker-Content-Digest` (distribution-spec, "Pulling manifests"). One that cannot be read is an error.
@@ -144,31 +209,4 @@ fn stated_digest(headers: &HeaderMap) -> Result<Option<Digest>, Error> {
     digest
         .map(Some)
         .ok_or_else(|| Error::wrong("upstream's Docker-Content-Digest is not a digest"))
-}
-
-/// The digest of the manifest: the one asked for, else the one stated, else computed. Refuses bytes that do not have
-/// the digest that was asked for or stated.
-fn verified_digest(
-    bytes: &[u8],
-    asked: Option<&Digest>,
-    stated: Option<&Digest>,
-) -> Result<Digest, Error> {
-    if let Some(asked) = asked
-        && !manifest::is_digest_of(asked, bytes)
-    {
-        let found = Digest::of(bytes);
-        let words = format!("asked for manifest {asked}, upstream sent {found}");
-        return Err(Error::wrong(words));
-    }
-    if let Some(stated) = stated
-        && !manifest::is_digest_of(stated, bytes)
-    {
-        let found = Digest::of(bytes);
-        let words = format!("upstream calls the manifest {stated}, its bytes are {found}");
-        return Err(Error::wrong(words));
-    }
-    Ok(asked
-        .or(stated)
-        .cloned()
-        .unwrap_or_else(|| Digest::of(bytes)))
 }

@@ -27,7 +27,7 @@ use crate::headers::range::Span;
 use crate::metrics::Metrics;
 use crate::oci::digest::Digest;
 use crate::oci::name::{Namespace, Reference, Repository, Tag};
-use crate::oci::referrers::Referrers;
+use crate::oci::referrers::{self, Referrers};
 use crate::sites::budget::Pulls;
 use crate::sites::hub;
 
@@ -74,11 +74,11 @@ impl Upstream {
         reference: &Reference,
         known: Option<&Digest>,
     ) -> Result<ManifestHead, Error> {
-        self.endpoints
-            .first_answer(false, |turn| {
-                manifests::head(turn, repository, reference, known)
-            })
-            .await
+        let ask = |turn| manifests::head(turn, repository, reference, known);
+        match is_of_referrers(reference) {
+            true => ask(self.endpoints.registry_turn()).await,
+            false => self.endpoints.first_answer(false, ask).await,
+        }
     }
 
     /// Fetches a manifest. One without the digest that was asked for, or that upstream states, is refused.
@@ -87,9 +87,11 @@ impl Upstream {
         repository: &Repository,
         reference: &Reference,
     ) -> Result<FetchedManifest, Error> {
-        self.endpoints
-            .first_answer(false, |turn| manifests::get(turn, repository, reference))
-            .await
+        let ask = |turn| manifests::get(turn, repository, reference);
+        match is_of_referrers(reference) {
+            true => ask(self.endpoints.registry_turn()).await,
+            false => self.endpoints.first_answer(false, ask).await,
+        }
     }
 
     /// Asks whether the repository has a blob, and how long it is.
@@ -155,6 +157,11 @@ impl Upstream {
     pub(crate) fn probes(&self) -> impl Iterator<Item = Probe<'_>> {
         probe::all(&self.settings, &self.endpoints)
     }
+}
+
+/// Whether a tag stands for a list of referrers, or for a signature: lists are asked of the registry alone.
+fn is_of_referrers(reference: &Reference) -> bool {
+    matches!(reference, Reference::Tag(tag) if referrers::is_fallback_tag(tag))
 }
 
 impl std::fmt::Debug for Upstream {

@@ -16,6 +16,7 @@
 //! - `search`: a search
 //! - `ownership`: one blob and two repositories
 //! - `sharing`: one transfer for several repositories, and one that must not concern the others
+//! - `words`: what is said of a manifest, and its bytes do not prove
 //! - `routing`: which registry a request means, and requests that mean none
 //! - `ranges`: a part of a blob or several
 //! - `sendfile`: a body large enough for `sendfile`
@@ -115,4 +116,5 @@ mod tags_list;
 mod trouble;
 mod upstream_trouble;
 mod verify;
+mod words;
 mod wrong_content;

@@ -174,12 +174,11 @@ impl ByDigest {
         let fetched = site.upstream().get_manifest(&name.repository, reference);
         let FetchedManifest {
             digest,
-            media_type,
+            manifest: Manifest {
+                media_type, blobs, ..
+            },
             bytes,
         } = fetched.await?;
-        let blobs = Manifest::parse(&bytes)
-            .map(|manifest| manifest.blobs)
-            .unwrap_or_default();
         let manifest = StoredManifest {
             digest,
             media_type,

@@ -285,8 +285,14 @@ impl ByTag {
     }
 
     async fn confirm(&self, name: &QualifiedName, tag: &Tag, known: &TagRecord) -> Resolved {
+        // A manifest was read before its type was kept; what a HEAD said, of an earlier version's record, was not.
+        let stored = self.stored(name, &known.digest).await;
         let record = TagRecord {
             checked_at: SystemTime::now(),
+            media_type: stored.map_or_else(
+                || known.media_type.clone(),
+                |manifest| manifest.media_type.clone(),
+            ),
             ..known.clone()
         };
         let record = self.keep(name, tag, record).await;

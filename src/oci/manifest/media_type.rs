@@ -1,14 +1,20 @@
 //! Media types: those of manifests, and finding out which one a body has.
 
-use serde_json::{Map, Value};
+use super::error::ManifestError;
 
-pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// Withdrawn before version 1.1 of the image-spec, but some registries have them.
+const OCI_ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Docker's image manifest, version 2, schema 1, with its signatures.
-pub(crate) const DOCKER_SCHEMA1_SIGNED: &str =
+pub(super) const DOCKER_SCHEMA1_SIGNED: &str =
     "application/vnd.docker.distribution.manifest.v1+prettyjws";
 /// The same without signatures.
-pub(crate) const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+pub(super) const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+/// What a registry says that knows nothing better.
+const JSON: &str = "application/json";
 
 /// What to `Accept` from upstream.
 ///
@@ -22,32 +28,113 @@ pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
      application/vnd.docker.distribution.manifest.v1+prettyjws;q=0.5, \
      */*;q=0.1";
 
-const UNKNOWN: &str = "application/octet-stream";
+/// What a manifest is, and so which of its fields name something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Image,
+    Index,
+    Artifact,
+    Schema1,
+    SignedSchema1,
+    /// A kind that came after this program, or that is of no interest to it.
+    Other,
+}
 
-/// The media type of a manifest: what upstream's `Content-Type` says, without parameters (OCI
-/// distribution-spec, "Pulling manifests"), unless that is what a file server says of any file;
-/// then the body's own `mediaType`, which older manifests lack; then what its shape suggests; then
-/// the `Content-Type` after all, and `application/octet-stream` if there is none.
-pub fn media_type_of(content_type: Option<&str>, body: &[u8]) -> String {
-    content_type
-        .and_then(specific)
-        .map(str::to_owned)
-        .unwrap_or_else(|| {
-            let object: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
-            let own = object
-                .get("mediaType")
-                .and_then(Value::as_str)
-                .and_then(specific);
-            own.or_else(|| shape(&object))
-                .or_else(|| content_type.and_then(bare))
-                .unwrap_or(UNKNOWN)
-                .to_owned()
-        })
+impl Kind {
+    pub(super) fn of(media_type: &str) -> Self {
+        let kinds = [
+            (OCI_MANIFEST, Self::Image),
+            (DOCKER_MANIFEST, Self::Image),
+            (OCI_INDEX, Self::Index),
+            (DOCKER_LIST, Self::Index),
+            (OCI_ARTIFACT, Self::Artifact),
+            (DOCKER_SCHEMA1, Self::Schema1),
+            (DOCKER_SCHEMA1_SIGNED, Self::SignedSchema1),
+        ];
+        let found = kinds
+            .into_iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(media_type));
+        found.map_or(Self::Other, |(_, kind)| kind)
+    }
+}
+
+/// The type that the bytes of a manifest say.
+pub(super) enum OwnType {
+    /// Its `mediaType`, which older manifests lack.
+    Written(String),
+    /// What the fields it has say.
+    Shape(&'static str),
+}
+
+impl OwnType {
+    pub(super) fn written(text: &str) -> Option<Self> {
+        specific(text).map(|name| Self::Written(name.to_owned()))
+    }
+
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Written(name) => name,
+            Self::Shape(name) => name,
+        }
+    }
+}
+
+/// The media type of a manifest: what upstream's `Content-Type` says (OCI distribution-spec, "Pulling manifests"),
+/// unless that is what a file server says of any file; then what the bytes say. Where both name one, they must agree
+/// (image-spec, manifest.md, `mediaType`). What is not JSON is no manifest.
+pub(super) fn resolve(
+    content_type: Option<&str>,
+    own: Option<&OwnType>,
+) -> Result<String, ManifestError> {
+    let said = content_type.and_then(specific);
+    if let (Some(said), Some(OwnType::Written(own))) = (said, own)
+        && !said.eq_ignore_ascii_case(own)
+    {
+        return Err(ManifestError::TwoTypes {
+            said: said.to_owned(),
+            own: own.clone(),
+        });
+    }
+    let bare = content_type.and_then(bare);
+    let name = said
+        .or(own.map(OwnType::name))
+        .or(bare)
+        .unwrap_or("nothing");
+    match is_manifest(name) {
+        true => Ok(name.to_owned()),
+        false => Err(ManifestError::NoType(name.to_owned())),
+    }
+}
+
+/// The type of a manifest that a `Content-Type` states without its bytes.
+pub(crate) fn stated(content_type: &str) -> Option<&str> {
+    specific(content_type).filter(|name| is_manifest(name))
+}
+
+/// Whether a manifest can be of this type. All that exist are JSON, those to come as well; which they will be, a mirror
+/// need not know. A browser shows none of them as a page.
+fn is_manifest(name: &str) -> bool {
+    let Some((kind, subtype)) = name.split_once('/') else {
+        return false;
+    };
+    let suffix = subtype.rsplit_once('+').map(|(_, suffix)| suffix);
+    let json = |suffix: &str| {
+        ["json", "prettyjws"]
+            .iter()
+            .any(|it| it.eq_ignore_ascii_case(suffix))
+    };
+    name.eq_ignore_ascii_case(JSON)
+        || kind.eq_ignore_ascii_case("application") && suffix.is_some_and(json)
 }
 
 /// A media type that says more than "a file", without its parameters.
-pub(crate) fn specific(value: &str) -> Option<&str> {
-    let generic = ["text/plain", "application/json", UNKNOWN];
+fn specific(value: &str) -> Option<&str> {
+    let generic = [
+        "text/plain",
+        JSON,
+        "application/octet-stream",
+        "binary/octet-stream",
+    ];
     bare(value).filter(|name| !generic.iter().any(|kind| name.eq_ignore_ascii_case(kind)))
 }
 
@@ -66,24 +153,10 @@ fn is_media_type(name: &str) -> bool {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
     };
-    name.split_once('/')
-        .is_some_and(|(kind, subtype)| token(kind) && token(subtype))
-}
-
-/// OCI manifests may leave `mediaType` out, and are then told apart by what they hold.
-fn shape(object: &Map<String, Value>) -> Option<&'static str> {
-    let has = |field| object.contains_key(field);
-    if has("manifests") {
-        Some(OCI_INDEX)
-    } else if has("config") && has("layers") {
-        Some(OCI_MANIFEST)
-    } else if has("fsLayers") && has("signatures") {
-        Some(DOCKER_SCHEMA1_SIGNED)
-    } else if has("fsLayers") {
-        Some(DOCKER_SCHEMA1)
-    } else {
-        None
-    }
+    name.len() <= 255
+        && name
+            .split_once('/')
+            .is_some_and(|(kind, subtype)| token(kind) && token(subtype))
 }
 
 #[cfg(test)]
@@ -99,8 +172,8 @@ mod tests {
             [
                 OCI_INDEX,
                 OCI_MANIFEST,
-                "application/vnd.docker.distribution.manifest.list.v2+json",
-                "application/vnd.docker.distribution.manifest.v2+json",
+                DOCKER_LIST,
+                DOCKER_MANIFEST,
                 &schema1,
                 "*/*;q=0.1"
             ]
@@ -108,51 +181,26 @@ mod tests {
     }
 
     #[test]
-    fn content_type_wins_unless_it_says_nothing() {
-        let body = br#"{"mediaType":"application/vnd.oci.image.index.v1+json"}"#;
-        assert_eq!(
-            media_type_of(Some("application/vnd.x+json; charset=utf-8"), body),
-            "application/vnd.x+json"
-        );
-        for empty in [
-            None,
-            Some(""),
-            Some(" ; x"),
-            Some("text/plain; charset=utf-8"),
-            Some("Application/JSON"),
-            Some(UNKNOWN),
+    fn what_no_manifest_can_be_is_no_type_of_one() {
+        for name in [
+            OCI_MANIFEST,
+            DOCKER_SCHEMA1_SIGNED,
+            "application/vnd.wasm.manifest.v0+json",
+            "Application/Vnd.X+JSON",
         ] {
-            assert_eq!(media_type_of(empty, body), OCI_INDEX, "{empty:?}");
+            assert_eq!(stated(&format!("{name}; charset=utf-8")), Some(name));
         }
-    }
-
-    #[test]
-    fn shape_decides_when_nothing_is_said() {
-        for (body, expected) in [
-            (r#"{"manifests":[]}"#, OCI_INDEX),
-            (r#"{"config":{},"layers":[]}"#, OCI_MANIFEST),
-            (r#"{"fsLayers":[],"signatures":[]}"#, DOCKER_SCHEMA1_SIGNED),
-            (r#"{"fsLayers":[]}"#, DOCKER_SCHEMA1),
-            (
-                r#"{"mediaType":"a/b\r\nSet-Cookie: x","manifests":[]}"#,
-                OCI_INDEX,
-            ),
-            ("{}", UNKNOWN),
-            ("<html>", UNKNOWN),
+        for name in [
+            "text/html",
+            "text/x+json",
+            "image/svg+xml",
+            "application/xhtml+xml",
+            "application/javascript",
+            "application/+json; x\r\n",
+            "json",
+            "",
         ] {
-            assert_eq!(media_type_of(None, body.as_bytes()), expected, "{body}");
-        }
-    }
-
-    #[test]
-    fn a_type_that_says_little_was_replaced_by_one_that_says_nothing() {
-        for (said, expected) in [
-            ("application/json; charset=utf-8", "application/json"),
-            ("text/plain", "text/plain"),
-            ("not a type", UNKNOWN),
-            ("a/b\r\nSet-Cookie: x", UNKNOWN),
-        ] {
-            assert_eq!(media_type_of(Some(said), br#"{"some":"thing"}"#), expected);
+            assert!(!is_manifest(name) || stated(name).is_none(), "{name}");
         }
     }
 }

@@ -3,62 +3,88 @@
 //! Docker's image manifest version 2, schema 1, "Digest calculation": a signature's `protected` header says
 //! how much of the bytes is payload (`formatLength`) and what to put behind it (`formatTail`). The bytes
 //! themselves are passed on with their signatures, as they came.
+//!
+//! These two words come from the bytes that are to be checked. So they are believed only where they cannot say anything
+//! else than: the payload is the document without its last member, `signatures`.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+/// More than one or two are not known.
+const MOST_SIGNATURES: usize = 16;
+
+/// A document with its signatures. A key that stands there twice is an error, as serde derives it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Signed {
+    schema_version: u32,
+    signatures: Vec<Signature>,
+}
+
+#[derive(Deserialize)]
+struct Signature {
+    protected: String,
+}
+
+#[derive(Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+struct Protected {
+    format_length: usize,
+    format_tail: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Payload {
+    schema_version: u32,
+}
 
 /// The payload of a signed schema 1 manifest; `None` for anything else.
 pub(super) fn payload(bytes: &[u8]) -> Option<Vec<u8>> {
-    let manifest: Value = serde_json::from_slice(bytes).ok()?;
-    let protected = manifest.get("signatures")?.get(0)?.get("protected")?;
-    let protected: Value = serde_json::from_slice(&decode(protected)?).ok()?;
-    let length = usize::try_from(protected.get("formatLength")?.as_u64()?).ok()?;
-    let mut payload = bytes.get(..length)?.to_vec();
-    payload.extend(decode(protected.get("formatTail")?)?);
-    Some(payload)
+    let signed: Signed = serde_json::from_slice(bytes).ok()?;
+    if signed.schema_version != 1 || signed.signatures.len() > MOST_SIGNATURES {
+        return None;
+    }
+    let mut all = signed.signatures.iter().map(protected);
+    let protected = all.next()??;
+    if !all.all(|other| other.is_some_and(|other| other == protected)) {
+        return None;
+    }
+    let (start, rest) = bytes.split_at_checked(protected.format_length)?;
+    let tail = decode(&protected.format_tail)?;
+    if tail.trim_ascii() != b"}" || !is_signatures(rest) {
+        return None;
+    }
+    let payload = [start, &tail].concat();
+    // A whole object by itself: what follows its start in the document is a member of the outermost object.
+    let whole: Payload = serde_json::from_slice(&payload).ok()?;
+    (whole.schema_version == 1).then_some(payload)
 }
 
-fn decode(value: &Value) -> Option<Vec<u8>> {
-    let text = value.as_str()?.trim_end_matches('=');
-    URL_SAFE_NO_PAD.decode(text).ok()
+fn protected(signature: &Signature) -> Option<Protected> {
+    serde_json::from_slice(&decode(&signature.protected)?).ok()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::is_digest_of;
-    use super::*;
-    use crate::oci::digest::Digest;
+/// Whether this is `, "signatures": ...}` and nothing else.
+fn is_signatures(rest: &[u8]) -> bool {
+    let value = after(rest, b",")
+        .and_then(|rest| after(rest, b"\"signatures\""))
+        .and_then(|rest| after(rest, b":"));
+    let Some(value) = value else {
+        return false;
+    };
+    let mut values = serde_json::Deserializer::from_slice(value).into_iter::<IgnoredAny>();
+    let read = values.next().is_some_and(|value| value.is_ok());
+    let end = value.get(values.byte_offset()..).unwrap_or_default();
+    read && end.trim_ascii_start() == b"}"
+}
 
-    /// A payload, and the same with a signature put in before its last brace.
-    fn signed() -> (Vec<u8>, Vec<u8>) {
-        let payload = b"{\n   \"schemaVersion\": 1,\n   \"name\": \"a/b\"\n}".to_vec();
-        let length = payload.len() - 2;
-        let tail = URL_SAFE_NO_PAD.encode(&payload[length..]);
-        let protected = format!("{{\"formatLength\":{length},\"formatTail\":\"{tail}\"}}");
-        let protected = URL_SAFE_NO_PAD.encode(protected);
-        let mut bytes = payload[..length].to_vec();
-        bytes.extend(
-            format!(",\n   \"signatures\": [{{\"protected\": \"{protected}\"}}]\n}}").bytes(),
-        );
-        (payload, bytes)
-    }
+fn after<'b>(rest: &'b [u8], word: &[u8]) -> Option<&'b [u8]> {
+    rest.trim_ascii_start().strip_prefix(word)
+}
 
-    #[test]
-    fn the_digest_is_of_the_payload_without_signatures() {
-        let (unsigned, bytes) = signed();
-        assert_eq!(payload(&bytes), Some(unsigned.clone()));
-        assert!(is_digest_of(&Digest::of(&unsigned), &bytes));
-        assert!(is_digest_of(&Digest::of(&bytes), &bytes));
-        assert!(!is_digest_of(&Digest::of(b"other"), &bytes));
-    }
-
-    #[test]
-    fn what_lies_about_its_length_has_no_payload() {
-        let protected = URL_SAFE_NO_PAD.encode("{\"formatLength\":99999,\"formatTail\":\"Cn0\"}");
-        let bytes = format!("{{\"signatures\":[{{\"protected\":\"{protected}\"}}]}}");
-        assert_eq!(payload(bytes.as_bytes()), None);
-        assert_eq!(payload(b"{\"signatures\":[]}"), None);
-        assert_eq!(payload(b"no json"), None);
-    }
+fn decode(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok()
 }

@@ -112,7 +112,7 @@ impl Trace {
         };
         self.add(key, stored.bytes.len() as u64, true);
         self.read.insert(digest.clone());
-        let manifest = Manifest::parse(&stored.bytes).unwrap_or_default();
+        let manifest = Manifest::parse(Some(&stored.media_type), &stored.bytes).unwrap_or_default();
         for blob in manifest.blobs {
             self.add(StoreKey::Blob(blob.digest), blob.size, !blob.elsewhere);
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::oci::digest::Digest;
-use crate::oci::manifest;
+use crate::oci::manifest::{self, Manifest};
 use crate::oci::name::QualifiedName;
 use crate::store::key::StoreKey;
 
@@ -31,6 +31,22 @@ struct Header {
     media_type: String,
     #[serde(with = "unix_millis")]
     fetched_at: SystemTime,
+    /// By which rules it was taken in. 0, in files of earlier versions: a type was believed that the bytes contradict, or
+    /// do not say, whoever said it.
+    #[serde(default)]
+    rules: u32,
+}
+
+/// What [`Header::rules`] is today.
+const RULES: u32 = 1;
+
+impl Header {
+    /// Whether the type may be kept. Of an old file only the bytes can tell.
+    fn is_believed(&self, bytes: &[u8]) -> bool {
+        self.rules >= RULES
+            || Manifest::parse(Some(&self.media_type), bytes)
+                .is_ok_and(|manifest| manifest.self_described)
+    }
 }
 
 impl Document for StoredManifest {
@@ -51,13 +67,16 @@ impl Document for StoredManifest {
         let header = Header {
             media_type: self.media_type.clone(),
             fetched_at: self.fetched_at,
+            rules: RULES,
         };
         with_header(&header, &self.bytes)
     }
 
     fn from_file((_, digest): &Self::Id, file: Vec<u8>) -> Option<Self> {
         let (header, bytes) = split_header::<Header>(file)?;
-        manifest::is_digest_of(digest, &bytes).then(|| Self {
+        let is_sound = manifest::is_digest_of(digest, &header.media_type, &bytes)
+            && header.is_believed(&bytes);
+        is_sound.then(|| Self {
             digest: digest.clone(),
             media_type: header.media_type,
             bytes,

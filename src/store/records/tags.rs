@@ -1,11 +1,12 @@
 //! Tags: what each pointed to. Written after what it points to.
 
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::oci::digest::Digest;
 use crate::oci::name::{QualifiedName, Tag};
+use crate::oci::referrers::is_fallback_tag;
 use crate::store::key::StoreKey;
 
 use super::document::Document;
@@ -29,6 +30,20 @@ pub struct TagRecord {
     pub held: Option<Digest>,
 }
 
+/// A record as it is written.
+#[derive(Serialize, Deserialize)]
+struct File<R> {
+    #[serde(flatten)]
+    record: R,
+    /// By which rules it was taken in. 0, in files of earlier versions: any of the places that are asked before the
+    /// registry may have said what refers to a manifest.
+    #[serde(default)]
+    rules: u32,
+}
+
+/// What [`File::rules`] is today.
+const RULES: u32 = 1;
+
 impl Document for TagRecord {
     type Id = (QualifiedName, Tag);
 
@@ -44,11 +59,21 @@ impl Document for TagRecord {
     }
 
     fn to_file(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
+        let file = File {
+            record: self,
+            rules: RULES,
+        };
+        serde_json::to_vec(&file).unwrap_or_default()
     }
 
-    fn from_file(_: &Self::Id, file: Vec<u8>) -> Option<Self> {
-        serde_json::from_slice(&file).ok()
+    fn from_file((_, tag): &Self::Id, file: Vec<u8>) -> Option<Self> {
+        let file: File<Self> = serde_json::from_slice(&file).ok()?;
+        let mut record = file.record;
+        if file.rules < RULES && is_fallback_tag(tag) {
+            // So old that the registry is asked before it is served.
+            record.checked_at = UNIX_EPOCH;
+        }
+        Some(record)
     }
 
     fn time(&self) -> SystemTime {

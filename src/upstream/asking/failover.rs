@@ -55,6 +55,15 @@ impl Endpoints {
         &self.registry
     }
 
+    /// The registry alone, with all of the time.
+    pub(crate) fn registry_turn(&self) -> Turn<'_> {
+        Turn {
+            client: &self.registry,
+            until: self.registry.deadline(),
+            last: true,
+        }
+    }
+
     /// Those that are asked before the registry.
     pub(crate) fn before(&self) -> &[Client] {
         &self.before

@@ -79,7 +79,7 @@ pub const INSIDE: &[(&str, &str)] = &[
     ("mirror/manifest", "tag digest"),
     ("oci", "image endpoint referrers manifest name digest error"),
     ("oci/endpoint", "route path mod"),
-    ("oci/manifest", "media_type schema1"),
+    ("oci/manifest", "fields schema1 media_type error"),
     ("oci/name", "namespace text"),
     ("server", "admin connection registry body limits record"),
     ("server/admin", "api"),
