@@ -7,12 +7,25 @@ use serde::{Deserialize, Serialize};
 
 /// What all paths of the API begin with.
 pub(crate) const ROOT: &str = "/api/";
+/// GET tells which store it is.
+pub(crate) const STORE: &str = "/api/v1/store";
 /// GET lists pinned images, POST pins `?image=`, DELETE unpins it.
 pub(crate) const PINS: &str = "/api/v1/pins";
 /// POST checks the store; `?repair=true` also drops what is damaged.
 pub(crate) const VERIFY: &str = "/api/v1/verify";
 /// The header that a request must carry to change something, whatever its value.
 pub(crate) const ADMIN_HEADER: &str = "pierglass-admin";
+
+/// Images that may be pinned at a time: each is looked at whenever its repository changes.
+pub(crate) const MAX_PINS: usize = 1000;
+
+/// The store of a running mirror: where it is, and the directory itself, whatever path leads there.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StoreAnswer {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) path: String,
+}
 
 /// Why there is no answer.
 #[derive(Serialize, Deserialize)]

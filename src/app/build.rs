@@ -1,33 +1,16 @@
-//! From the configuration to the parts of a mirror, and what they may take of the system.
+//! What the server may take of the system.
 
 use std::sync::Arc;
 
 use crate::access::permits::PerClient;
-use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::mirror::{Mirror, Site};
 use crate::server;
 use crate::server::connection::Limits;
 use crate::server::limits::connections::ConnectionLimit;
-use crate::store::Store;
-use crate::upstream::{self, Upstream};
 
 /// Connections to the admin address at a time. They have a limit of their own: a flood of pulls must not
 /// keep Prometheus out.
 const ADMIN_CONNECTIONS: usize = 64;
-
-pub(super) fn mirror(
-    config: &Config,
-    store: Arc<Store>,
-    metrics: &Arc<Metrics>,
-) -> Result<Arc<Mirror>, upstream::CertificateError> {
-    let sites = config.sites(|configured| {
-        let upstream = Upstream::new(configured.settings.clone(), metrics)?;
-        let freshness = configured.freshness.clone();
-        Ok(Arc::new(Site::new(upstream, freshness)))
-    })?;
-    Ok(Mirror::new(store, sites, metrics))
-}
 
 fn limits(settings: &server::Settings, connections: Arc<ConnectionLimit>) -> Limits {
     Limits {
@@ -46,11 +29,12 @@ pub(super) fn limits_for_clients(
     let wanted = settings.max_connections;
     let possible = connections_within(files);
     if wanted > possible {
-        tracing::warn!(
-            max_connections = wanted,
-            possible,
-            files,
-            "fewer connections than configured: the limit on open files is too low"
+        // Rounded up, as `connections_within` rounds down.
+        let needed = wanted.div_ceil(3) * 4;
+        tracing::info!(
+            max_connections = possible,
+            open_files = files,
+            "the limit on open files allows fewer connections than max_connections; for {wanted} raise it to {needed} (ulimit -n, LimitNOFILE=)"
         );
     }
     let connections = ConnectionLimit::new(wanted.min(possible), settings.per_client, metrics);

@@ -1,13 +1,16 @@
 //! Wiring: builds everything from a configuration, binds, spawns, drains.
 //!
-//! It decides nothing about requests. Reading order: this file (start and stop), `build` (from the configuration to the
-//! parts).
+//! It decides nothing about requests. Reading order: this file (start and stop), `build` (what the server may take of the
+//! system), [`prepare`] (what `check` looks at as well).
 
 mod build;
+pub(crate) mod prepare;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -15,13 +18,15 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::config::units::{format_duration, format_size};
-use crate::metrics::Metrics;
+use crate::mirror::Mirror;
 use crate::server;
-use crate::server::admin::Admin;
-use crate::server::connection::tls;
+use crate::server::admin::guard::Guard;
+use crate::server::admin::{Admin, socket};
+use crate::server::browser::Gate;
 use crate::server::registry::service::Service;
 use crate::store::{self, Store};
-use crate::upstream;
+
+use prepare::Prepared;
 
 /// A running mirror.
 pub(crate) struct App {
@@ -37,10 +42,11 @@ pub(crate) struct App {
 /// Why a mirror could not be started.
 #[derive(Debug)]
 pub(crate) enum StartError {
-    /// An address cannot be listened on.
+    /// What the configuration names cannot be used.
+    Configuration(Vec<String>),
+    /// An address or socket cannot be listened on.
     Bind {
-        /// The address.
-        address: SocketAddr,
+        place: String,
         /// The key that sets it.
         key: &'static str,
         /// What the system said.
@@ -48,31 +54,40 @@ pub(crate) enum StartError {
     },
     /// The store cannot be opened.
     Store(store::OpenError),
-    /// An upstream's certificates cannot be used.
-    Upstream(upstream::CertificateError),
-    /// The server's own certificate cannot be used.
-    Tls(String),
-    /// The metrics contradict each other; a defect of the program.
-    Metrics(prometheus::Error),
 }
 
 impl std::fmt::Display for StartError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Bind {
-                address,
-                key,
-                source,
-            } => {
+            Self::Configuration(faults) => f.write_str(&faults.join("\n")),
+            Self::Bind { place, key, source } => {
+                let advice = match source.kind() {
+                    io::ErrorKind::AddrInUse => "is another program there?",
+                    io::ErrorKind::PermissionDenied => {
+                        "ports below 1024 need CAP_NET_BIND_SERVICE, and a socket a directory that is writable;"
+                    }
+                    _ => "is it an address of this machine?",
+                };
                 write!(
                     f,
-                    "cannot listen on {address}: {source}; is another program there? `{key}` sets the address"
+                    "cannot listen on {place}: {source}; {advice} `{key}` sets it"
                 )
             }
-            Self::Store(error) => error.fmt(f),
-            Self::Upstream(error) => error.fmt(f),
-            Self::Tls(detail) => write!(f, "[tls] {detail}"),
-            Self::Metrics(error) => write!(f, "metrics: {error}"),
+            Self::Store(error) => {
+                error.fmt(f)?;
+                match error {
+                    store::OpenError::Io { path, source }
+                        if source.kind() == io::ErrorKind::ReadOnlyFilesystem =>
+                    {
+                        let path = path.display();
+                        write!(
+                            f,
+                            "; a systemd unit with ProtectSystem= needs ReadWritePaths={path}, see deploy/README.md"
+                        )
+                    }
+                    _ => Ok(()),
+                }
+            }
         }
     }
 }
@@ -83,49 +98,56 @@ impl App {
     /// Builds a mirror and starts serving. Says in the log what it is and where.
     pub(crate) async fn start(config: Config) -> Result<Self, StartError> {
         let files = build::raise_file_limit();
-        let metrics = Arc::new(Metrics::new().map_err(StartError::Metrics)?);
-        let tls = config
-            .server
-            .tls
-            .as_ref()
-            .map(tls::acceptor)
-            .transpose()
-            .map_err(StartError::Tls)?;
+        let prepared = prepare::prepare(&config).map_err(StartError::Configuration)?;
+        let Prepared {
+            metrics,
+            tls,
+            sites,
+        } = prepared;
+        let settings = &config.server;
         // Addresses first: a second instance should fail over its address before it looks at the store.
-        let listener = bind(config.server.listen, "listen").await?;
-        let admin_listener = bind(config.server.admin_listen, "admin_listen").await?;
-        let listen = listener.local_addr().unwrap_or(config.server.listen);
-        let admin_listen = admin_listener
-            .local_addr()
-            .unwrap_or(config.server.admin_listen);
-        let store =
-            Store::open(config.store.clone(), Arc::clone(&metrics)).map_err(StartError::Store)?;
+        let listener = bind(settings.listen, "listen").await?;
+        let admin_listener = bind(settings.admin_listen, "admin_listen").await?;
+        let listen = listener.local_addr().unwrap_or(settings.listen);
+        let admin_listen = admin_listener.local_addr().unwrap_or(settings.admin_listen);
+        let store = Store::open(config.store.clone(), Arc::clone(&metrics));
+        let store = store.map_err(StartError::Store)?;
         announce_upstreams(&config);
-        let mirror = build::mirror(&config, store, &metrics).map_err(StartError::Upstream)?;
-        let (stop, stopped) = watch::channel(false);
+        let mirror = Mirror::new(store, sites, &metrics);
         let admin = Arc::new(Admin::new(Arc::clone(&mirror), Arc::clone(&metrics)));
-        let limits = build::limits_for_clients(&config.server, files, &metrics);
-        let service = Arc::new(Service::new(mirror, &metrics));
+        // After the store: its lock shows that no other mirror has this socket.
+        if let Some(path) = &settings.admin_socket {
+            serve_socket(path, settings.header_timeout, &admin)?;
+        }
+        let limits = build::limits_for_clients(settings, files, &metrics);
+        let gate = Gate::new(listen.ip(), &settings.allowed_hosts);
+        let service = Arc::new(Service::new(mirror, gate, &metrics));
         let answer = move |request, caller| {
             let service = Arc::clone(&service);
             async move { service.answer(request, caller).await }
         };
         let secure = tls.is_some();
-        let stopping = wait_for(stopped);
+        let (stop, stopped) = watch::channel(false);
         let registry = tokio::spawn(server::run(
             listener,
             tls,
             limits,
             Arc::clone(&metrics),
-            stopping,
+            wait_for(stopped),
             answer,
         ));
-        let admin_answers = Arc::clone(&admin);
+        let guard = Guard::of_address(
+            admin_listen.ip(),
+            &settings.allowed_hosts,
+            settings.admin_token_file.as_deref(),
+            settings.admin_socket.as_deref(),
+        );
+        let (asked, guard) = (Arc::clone(&admin), Arc::new(guard));
         let answer = move |request, _| {
-            let admin = Arc::clone(&admin_answers);
-            async move { admin.answer(&request).await }
+            let (admin, guard) = (Arc::clone(&asked), Arc::clone(&guard));
+            async move { admin.answer(&request, &guard).await }
         };
-        let limits = build::limits_for_admin(&config.server, &metrics);
+        let limits = build::limits_for_admin(settings, &metrics);
         let never = std::future::pending();
         let admin_server = tokio::spawn(server::run(
             admin_listener,
@@ -163,13 +185,31 @@ impl App {
 }
 
 async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| StartError::Bind {
-            address,
-            key,
-            source,
-        })
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| StartError::Bind {
+        place: address.to_string(),
+        key,
+        source,
+    })
+}
+
+fn serve_socket(
+    path: &Path,
+    header_timeout: Duration,
+    admin: &Arc<Admin>,
+) -> Result<(), StartError> {
+    let listener = socket::bind(path).map_err(|source| StartError::Bind {
+        place: path.display().to_string(),
+        key: "admin_socket",
+        source,
+    })?;
+    let (admin, guard) = (Arc::clone(admin), Arc::new(Guard::of_socket()));
+    let answer = move |request| {
+        let (admin, guard) = (Arc::clone(&admin), Arc::clone(&guard));
+        async move { admin.answer(&request, &guard).await }
+    };
+    tokio::spawn(socket::run(listener, header_timeout, answer));
+    Ok(())
 }
 
 async fn wait_for(mut stopped: watch::Receiver<bool>) {
@@ -184,8 +224,19 @@ fn announce(config: &Config, listen: SocketAddr, admin: SocketAddr, secure: bool
     if !listen.ip().is_loopback() && !secure {
         tracing::info!("everybody who reaches this address can pull, over plain http");
     }
+    for remark in prepare::remarks(config) {
+        match remark.is_warning {
+            true => tracing::warn!("{}", remark.words),
+            false => tracing::info!("{}", remark.words),
+        }
+    }
     let path = config.store.path.display();
     tracing::info!(%path, max_size = format_size(config.store.max_size), "store");
+    if !secure && listen.ip().is_loopback() {
+        tracing::info!(
+            "for Docker, /etc/docker/daemon.json: {{\"registry-mirrors\": [\"{scheme}://{listen}\"]}}; metrics: http://{admin}/metrics"
+        );
+    }
 }
 
 fn announce_upstreams(config: &Config) {

@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::app::prepare;
 use crate::config::Config;
 use crate::config::units::{format_duration, format_size};
 use crate::metrics::Metrics;
@@ -38,19 +39,33 @@ pub(super) fn run(flags: &CheckFlags) -> Result<(), Failure> {
         }
         Err(mistakes) => return Err(mistakes.into()),
     };
+    if let Err(faults) = prepare::prepare(&config) {
+        let failure = Failure::usage(faults.join("\n"));
+        if flags.json {
+            print(&pretty(&json!({ "valid": false, "faults": faults })));
+            return Err(failure.said());
+        }
+        return Err(failure);
+    }
+    let remarks: Vec<_> = prepare::remarks(&config)
+        .into_iter()
+        .map(|it| it.words)
+        .collect();
     if !flags.online {
         print(&match flags.json {
-            true => pretty(&json!({ "valid": true })),
-            false => summary(&config),
+            true => pretty(&json!({ "valid": true, "remarks": remarks })),
+            false => summary(&config, &remarks),
         });
         return Ok(());
     }
     let asked = async { ask_all(&config).await.map_err(Failure::usage) };
     let reports = block_on(asked)?;
     if flags.json {
-        print(&pretty(&json!({ "valid": true, "upstreams": reports })));
+        print(&pretty(
+            &json!({ "valid": true, "remarks": remarks, "upstreams": reports }),
+        ));
     } else {
-        print(&summary(&config));
+        print(&summary(&config, &remarks));
         print(&table(&reports));
     }
     match reports.iter().all(|report| report.error.is_none()) {
@@ -122,7 +137,7 @@ async fn try_out(probe: &Probe<'_>, upstream: &Upstream) -> Result<(), Error> {
     }
 }
 
-fn summary(config: &Config) -> String {
+fn summary(config: &Config, remarks: &[String]) -> String {
     let mut lines = vec![
         "the configuration is valid".to_owned(),
         format!("  registry   {}", config.server.listen),
@@ -142,6 +157,11 @@ fn summary(config: &Config) -> String {
             settings.identity()
         ));
     }
+    lines.extend(
+        remarks
+            .iter()
+            .map(|remark| format!("  note       {remark}")),
+    );
     lines.join("\n")
 }
 

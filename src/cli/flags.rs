@@ -35,7 +35,9 @@ pub(super) struct TargetFlags {
     /// The directory of the store.
     #[arg(long, value_name = "DIR")]
     store: Option<String>,
-    /// A running mirror's admin address, such as http://127.0.0.1:5001. Default: the one in the configuration.
+    /// A running mirror's admin API: http://127.0.0.1:5001, or unix:/run/pierglass/admin.sock.
+    ///
+    /// Default: the one in the configuration.
     #[arg(long, value_name = "URL")]
     admin: Option<String>,
 }
@@ -62,6 +64,11 @@ impl TargetFlags {
             ..Overrides::default()
         };
         load(self.config.as_deref(), &overrides)
+    }
+
+    /// Whether a store was named beside the mirror.
+    pub(super) fn names_store(&self) -> bool {
+        self.store.is_some()
     }
 
     /// The running mirror that was named.

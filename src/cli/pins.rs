@@ -143,6 +143,13 @@ fn unpin_running(admin: &AdminClient, image: &str) -> Result<Answer, Failure> {
 
 fn pin_at_rest(store: &Offline, config: &Config, name: &ImageName) -> Result<Answer, Failure> {
     let image = resolve(config, name).map_err(|error| unknown(&error))?;
+    let pinned = store.pins().map_err(|error| cannot("read", &error))?;
+    if pinned.len() >= api::MAX_PINS && !pinned.contains(&image) {
+        let most = api::MAX_PINS;
+        return Err(Failure::failed(format!(
+            "{most} images are pinned, and no more can be; unpin one"
+        )));
+    }
     let changed = store
         .pin(image.clone())
         .map_err(|error| cannot("write", &error))?;

@@ -4,9 +4,9 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::exit::Failure;
 
-pub(super) fn start(builder: &mut Builder) -> Result<Runtime, Failure> {
+pub(super) fn start(builder: &mut Builder) -> Result<Runtime, String> {
     let runtime = builder.enable_all().build();
-    runtime.map_err(|error| Failure::failed(format!("cannot start: {error}")))
+    runtime.map_err(|error| format!("cannot start: {error}"))
 }
 
 /// Runs what waits for the network, on this thread.
@@ -14,6 +14,9 @@ pub(super) fn block_on<T, E>(work: impl Future<Output = Result<T, E>>) -> Result
 where
     Failure: From<E>,
 {
-    let runtime = start(&mut Builder::new_current_thread())?;
-    Ok(runtime.block_on(work)?)
+    Ok(on_this_thread(work)??)
+}
+
+pub(super) fn on_this_thread<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    Ok(start(&mut Builder::new_current_thread())?.block_on(work))
 }

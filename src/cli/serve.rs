@@ -1,10 +1,13 @@
 //! `pierglass serve`: the process around a mirror. Its runtime, its signals, its end.
 
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
 use clap::Args;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::App;
+use crate::app::{App, StartError};
 use crate::config::Config;
 use crate::logging;
 
@@ -38,8 +41,12 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
         return Err(Failure::failed("cannot listen for signals"));
     };
-    let app = App::start(config).await;
-    let app = app.map_err(|error| Failure::failed(error.to_string()))?;
+    let app = App::start(config).await.map_err(|error| match error {
+        // Another start does not mend it, so that supervisors need not try.
+        StartError::Configuration(_) => Failure::usage(error.to_string()),
+        _ => Failure::failed(error.to_string()),
+    })?;
+    tell_supervisor("READY=1");
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -48,10 +55,28 @@ async fn serve(config: Config) -> Result<(), Failure> {
             _ = hangup.recv() => tracing::warn!("SIGHUP: reloading is not supported yet; restart to read the configuration"),
         }
     }
+    tell_supervisor("STOPPING=1");
     // A second signal means now.
     tokio::select! {
         () = app.stop() => Ok(()),
         _ = terminate.recv() => Err(Failure::silent()),
         _ = interrupt.recv() => Err(Failure::silent()),
+    }
+}
+
+/// Tells systemd, if it started this program and wants to know (sd_notify(3)).
+fn tell_supervisor(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let path = path.to_string_lossy();
+    let address = match path.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&*path),
+    };
+    let told = address
+        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    if let Err(error) = told {
+        tracing::warn!(%error, "cannot tell the supervisor: {state}");
     }
 }

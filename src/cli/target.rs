@@ -1,21 +1,30 @@
 //! What a command works on: a running mirror, asked through its admin API, or the store of one that is not running.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, Uri};
+use http::header::{AUTHORIZATION, HOST};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 
-use crate::api::{ADMIN_HEADER, Refusal};
+use crate::api::{self, ADMIN_HEADER, Refusal, StoreAnswer};
 use crate::config::Config;
 use crate::store::OpenError;
 use crate::store::images::offline::Offline;
 
 use super::flags::TargetFlags;
+use super::runtime;
+
+/// Where the unit in `deploy/` has its socket.
+const SOCKET_OF_UNIT: &str = "/run/pierglass/admin.sock";
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// Nothing for this long, and the mirror is taken for gone. A large store takes a moment to be counted.
@@ -30,35 +39,99 @@ pub(super) enum Target {
     AtRest(Offline),
 }
 
-/// Chooses: the mirror that was named, else the store if it is at rest, else the mirror that holds it.
+/// Chooses what a command works on. Where a store is named, it is that store and never another mirror's.
 pub(super) fn choose(flags: &TargetFlags, config: &Config) -> Result<Target, String> {
-    if let Some(url) = flags.admin() {
-        return Ok(Target::Running(AdminClient::at(url)?));
-    }
     let path = &config.store.path;
-    let configured = || Target::Running(AdminClient::configured(config));
+    if let Some(url) = flags.admin() {
+        let admin = AdminClient::at(url, config)?;
+        return match flags.names_store() {
+            true => one_of(path, vec![admin]),
+            false => Ok(Target::Running(admin)),
+        };
+    }
+    let mirrors = AdminClient::configured(config);
+    if config.store_is_named {
+        return match Offline::open(path) {
+            Ok(store) => Ok(Target::AtRest(store)),
+            Err(error) if is_in_use(&error) => one_of(path, mirrors),
+            Err(error) => Err(cannot_open(path, &error)),
+        };
+    }
+    // Nothing is named: the mirror that runs where mirrors run says which store it has.
+    let mut no_mirror = String::new();
+    for admin in mirrors {
+        match admin.store() {
+            Ok(store) => return Ok(admin.running_on(store)),
+            Err(error) => no_mirror = error,
+        }
+    }
     match Offline::open(path) {
         Ok(store) => Ok(Target::AtRest(store)),
-        Err(OpenError::Locked { .. }) => Ok(configured()),
-        // The store belongs to the mirror's user; the mirror itself may still be asked.
-        Err(OpenError::Io { source, .. })
-            if source.kind() == std::io::ErrorKind::PermissionDenied =>
-        {
-            Ok(configured())
-        }
-        Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            let path = path.display();
-            Err(format!(
-                "there is no store at {path}; name it with --store DIR, the mirror's configuration with --config FILE, or a running mirror with --admin URL"
-            ))
-        }
-        Err(error) => Err(error.to_string()),
+        Err(error) if is_in_use(&error) => Err(no_mirror),
+        Err(error) => Err(format!("{}\n{no_mirror}", cannot_open(path, &error))),
     }
 }
 
-/// A running mirror's admin address.
+/// The one of these mirrors that has the store at `path`.
+fn one_of(path: &Path, mirrors: Vec<AdminClient>) -> Result<Target, String> {
+    let mut found = Vec::new();
+    for admin in mirrors {
+        match admin.store() {
+            Ok(store) if is_at(&store, path) => return Ok(admin.running_on(store)),
+            Ok(store) => found.push(format!("{} has the store {}", admin.url(), store.path)),
+            Err(error) => found.push(error),
+        }
+    }
+    Err(format!(
+        "{} is in use, or not ours to open, and the mirror that has it was not found: {}; name its admin address with --admin URL",
+        path.display(),
+        found.join("; ")
+    ))
+}
+
+/// Whether a mirror's store is the directory at `path`.
+fn is_at(store: &StoreAnswer, path: &Path) -> bool {
+    match path.metadata() {
+        Ok(directory) => (directory.dev(), directory.ino()) == (store.device, store.inode),
+        // It lies in a directory that is closed to us.
+        Err(_) => std::path::absolute(path).is_ok_and(|path| path == Path::new(&store.path)),
+    }
+}
+
+/// Whether the store may be in use: it is locked, or it belongs to another user, perhaps that of a mirror.
+fn is_in_use(error: &OpenError) -> bool {
+    match error {
+        OpenError::Locked { .. } => true,
+        OpenError::Io { source, .. } => source.kind() == std::io::ErrorKind::PermissionDenied,
+        _ => false,
+    }
+}
+
+fn cannot_open(path: &Path, error: &OpenError) -> String {
+    match error {
+        OpenError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            let path = path.display();
+            format!(
+                "there is no store at {path}; name it with --store DIR, the mirror's configuration with --config FILE, or a running mirror with --admin URL"
+            )
+        }
+        error => error.to_string(),
+    }
+}
+
+/// The admin API of a running mirror.
 pub(super) struct AdminClient {
-    authority: String,
+    place: Place,
+    token: Option<PathBuf>,
+    /// What it says its store is, if it was asked.
+    has: Option<String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// Host and port.
+    Address(String),
+    Socket(PathBuf),
 }
 
 /// An answer that is read line by line, as it comes.
@@ -68,8 +141,156 @@ pub(super) struct Lines {
 }
 
 impl AdminClient {
-    fn at(url: &str) -> Result<Self, String> {
-        let wrong = || format!("{url:?} is not the address of a mirror; write http://HOST:PORT");
+    fn at(url: &str, config: &Config) -> Result<Self, String> {
+        Ok(Self {
+            place: Place::named(url)?,
+            token: config.server.admin_token_file.clone(),
+            has: None,
+        })
+    }
+
+    /// Where a mirror of this configuration, or that of the shipped unit, would be, on this machine.
+    fn configured(config: &Config) -> Vec<Self> {
+        let settings = &config.server;
+        let of_unit = || Some(PathBuf::from(SOCKET_OF_UNIT)).filter(|path| path.exists());
+        let socket = settings.admin_socket.clone().or_else(of_unit);
+        let places = socket.map(Place::Socket).into_iter();
+        let places = places.chain([Place::here(settings.admin_listen)]);
+        let client = |place| Self {
+            place,
+            token: settings.admin_token_file.clone(),
+            has: None,
+        };
+        places.map(client).collect()
+    }
+
+    fn url(&self) -> String {
+        match &self.place {
+            Place::Address(authority) => format!("http://{authority}"),
+            Place::Socket(path) => format!("unix:{}", path.display()),
+        }
+    }
+
+    fn running_on(self, store: StoreAnswer) -> Target {
+        Target::Running(Self {
+            has: Some(store.path),
+            ..self
+        })
+    }
+
+    /// What to call it in a report.
+    pub(super) fn describe(&self) -> String {
+        match &self.has {
+            Some(path) => format!("{path}, the store of the mirror at {}", self.url()),
+            None => format!("the mirror at {}", self.url()),
+        }
+    }
+
+    /// Which store it has.
+    fn store(&self) -> Result<StoreAnswer, String> {
+        runtime::on_this_thread(self.value(Method::GET, api::STORE))?
+    }
+
+    /// Asks, and waits for the beginning of the answer. What is no success is an error.
+    pub(super) async fn ask(&self, method: Method, path: &str) -> Result<Lines, String> {
+        let connect = async {
+            match &self.place {
+                Place::Address(authority) => {
+                    let stream = TcpStream::connect(authority).await?;
+                    Ok::<_, std::io::Error>(handshake(stream).await)
+                }
+                Place::Socket(path) => Ok(handshake(UnixStream::connect(path).await?).await),
+            }
+        };
+        let connected = tokio::time::timeout(CONNECT, connect).await;
+        let connected = connected.map_err(|error| self.lost(&error))?;
+        let handshake = connected.map_err(|error| self.lost(&error))?;
+        let mut sender = handshake.map_err(|error| self.lost(&error))?;
+        let request = self.request(method, path)?;
+        let answer = tokio::time::timeout(SILENCE, sender.send_request(request)).await;
+        let answer = answer.map_err(|error| self.lost(&error))?;
+        let (head, body) = answer.map_err(|error| self.lost(&error))?.into_parts();
+        let mut lines = Lines {
+            body,
+            read: Vec::new(),
+        };
+        if head.status == StatusCode::OK {
+            return Ok(lines);
+        }
+        let refusal = lines.next().await.ok().flatten();
+        let refusal = refusal.and_then(|line| serde_json::from_slice::<Refusal>(&line).ok());
+        Err(match refusal {
+            Some(Refusal { error }) => format!("{} answers: {error}", self.url()),
+            None => format!(
+                "{} answers {}; it is no pierglass, or an older one",
+                self.url(),
+                head.status
+            ),
+        })
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<Request<Empty<Bytes>>, String> {
+        let host = match &self.place {
+            Place::Address(authority) => authority,
+            Place::Socket(_) => "localhost",
+        };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, host)
+            .header(ADMIN_HEADER, "1");
+        if let Some(path) = &self.token {
+            let token = std::fs::read_to_string(path)
+                .map_err(|error| format!("admin_token_file: {}: {error}", path.display()))?;
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
+                .map_err(|_| format!("admin_token_file: {} holds no token", path.display()))?;
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+        request
+            .body(Empty::new())
+            .map_err(|error| error.to_string())
+    }
+
+    fn lost(&self, error: &dyn std::fmt::Display) -> String {
+        let url = self.url();
+        format!(
+            "no answer from the mirror at {url}: {error}; is it running? --admin URL names another"
+        )
+    }
+
+    /// Asks for one JSON value.
+    pub(super) async fn value<T: serde::de::DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<T, String> {
+        let line = self.ask(method, path).await?.next().await?;
+        let line = line.unwrap_or_default();
+        serde_json::from_slice(&line)
+            .map_err(|error| format!("{} is no pierglass of this version: {error}", self.url()))
+    }
+}
+
+async fn handshake(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<SendRequest<Empty<Bytes>>, hyper::Error> {
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+impl Place {
+    fn named(url: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("{url:?} is not the address of a mirror; write http://HOST:PORT or unix:/PATH")
+        };
+        if let Some(path) = url.strip_prefix("unix:") {
+            return match path.starts_with('/') {
+                true => Ok(Self::Socket(PathBuf::from(path))),
+                false => Err(wrong()),
+            };
+        }
         let with_scheme = match url.contains("://") {
             true => url.to_owned(),
             false => format!("http://{url}"),
@@ -83,82 +304,18 @@ impl AdminClient {
             .filter(|_| plain && uri.query().is_none())
             .ok_or_else(wrong)?;
         let port = authority.port_u16().unwrap_or(80);
-        Ok(Self {
-            authority: format!("{}:{port}", authority.host()),
-        })
+        Ok(Self::Address(format!("{}:{port}", authority.host())))
     }
 
-    fn configured(config: &Config) -> Self {
-        let mut address = config.server.admin_listen;
+    /// Where a mirror that listens at `address` is for a program on the same machine.
+    fn here(mut address: SocketAddr) -> Self {
         // It listens everywhere; here is one of those places.
         match address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
             IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
             IpAddr::V4(_) | IpAddr::V6(_) => {}
         }
-        Self {
-            authority: address.to_string(),
-        }
-    }
-
-    pub(super) fn url(&self) -> String {
-        format!("http://{}", self.authority)
-    }
-
-    /// Asks, and waits for the beginning of the answer. What is no success is an error.
-    pub(super) async fn ask(&self, method: Method, path: &str) -> Result<Lines, String> {
-        let lost = |error: &dyn std::fmt::Display| {
-            format!(
-                "no answer from the mirror at {}: {error}; is it running? --admin URL names another",
-                self.url()
-            )
-        };
-        let connect = tokio::time::timeout(CONNECT, TcpStream::connect(&self.authority));
-        let stream = connect.await.map_err(|error| lost(&error))?;
-        let stream = stream.map_err(|error| lost(&error))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| lost(&error))?;
-        tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", &self.authority)
-            .header(ADMIN_HEADER, "1")
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| error.to_string())?;
-        let answer = tokio::time::timeout(SILENCE, sender.send_request(request)).await;
-        let answer = answer.map_err(|error| lost(&error))?;
-        let (head, body) = answer.map_err(|error| lost(&error))?.into_parts();
-        let mut lines = Lines {
-            body,
-            read: Vec::new(),
-        };
-        if head.status == StatusCode::OK {
-            return Ok(lines);
-        }
-        let refusal = lines.next().await.ok().flatten();
-        let refusal = refusal.and_then(|line| serde_json::from_slice::<Refusal>(&line).ok());
-        Err(match refusal {
-            Some(Refusal { error }) => error,
-            None => format!(
-                "{} answers {}; it is no pierglass, or an older one",
-                self.url(),
-                head.status
-            ),
-        })
-    }
-
-    /// Asks for one JSON value.
-    pub(super) async fn value<T: serde::de::DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-    ) -> Result<T, String> {
-        let line = self.ask(method, path).await?.next().await?;
-        let line = line.unwrap_or_default();
-        serde_json::from_slice(&line)
-            .map_err(|error| format!("{} is no pierglass of this version: {error}", self.url()))
+        Self::Address(address.to_string())
     }
 }
 
@@ -202,8 +359,11 @@ mod tests {
             ("http://[::1]:5001", "[::1]:5001"),
             ("http://mirror", "mirror:80"),
         ] {
-            assert_eq!(AdminClient::at(url).unwrap().authority, authority, "{url}");
+            let expected = Place::Address(authority.to_owned());
+            assert_eq!(Place::named(url).unwrap(), expected, "{url}");
         }
+        let socket = Place::Socket(PathBuf::from("/run/a b.sock"));
+        assert_eq!(Place::named("unix:/run/a b.sock").unwrap(), socket);
         for url in [
             "",
             "https://a:1",
@@ -211,8 +371,9 @@ mod tests {
             "http://u:p@a:1",
             "a b",
             "http://a:1/?x",
+            "unix:relative",
         ] {
-            assert!(AdminClient::at(url).is_err(), "{url}");
+            assert!(Place::named(url).is_err(), "{url}");
         }
     }
 }

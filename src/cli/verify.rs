@@ -66,7 +66,7 @@ fn check(flags: &TargetFlags, config: &Config, report: &mut Report) -> Result<()
 async fn ask(admin: &AdminClient, report: &mut Report) -> Result<(), String> {
     let path = format!("{}?repair={}", api::VERIFY, report.repair);
     let mut lines = admin.ask(Method::POST, &path).await?;
-    report.place(&format!("the mirror at {}", admin.url()));
+    report.place(&admin.describe());
     while let Some(line) = lines.next().await? {
         let event = serde_json::from_slice(&line);
         report.take(&event.map_err(|error| format!("the mirror's answer is none: {error}"))?);

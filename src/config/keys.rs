@@ -69,7 +69,13 @@ keys! {
     [TOP] {
         LISTEN: "listen" = "127.0.0.1:5000", "Where clients find the registry API.";
         ADMIN_LISTEN: "admin_listen" = "127.0.0.1:5001",
-            "Metrics, health, dashboard and admin API; everyone who reaches it may do everything.";
+            "Metrics, health and admin API.";
+        ADMIN_SOCKET: "admin_socket",
+            "A Unix socket for the admin API, for its owner and root alone; admin_listen is then without the API.";
+        ADMIN_TOKEN_FILE: "admin_token_file",
+            "A file with a token that the API on admin_listen asks for. Beyond loopback there is no API without one.";
+        ALLOWED_HOSTS: "allowed_hosts" = "[]",
+            "Names besides localhost that clients may use for a loopback address, or [\"*\"]; see docs/operations.md.";
         MAX_CONNECTIONS: "max_connections" = "16000", "Connections of clients at a time; more of them wait.";
         MAX_CONNECTIONS_PER_CLIENT: "max_connections_per_client",
             "Of one address (IPv6: /64), or \"none\". Default: three quarters of max_connections.";

@@ -11,12 +11,13 @@
 //! It opens no socket and creates no file; it only checks that files that are named exist. It never prints a secret,
 //! and every text that may be one is wiped from memory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::access::permits::PerClient;
 use crate::secret::Secret;
 use crate::server::connection::tls;
 use crate::sites::Sites;
+use crate::upstream::{Login, Password};
 use crate::{logging, server, store};
 
 mod credentials;
@@ -55,6 +56,10 @@ pub(crate) struct Config {
     /// The registries in the order they were written; exactly one is the default.
     pub upstreams: Vec<UpstreamConfig>,
     pub log: logging::Settings,
+    /// Whether the store's path is written somewhere, and no default.
+    pub store_is_named: bool,
+    /// Files that hold a secret, the configuration itself among them if a password is written there.
+    pub secret_files: Vec<PathBuf>,
 }
 
 impl Config {
@@ -146,12 +151,44 @@ fn resolve(
     let common = freshness::resolve(freshness, None);
     let common = common.as_ref().ok();
     let upstreams = upstreams::resolve(&written.upstreams, common, environment, mistakes);
+    let store_is_named = !written
+        .plain(keys::STORE)
+        .values(&keys::STORE_PATH)
+        .is_empty();
+    let (server, upstreams) = (server?, upstreams?);
     Ok(Config {
-        server: server?,
+        store_is_named,
+        secret_files: secret_files(written, &server, &upstreams),
+        server,
         store: store?,
-        upstreams: upstreams?,
+        upstreams,
         log: log?,
     })
+}
+
+fn secret_files(
+    written: &Written,
+    server: &server::Settings,
+    upstreams: &[UpstreamConfig],
+) -> Vec<PathBuf> {
+    let sections = written.upstreams.iter();
+    let sections = sections.flat_map(|one| std::iter::once(one).chain(&one.further_logins));
+    let mut in_config = sections.flat_map(|section| section.values(&keys::PASSWORD));
+    let in_config = in_config.find_map(|written| match &written.location {
+        Location::Position { file, .. } => Some(PathBuf::from(file)),
+        _ => None,
+    });
+    let key = server.tls.as_ref().map(|tls| &tls.key);
+    let logins = upstreams.iter().flat_map(|it| &it.settings.logins);
+    let passwords = logins.filter_map(|login| match login {
+        Login::Password {
+            password: Password::File(path),
+            ..
+        } => Some(path),
+        _ => None,
+    });
+    let named = key.into_iter().chain(&server.admin_token_file);
+    named.chain(passwords).cloned().chain(in_config).collect()
 }
 
 fn server(
@@ -160,6 +197,9 @@ fn server(
 ) -> Result<server::Settings, Reported> {
     let listen = lookup.required(&keys::LISTEN, value::address);
     let admin_listen = lookup.required(&keys::ADMIN_LISTEN, value::address);
+    let admin_socket = lookup.optional(&keys::ADMIN_SOCKET, value::path);
+    let admin_token_file = lookup.optional(&keys::ADMIN_TOKEN_FILE, value::file);
+    let allowed_hosts = lookup.required(&keys::ALLOWED_HOSTS, url::hosts);
     let max_connections = lookup.required(&keys::MAX_CONNECTIONS, value::connections);
     let of_client = lookup.optional(&keys::MAX_CONNECTIONS_PER_CLIENT, value::limit);
     let requests = lookup.required(&keys::MAX_REQUESTS_PER_CLIENT, value::limit);
@@ -196,6 +236,9 @@ fn server(
     Ok(server::Settings {
         listen,
         admin_listen,
+        admin_socket: admin_socket?,
+        admin_token_file: admin_token_file?,
+        allowed_hosts: allowed_hosts?,
         max_connections,
         per_client,
         header_timeout: header_timeout?,

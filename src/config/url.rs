@@ -7,6 +7,7 @@ use http::uri::Authority;
 
 use super::mistake::Fault;
 use super::value::{Value, mistyped, quoted, text};
+use crate::secret::Secret;
 use crate::upstream::Proxy;
 
 /// The URL of a registry: a host, perhaps a path before `/v2/`. Without a scheme it is `https`.
@@ -74,6 +75,13 @@ pub(super) fn hosts(value: &Value) -> Result<Vec<String>, Fault> {
         Value::List(hosts) => hosts.iter().map(|(_, written)| host(written)).collect(),
         // The default, as the table of keys has it.
         Value::Untyped(text) if text.expose() == "[]" => Ok(Vec::new()),
+        // In the environment, where there are no lists.
+        Value::Untyped(text) => {
+            let hosts = text.expose().split(',').map(str::trim);
+            hosts
+                .map(|written| host(&Value::Text(Secret::new(written.to_owned()))))
+                .collect()
+        }
         other => Err(mistyped(other, "a list", RIGHT)),
     }
 }
@@ -135,7 +143,6 @@ fn authority(url: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
 
     fn registry_of(url: &str) -> Result<String, Fault> {
         registry(&Value::Text(Secret::new(url.to_owned()))).map(|uri| uri.to_string())

@@ -4,11 +4,12 @@
 //! answer to clients, [`admin`] answers operators.
 //!
 //! Reading order: this file (accept, drain), [`connection`] (HTTP/1.1 or 2, TLS, clients that stop reading),
-//! [`registry`] (one request and its answer), [`admin`] (what operators ask), [`body`] (from the store to the
-//! socket), [`record`] (log and counters of a request), [`limits`] (how many connections).
+//! [`registry`] (one request and its answer), [`admin`] (what operators ask), [`browser`] (what web pages may not),
+//! [`body`] (from the store to the socket), [`record`] (log and counters of a request), [`limits`] (how many connections).
 
 pub(crate) mod admin;
 pub(crate) mod body;
+pub(crate) mod browser;
 pub(crate) mod connection;
 pub(crate) mod limits;
 mod record;
@@ -16,6 +17,7 @@ pub(crate) mod registry;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +44,12 @@ pub(crate) struct Settings {
     pub listen: SocketAddr,
     /// Metrics and health.
     pub admin_listen: SocketAddr,
+    /// Where the admin API is for its owner and root, if anywhere.
+    pub admin_socket: Option<PathBuf>,
+    /// The token that the admin API on `admin_listen` asks for.
+    pub admin_token_file: Option<PathBuf>,
+    /// Names that requests may give as their host although the address is a loopback one.
+    pub allowed_hosts: Vec<String>,
     /// Connections at a time; more wait in the kernel's queue.
     pub max_connections: usize,
     /// What one client may have at a time.

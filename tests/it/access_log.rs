@@ -99,3 +99,35 @@ async fn a_client_that_leaves_is_logged_with_what_it_took() {
     let bytes = log_field(&line, "bytes").and_then(Value::as_u64).unwrap();
     assert!(bytes >= taken.bytes && bytes < 32 * MIB, "{line}");
 }
+
+/// One request was a line of 60,260 bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_path_or_agent_is_cut() {
+    let (_registry, mirror) = scene::start();
+    let long = "a".repeat(20_000);
+    for path in [
+        format!("/v2/{long}/manifests/1"),
+        format!("/v2/a/b/manifests/{long}"),
+        format!("/v2/a/b/blobs/sha256:{long}"),
+        format!("/v2/{long}.example/a/manifests/1"),
+        format!("/v2/a/b/manifests/1?ns={long}"),
+    ] {
+        let url = format!("{}{path}", mirror.url());
+        client::get(&url, &[("user-agent", &long)]).await.unwrap();
+    }
+    let requests = || {
+        let lines = mirror.output();
+        let requests = lines.lines().filter(|line| line.contains("\"request\""));
+        requests.map(str::len).collect::<Vec<_>>()
+    };
+    eventually("the last line", || requests().len() == 5);
+    assert!(
+        requests().iter().all(|length| *length < 3000),
+        "{:?}",
+        requests()
+    );
+    mirror.wait_for_log(PATIENCE, |line| {
+        let agent = log_field(line, "agent").and_then(Value::as_str);
+        agent.is_some_and(|agent| agent.ends_with("(20000 bytes)"))
+    });
+}

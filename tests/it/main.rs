@@ -55,8 +55,11 @@
 //! - `hostile`: a client means harm
 //! - `access_log`: what a request leaves in the log
 //! - `admin`: the admin address: health, metrics, the API
+//! - `browsers`: a web page asks, or a person with a browser
 //! - `shutdown`: the end of the program
 //! - `commands`: the command line, its messages and its exit codes
+//! - `targets`: which mirror or store a command works on, and who may ask the admin API
+//! - `prepared`: what `check` and `serve` find out before anything is opened
 //!
 //! The code and the tests themselves:
 //! - `layers`: the arrows of `src/lib.rs`
@@ -76,6 +79,7 @@ mod access_log;
 mod admin;
 mod any_request;
 mod auth;
+mod browsers;
 mod catalog;
 mod circuit;
 mod clients;
@@ -97,6 +101,7 @@ mod old_store;
 mod ownership;
 mod partials;
 mod pins;
+mod prepared;
 mod protocols;
 mod proxy;
 mod quota;
@@ -113,6 +118,7 @@ mod shutdown;
 mod store_directory;
 mod tags;
 mod tags_list;
+mod targets;
 mod trouble;
 mod upstream_trouble;
 mod verify;

@@ -241,7 +241,6 @@ async fn what_is_no_name_is_refused_before_an_upstream_is_asked() {
         ("/v2/acme/app/manifests/1/", 404, "NAME_UNKNOWN"),
         ("/v2/acme/app", 404, "NAME_UNKNOWN"),
         ("/v3/", 404, "NAME_UNKNOWN"),
-        ("/", 404, "NAME_UNKNOWN"),
         ("/favicon.ico", 404, "NAME_UNKNOWN"),
         ("/metrics", 404, "NAME_UNKNOWN"),
     ] {

@@ -1,19 +1,19 @@
 //! The admin API: the answers to what [`crate::api`] defines.
 //!
-//! No client has to say who it is; the address is loopback by default. That alone would open it to
-//! every web page that a browser on this machine shows, so what changes something must carry a header that
-//! a page of another site cannot send unasked, and no `Origin`, which browsers add and programs do not.
+//! Who may ask is for [`super::guard`] to say. What changes something must also carry a header that a web page of
+//! another site cannot send unasked, and no `Origin`, which browsers add and programs do not.
 
 use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, ORIGIN};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, ORIGIN};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::api::{self, PinAnswer, PinList, PinnedImage, Refusal, UnpinAnswer};
+use crate::api::{self, PinAnswer, PinList, PinnedImage, Refusal, StoreAnswer, UnpinAnswer};
 use crate::mirror::Mirror;
 use crate::oci::endpoint::query_value;
 use crate::oci::image::{Image, ImageName};
@@ -35,38 +35,43 @@ pub(super) struct Api {
 }
 
 /// Why there is no answer.
-struct ApiError {
+pub(super) struct ApiError {
     status: StatusCode,
     message: String,
-    allow: Option<&'static str>,
+    /// What the client must know besides.
+    header: Option<(HeaderName, &'static str)>,
 }
 
 impl ApiError {
-    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self {
             status,
             message: message.into(),
-            allow: None,
+            header: None,
+        }
+    }
+
+    pub(super) fn with(self, name: HeaderName, value: &'static str) -> Self {
+        Self {
+            header: Some((name, value)),
+            ..self
         }
     }
 
     fn method(allow: &'static str) -> Self {
-        Self {
-            allow: Some(allow),
-            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, format!("only {allow}"))
-        }
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, format!("only {allow}")).with(ALLOW, allow)
     }
 
-    fn into_response(self) -> Response<Body> {
+    pub(super) fn into_response(self) -> Response<Body> {
         let mut response = answer(
             self.status,
             &Refusal {
                 error: self.message,
             },
         );
-        if let Some(allow) = self.allow {
-            let allow = HeaderValue::from_static(allow);
-            response.headers_mut().insert(ALLOW, allow);
+        if let Some((name, value)) = self.header {
+            let value = HeaderValue::from_static(value);
+            response.headers_mut().insert(name, value);
         }
         response
     }
@@ -103,6 +108,8 @@ impl Api {
                 Method::DELETE => refused.map(|()| self.unpin(query))?.await,
                 _ => Err(ApiError::method("GET, HEAD, POST, DELETE")),
             },
+            api::STORE if reads => self.store(),
+            api::STORE => Err(ApiError::method("GET, HEAD")),
             api::VERIFY => match *request.method() {
                 Method::POST => refused.and_then(|()| self.verify(query)),
                 _ => Err(ApiError::method("POST")),
@@ -112,6 +119,24 @@ impl Api {
                 "there is no such thing in the API",
             )),
         }
+    }
+
+    fn store(&self) -> Result<Response<Body>, ApiError> {
+        let root = self.mirror.store().disk().layout().root();
+        let path = std::path::absolute(root);
+        let found = path.and_then(|path| Ok((std::fs::metadata(root)?, path)));
+        let (directory, path) = found.map_err(|error| {
+            tracing::error!(%error, "cannot look at the store");
+            ApiError::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "cannot look at the store",
+            )
+        })?;
+        Ok(done(&StoreAnswer {
+            device: directory.dev(),
+            inode: directory.ino(),
+            path: path.to_string_lossy().into_owned(),
+        }))
     }
 
     async fn pins(&self) -> PinList {
@@ -127,6 +152,12 @@ impl Api {
     async fn pin(&self, query: &str) -> Result<Response<Body>, ApiError> {
         let image = self.mirror.sites().image(&named(query)?);
         let image = image.map_err(|error| unknown(&error))?;
+        let pins = self.mirror.store().images().pins().await;
+        if pins.images.len() >= api::MAX_PINS && !pins.images.iter().any(|it| it.image == image) {
+            let most = api::MAX_PINS;
+            let words = format!("{most} images are pinned, and no more can be; unpin one");
+            return Err(ApiError::new(StatusCode::CONFLICT, words));
+        }
         let pinned = self.mirror.store().images().pin(image.clone()).await;
         let changed = pinned.map_err(|error| disk(&error))?;
         if changed {

@@ -1,8 +1,11 @@
 //! What operators and their tools ask for: metrics and health here, what the commands need in `api`.
 //!
-//! It serves no pulls: it reads figures, changes pins and checks the store. Reading order: this file, `api`.
+//! It serves no pulls: it reads figures, changes pins and checks the store. Reading order: this file, [`guard`] (who may
+//! ask), `api`, [`socket`].
 
 mod api;
+pub(crate) mod guard;
+pub(crate) mod socket;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +21,8 @@ use crate::mirror::Mirror;
 
 use crate::server::body::Body;
 
-use self::api::Api;
+use self::api::{Api, ApiError};
+use self::guard::Guard;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const INDEX: &str = "pierglass\n\n/metrics  for Prometheus\n/livez    is the process alive\n/readyz   should it get requests\n/api/v1/  for the command line\n";
@@ -47,10 +51,22 @@ impl Admin {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Answers one request.
-    pub(crate) async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
-        if request.uri().path().starts_with(ROOT) {
-            return self.api.answer(request).await;
+    /// Answers one request to a place that `guard` stands before.
+    pub(crate) async fn answer(
+        &self,
+        request: &Request<Incoming>,
+        guard: &Guard,
+    ) -> Response<Body> {
+        let is_api = request.uri().path().starts_with(ROOT);
+        if let Err(turned) = guard.judge(request, !is_api) {
+            tracing::info!(%turned, "a request to the admin address is not answered");
+            return ApiError::new(turned.status(), turned.to_string()).into_response();
+        }
+        if is_api {
+            return match guard.admit(request).await {
+                Ok(()) => self.api.answer(request).await,
+                Err(refused) => refused.into_response(),
+            };
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");

@@ -30,6 +30,7 @@ use crate::server::body::Body;
 use crate::server::body::buffers::LARGE;
 use crate::server::body::sendfile::Lane;
 use crate::server::body::socket::Sendfile;
+use crate::server::browser;
 use crate::server::limits::activity::ActiveRequest;
 use crate::server::limits::connections::{ConnectionLimit, ConnectionPermit};
 use crate::server::record::Broken;
@@ -227,7 +228,8 @@ async fn followed(
     response: impl Future<Output = Response<Body>>,
     lane: Option<Lane>,
 ) -> Result<Response<Body>, Infallible> {
-    let response = response.await.map(|body| body.watched(open));
+    let mut response = response.await.map(|body| body.watched(open));
+    browser::close(response.headers_mut());
     Ok(match lane {
         Some(lane) => response.map(|body| body.over(lane)),
         None => response,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -43,11 +43,22 @@ pub(crate) fn acceptor(settings: &Settings) -> Result<TlsAcceptor, String> {
             builder.with_client_cert_verifier(verifier.map_err(|error| problem(path, &error))?)
         }
     };
-    let key = PrivateKeyDer::from_pem_file(&settings.key)
-        .map_err(|error| problem(&settings.key, &error))?;
+    let key = PrivateKeyDer::from_pem_file(&settings.key).map_err(|error| match error {
+        pem::Error::NoItemsFound => problem(&settings.key, &"holds no private key; it must be PEM"),
+        error => problem(&settings.key, &error),
+    })?;
     let mut config = builder
         .with_single_cert(certificates(&settings.certificate)?, key)
-        .map_err(|error| problem(&settings.certificate, &error))?;
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                let key = settings.key.display();
+                problem(
+                    &settings.certificate,
+                    &format!("its key is another one than that in {key}"),
+                )
+            }
+            error => problem(&settings.certificate, &error),
+        })?;
     config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

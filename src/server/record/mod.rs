@@ -5,6 +5,7 @@
 
 mod counters;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -24,6 +25,18 @@ pub(crate) use counters::{CounterTable, Way};
 
 /// Why a body broke off. Logged with its request; the client only sees the connection end.
 pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
+
+/// Of a text that others chose, the log has this many bytes at most.
+const LONGEST: usize = 512;
+
+/// A text as the log has it: one that is too long is cut, with a mark.
+pub(super) fn cut(text: &str) -> Cow<'_, str> {
+    if text.len() <= LONGEST {
+        return Cow::Borrowed(text);
+    }
+    let end = text.floor_char_boundary(LONGEST);
+    Cow::Owned(format!("{}... ({} bytes)", &text[..end], text.len()))
+}
 
 /// One request. Counted at once, and logged when its response is gone.
 ///
@@ -107,10 +120,11 @@ impl Drop for RequestRecord {
     fn drop(&mut self) {
         let entry = &self.entry;
         let problem = self.broke.get().or(entry.problem.as_ref());
+        let agent = entry.agent.as_ref().and_then(|agent| agent.to_str().ok());
         tracing::info!(
             client = %entry.client,
             method = %entry.method,
-            path = entry.uri.path(),
+            path = &*cut(entry.uri.path()),
             status = self.status.as_u16(),
             upstream = upstream_label(entry.action.as_ref()),
             kind = kind_label(entry.action.as_ref()),
@@ -118,9 +132,31 @@ impl Drop for RequestRecord {
             bytes = self.bytes.load(Ordering::Relaxed),
             ms = entry.started.elapsed().as_millis() as u64,
             header_ms = self.header_after.as_millis() as u64,
-            agent = entry.agent.as_ref().and_then(|agent| agent.to_str().ok()),
-            error = problem,
+            agent = agent.map(cut).as_deref(),
+            error = problem.map(|problem| cut(problem)).as_deref(),
             "request"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_short_is_neither_changed_nor_copied() {
+        assert!(matches!(cut("/v2/"), Cow::Borrowed("/v2/")));
+        assert!(matches!(cut(&"a".repeat(LONGEST)), Cow::Borrowed(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_long_is_cut_with_a_mark(text in "\\PC{300,2000}") {
+            let short = cut(&text);
+            prop_assert!(short.len() <= LONGEST + 30);
+            prop_assert_eq!(text.len() > LONGEST, short.ends_with(" bytes)") && *short != *text);
+        }
     }
 }

@@ -11,6 +11,7 @@ use crate::mirror;
 use crate::oci::endpoint::EndpointError;
 use crate::oci::error::{self, ErrorCode};
 use crate::server::body::Body;
+use crate::server::browser::Turned;
 use crate::sites::SelectError;
 use crate::upstream;
 
@@ -84,6 +85,12 @@ impl From<Refusal> for Problem {
         match refusal {
             Refusal::ReadOnly => Self::read_only(),
         }
+    }
+}
+
+impl From<Turned> for Problem {
+    fn from(turned: Turned) -> Self {
+        Self::new(turned.status(), ErrorCode::Denied, turned.to_string())
     }
 }
 

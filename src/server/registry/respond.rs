@@ -38,6 +38,16 @@ pub(super) fn base() -> Response<Body> {
     list("application/json", body, Outcome::Hit, None, None)
 }
 
+/// `/`: what a person sees who opens the address in a browser.
+pub(super) fn front() -> Response<Body> {
+    const WORDS: &str = "Pierglass, a mirror of container registries.\n\n\
+        Docker uses it with this in /etc/docker/daemon.json, then `systemctl reload docker`:\n  \
+        { \"registry-mirrors\": [\"http://THIS-ADDRESS\"] }\n\
+        containerd, podman and others: see README.md.\n";
+    let body = Bytes::from_static(WORDS.as_bytes());
+    list("text/plain; charset=utf-8", body, Outcome::Hit, None, None)
+}
+
 /// A list of any kind; `age` where it is from the store.
 pub(super) fn list(
     media_type: &'static str,

@@ -12,6 +12,7 @@ use crate::metrics::Metrics;
 use crate::mirror::{Context, Mirror, Outcome, Site, Want};
 use crate::oci::endpoint::{Endpoint, Prefix, Route};
 use crate::server::body::{Body, Buffers};
+use crate::server::browser::Gate;
 use crate::server::record::{CounterTable, Entry, RequestRecord};
 use crate::sites::SelectError;
 
@@ -24,6 +25,7 @@ use super::respond::{self, OCI_NAMESPACE};
 /// Answers requests to the registry API.
 pub(crate) struct Service {
     mirror: Arc<Mirror>,
+    gate: Gate,
     counters: Arc<CounterTable>,
     buffers: Buffers,
 }
@@ -32,12 +34,13 @@ type Answered = Result<(Response<Body>, Outcome), Problem>;
 
 impl Service {
     /// A service in front of `mirror`.
-    pub(crate) fn new(mirror: Arc<Mirror>, metrics: &Arc<Metrics>) -> Self {
+    pub(crate) fn new(mirror: Arc<Mirror>, gate: Gate, metrics: &Arc<Metrics>) -> Self {
         let sites = mirror.sites().iter();
         let namespaces = sites.map(|(namespace, _)| namespace.clone());
         let counters = Arc::new(CounterTable::new(metrics, namespaces));
         Self {
             mirror,
+            gate,
             counters,
             buffers: Buffers::default(),
         }
@@ -76,6 +79,12 @@ impl Service {
         caller: &Caller,
         entry: &mut Entry,
     ) -> Answered {
+        let is_front =
+            request.uri().path() == "/" && matches!(*request.method(), Method::GET | Method::HEAD);
+        self.gate.judge(request, is_front)?;
+        if is_front {
+            return Ok((respond::front(), Outcome::Hit));
+        }
         let route = Route::parse(request.uri().path(), request.uri().query())?;
         let (ns, kind) = (route.ns.clone(), route.endpoint.kind());
         let action = Action::new(verb(request.method()), kind);

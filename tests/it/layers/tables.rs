@@ -13,7 +13,8 @@ pub const ALLOWED: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "access", "config", "metrics", "mirror", "server", "store", "upstream",
+            "access", "config", "metrics", "mirror", "secret", "server", "sites", "store",
+            "upstream",
         ],
     ),
     // Settings live with their component, so the configuration knows all components, and none of them knows it.
@@ -26,7 +27,8 @@ pub const ALLOWED: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "access", "api", "headers", "metrics", "mirror", "oci", "sites", "store", "upstream",
+            "access", "api", "headers", "metrics", "mirror", "oci", "secret", "sites", "store",
+            "upstream",
         ],
     ),
     (
@@ -57,8 +59,8 @@ pub const ALLOWED: &[(&str, &[&str])] = &[
 /// imports. `mod` is the folder's own file; where it is not named it stands first. A new file needs a place here.
 pub const INSIDE: &[(&str, &str)] = &[
     ("access", "rules caller permits action client"),
-    ("app", "build"),
-    ("cli", "pins verify check serve runtime target exit flags"),
+    ("app", "build prepare"),
+    ("cli", "pins verify check serve target runtime exit flags"),
     (
         "config",
         "upstreams credentials freshness environment file lookup written url value keys mistake units",
@@ -81,8 +83,11 @@ pub const INSIDE: &[(&str, &str)] = &[
     ("oci/endpoint", "route path mod"),
     ("oci/manifest", "fields schema1 media_type error"),
     ("oci/name", "namespace text"),
-    ("server", "admin connection registry body limits record"),
-    ("server/admin", "api"),
+    (
+        "server",
+        "admin connection registry browser body limits record",
+    ),
+    ("server/admin", "guard api socket"),
     ("server/body", "by_file socket buffers sendfile"),
     ("server/connection", "timed_stream tls"),
     ("server/limits", "connections idle activity"),

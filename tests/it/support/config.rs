@@ -147,8 +147,13 @@ impl MirrorConfig {
             ..
         } = self;
         let store = store.display();
+        // What bare sockets in these tests say as their host.
+        let hosts = match top.contains("allowed_hosts") {
+            true => "",
+            false => "allowed_hosts = [\"m\"]\n",
+        };
         format!(
-            "listen = \"{listen}\"\nadmin_listen = \"{admin}\"\n{top}\n[log]\nformat = \"json\"\n\n\
+            "listen = \"{listen}\"\nadmin_listen = \"{admin}\"\n{hosts}{top}\n[log]\nformat = \"json\"\n\n\
              [store]\npath = \"{store}\"\n{keys}\n[freshness]\n{freshness}\n{rest}"
         )
     }

@@ -1,0 +1,209 @@
+//! What `check` and `serve` both look at before anything is opened: the files that are named, and sizes.
+//!
+//! A fault here is one of the configuration, so `check` refuses what `serve` would refuse.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio_rustls::TlsAcceptor;
+
+use crate::config::Config;
+use crate::config::units::format_size;
+use crate::metrics::Metrics;
+use crate::mirror::Site;
+use crate::server::admin::guard;
+use crate::server::connection::tls;
+use crate::sites::Sites;
+use crate::upstream::{CertificateError, Login, Password, Upstream};
+
+/// In a smaller store hardly an image finds room.
+const SMALL: u64 = 64 << 20;
+
+/// What can be built without opening anything.
+pub(crate) struct Prepared {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) sites: Sites<Arc<Site>>,
+}
+
+/// What works, and is hardly meant.
+pub(crate) struct Remark {
+    pub(crate) words: String,
+    /// False for what an operator may well want.
+    pub(crate) is_warning: bool,
+}
+
+/// Reads what is named in the configuration and builds what needs nothing else; or every fault of it.
+pub(crate) fn prepare(config: &Config) -> Result<Prepared, Vec<String>> {
+    let metrics = Metrics::new().map_err(|error| vec![format!("metrics: {error}")])?;
+    let metrics = Arc::new(metrics);
+    let mut faults = Vec::new();
+    let tls = config.server.tls.as_ref().map(tls::acceptor).transpose();
+    let tls = tls.unwrap_or_else(|fault| {
+        faults.push(format!("tls: {fault}"));
+        None
+    });
+    if let Some(path) = &config.server.admin_token_file
+        && let Err(error) = guard::read_token(path)
+    {
+        faults.push(format!("admin_token_file: {}: {error}", path.display()));
+    }
+    let site = |configured: &crate::config::UpstreamConfig| {
+        let upstream = Upstream::new(configured.settings.clone(), &metrics)?;
+        Ok::<_, CertificateError>(Arc::new(Site::new(upstream, configured.freshness.clone())))
+    };
+    let sites = config.sites(site);
+    for upstream in &config.upstreams {
+        let name = upstream.settings.namespace.as_str();
+        if sites.is_err()
+            && let Err(error) = Upstream::new(upstream.settings.clone(), &metrics)
+        {
+            faults.push(format!("upstream.{name:?}: {error}"));
+        }
+        for login in &upstream.settings.logins {
+            if let Some(fault) = password_fault(login) {
+                faults.push(format!("upstream.{name:?}.password_file: {fault}"));
+            }
+        }
+    }
+    match sites {
+        Ok(sites) if faults.is_empty() => Ok(Prepared {
+            metrics,
+            tls,
+            sites,
+        }),
+        _ => Err(faults),
+    }
+}
+
+/// What is wrong with a password file. It can be another one later, but one that is no password now is a mistake.
+fn password_fault(login: &Login) -> Option<String> {
+    let Login::Password {
+        password: Password::File(path),
+        ..
+    } = login
+    else {
+        return None;
+    };
+    // A pipe gives what it has once, to the one who asks upstream.
+    if !path.metadata().is_ok_and(|it| it.is_file()) {
+        return None;
+    }
+    let path = path.display();
+    match std::fs::read_to_string(path.to_string()).map(crate::secret::Secret::new) {
+        Err(error) => Some(format!(
+            "{path}: {error}; the user that runs pierglass must be able to read it"
+        )),
+        Ok(text) => match text.expose().trim_end_matches(['\r', '\n']) {
+            "" => Some(format!("{path} is empty; write the password into it")),
+            password if password.contains('\n') => Some(format!(
+                "{path} has more than one line; write the password alone into it"
+            )),
+            _ => None,
+        },
+    }
+}
+
+/// What an operator should know before a pull tells it.
+pub(crate) fn remarks(config: &Config) -> Vec<Remark> {
+    let warning = |words| Remark {
+        words,
+        is_warning: true,
+    };
+    let mut remarks = sizes(config);
+    let readable = config
+        .secret_files
+        .iter()
+        .filter(|path| everyone_may_read(path));
+    remarks.extend(readable.map(|path| {
+        let path = path.display();
+        warning(format!(
+            "{path} holds a secret, and every user of this machine can read it; chmod o= {path}"
+        ))
+    }));
+    let server = &config.server;
+    let logins = config.upstreams.iter().flat_map(|it| &it.settings.logins);
+    let users: Vec<_> = logins
+        .filter(|login| !matches!(login, Login::Anonymous))
+        .map(Login::name)
+        .collect();
+    let admits_all = server
+        .tls
+        .as_ref()
+        .is_none_or(|tls| tls.client_ca.is_none());
+    if !server.listen.ip().is_loopback() && admits_all && !users.is_empty() {
+        remarks.push(warning(format!(
+            "every client that reaches {} can pull what {} may pull; tls.client_ca or a firewall keeps others out",
+            server.listen,
+            users.join(", ")
+        )));
+    }
+    let is_closed = server.admin_token_file.is_none() && server.admin_socket.is_none();
+    if !server.admin_listen.ip().is_loopback() && is_closed {
+        remarks.push(Remark {
+            words: format!(
+                "{} has metrics and health, but no admin API: beyond loopback that needs admin_token_file",
+                server.admin_listen
+            ),
+            is_warning: false,
+        });
+    }
+    remarks
+}
+
+/// Sizes that cannot work on the disk that is there.
+fn sizes(config: &Config) -> Vec<Remark> {
+    let store = &config.store;
+    let (max_size, min_free) = (format_size(store.max_size), format_size(store.min_free));
+    let mut remarks = Vec::new();
+    if store.max_size < SMALL {
+        remarks.push(Remark {
+            words: format!("store.max_size is {max_size}: hardly an image finds room in it"),
+            is_warning: true,
+        });
+    }
+    let Some(disk) = disk_size(&store.path) else {
+        return remarks;
+    };
+    let size = format_size(disk);
+    let path = store.path.display();
+    if store.min_free >= disk {
+        remarks.push(Remark {
+            words: format!("store.min_free is {min_free}, and the disk of {path} has {size}: nothing can be stored"),
+            is_warning: true,
+        });
+    } else if store.max_size > disk {
+        remarks.push(Remark {
+            words: format!(
+                "store.max_size is {max_size}, and the disk of {path} has {size}: it is filled until {min_free} are left (store.min_free)"
+            ),
+            is_warning: false,
+        });
+    }
+    remarks
+}
+
+/// Of the file system that the store is on, or will be.
+fn disk_size(path: &Path) -> Option<u64> {
+    let path = std::path::absolute(path).ok()?;
+    let there = path.ancestors().find(|path| path.exists())?;
+    let disk = rustix::fs::statvfs(there).ok()?;
+    disk.f_blocks.checked_mul(disk.f_frsize)
+}
+
+/// Whether the permissions of a file, and of the directories above it, keep no user out.
+fn everyone_may_read(path: &Path) -> bool {
+    let Ok(path) = path.canonicalize() else {
+        return false;
+    };
+    let may = |path: &Path, bit| {
+        path.metadata()
+            .is_ok_and(|it| it.permissions().mode() & bit != 0)
+    };
+    may(&path, 0o004)
+        && path
+            .ancestors()
+            .skip(1)
+            .all(|directory| may(directory, 0o001))
+}
