@@ -111,7 +111,10 @@ keys! {
     [UPSTREAM] {
         UPSTREAM_CA_FILE: "ca_file", "PEM certificates to trust besides those of the system.";
         UPSTREAM_REALMS: "realms" = "[]", "Further hosts that may be sent the credentials in exchange for a token.";
-        UPSTREAM_PROXY: "proxy", "\"http://host:port\", or \"none\". Default: HTTPS_PROXY, HTTP_PROXY and NO_PROXY.";
+        UPSTREAM_REDIRECTS: "redirects" = "[]",
+            "Hosts of this machine or its link (loopback, link-local, fd00::/8, 100.64.0.0/10) that it may redirect to.";
+        UPSTREAM_PROXY: "proxy",
+            "http://, https:// or socks5h://host:port, or \"none\". Default: HTTPS_PROXY, HTTP_PROXY and NO_PROXY.";
         UPSTREAM_CONNECT_TIMEOUT: "connect_timeout" = "5s", "How long a connection may take to be made, TLS included.";
         UPSTREAM_HEADER_TIMEOUT: "header_timeout" = "10s", "How long an answer may take to begin.";
         UPSTREAM_IDLE_TIMEOUT: "idle_timeout" = "30s",

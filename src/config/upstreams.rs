@@ -37,6 +37,16 @@ const WELL_KNOWN: [&str; 7] = [
     "mcr.microsoft.com",
 ];
 
+/// The variables that name a proxy, in the spellings that count.
+const PROXY_VARIABLES: [&str; 6] = [
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
 /// Whether an upstream is the default one, as written.
 enum Mark {
     Yes,
@@ -80,7 +90,29 @@ pub(super) fn resolve(
         })
         .collect();
     default?;
-    upstreams.into_iter().collect()
+    let upstreams = upstreams.into_iter().collect::<Result<Vec<_>, _>>()?;
+    proxy_variables(&upstreams, environment, mistakes)?;
+    Ok(upstreams)
+}
+
+/// Where the proxy variables count, one that names no proxy would be passed over in silence.
+fn proxy_variables(
+    upstreams: &[UpstreamConfig],
+    environment: &Environment,
+    mistakes: &mut Mistakes,
+) -> Result<(), Reported> {
+    let counts = |it: &UpstreamConfig| matches!(it.settings.connection.proxy, Proxy::Environment);
+    if !upstreams.iter().any(counts) {
+        return Ok(());
+    }
+    let mut result = Ok(());
+    for name in PROXY_VARIABLES {
+        if let Err(fault) = url::check_proxy_variable(environment.get(name).unwrap_or_default()) {
+            let location = Location::Variable(name.to_owned());
+            result = Err(mistakes.note(location, None, fault));
+        }
+    }
+    result
 }
 
 /// The namespace of each table, each at most once.
@@ -198,6 +230,7 @@ fn upstream(
     let logins = credentials::resolve(lookup, environment);
     let ca_file = lookup.optional(&keys::UPSTREAM_CA_FILE, value::file);
     let realms = lookup.required(&keys::UPSTREAM_REALMS, url::hosts);
+    let redirects = lookup.required(&keys::UPSTREAM_REDIRECTS, url::hosts);
     let proxy = lookup.optional(&keys::UPSTREAM_PROXY, url::proxy);
     let timeouts = timeouts(lookup);
     let freshness = freshness::resolve(lookup, common);
@@ -208,6 +241,7 @@ fn upstream(
         endpoints: endpoints?,
         logins: logins?,
         realms: realms?,
+        redirects: redirects?,
         connection: ConnectionSettings {
             ca_file: ca_file?,
             proxy: proxy?.unwrap_or(Proxy::Environment),

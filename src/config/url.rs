@@ -45,9 +45,12 @@ pub(super) fn registries(value: &Value) -> Result<Vec<Uri>, Fault> {
     }
 }
 
+/// The schemes of proxies. To one of `https` the mirror speaks TLS; `socks5h` and `socks4a` resolve names themselves.
+const PROXIES: [&str; 6] = ["http", "https", "socks5h", "socks5", "socks4a", "socks4"];
+
 /// A proxy: `none`, or its URL with the scheme spelt out, because `https` is rarely what a proxy speaks.
 pub(super) fn proxy(value: &Value) -> Result<Proxy, Fault> {
-    const RIGHT: &str = "write a URL such as \"http://proxy.example.com:3128\", or \"none\"";
+    const RIGHT: &str = "write a URL such as \"http://proxy.example.com:3128\" or \"socks5h://127.0.0.1:1080\", or \"none\"";
     let written = text(value)?;
     if written == "none" {
         return Ok(Proxy::Direct);
@@ -58,14 +61,31 @@ pub(super) fn proxy(value: &Value) -> Result<Proxy, Fault> {
             "leave the key out and set HTTPS_PROXY in the environment, which is not logged",
         ));
     }
-    let uri = parse(written, written, RIGHT)?;
-    if uri.path() != "/" {
+    let uri = parse_as(&PROXIES, written, written, "a proxy's URL", RIGHT)?;
+    if !matches!(uri.path(), "" | "/") {
         return Err(Fault::new(
             format!("{} has a path, which no proxy has", quoted(written)),
             RIGHT,
         ));
     }
     Ok(Proxy::Url(uri))
+}
+
+/// A proxy as a variable of the environment names it: with credentials or without, and `http` is meant if there is no
+/// scheme. Its text is never repeated.
+pub(super) fn check_proxy_variable(text: &str) -> Result<(), Fault> {
+    const RIGHT: &str = "write a URL such as http://proxy.example.com:3128, https://... or socks5h://..., or unset it";
+    let uri = text.parse::<Uri>().ok();
+    let known = uri.is_some_and(|uri| {
+        uri.authority().is_some_and(|it| !it.host().is_empty())
+            && uri
+                .scheme_str()
+                .is_none_or(|scheme| PROXIES.contains(&scheme))
+    });
+    match known || text.is_empty() {
+        true => Ok(()),
+        false => Err(Fault::new("names no proxy that can be spoken to", RIGHT)),
+    }
 }
 
 /// Hosts, each with a port or without, in lower case.
@@ -112,6 +132,22 @@ fn port_is_good(authority: &Authority) -> bool {
 }
 
 fn parse(full: &str, written: &str, right: &str) -> Result<Uri, Fault> {
+    parse_as(
+        &["http", "https"],
+        full,
+        written,
+        "an http or https URL",
+        right,
+    )
+}
+
+fn parse_as(
+    schemes: &[&str],
+    full: &str,
+    written: &str,
+    what: &str,
+    right: &str,
+) -> Result<Uri, Fault> {
     // Looked for in the text, because `Uri` drops fragments silently.
     if full.contains(['?', '#']) {
         return Err(Fault::new("has a query or a fragment", right));
@@ -123,7 +159,8 @@ fn parse(full: &str, written: &str, right: &str) -> Result<Uri, Fault> {
         quoted(written)
     };
     let good = |uri: &Uri| {
-        matches!(uri.scheme_str(), Some("http" | "https"))
+        uri.scheme_str()
+            .is_some_and(|scheme| schemes.contains(&scheme))
             && uri
                 .authority()
                 .is_some_and(|it| !it.host().is_empty() && port_is_good(it))
@@ -131,7 +168,7 @@ fn parse(full: &str, written: &str, right: &str) -> Result<Uri, Fault> {
     full.parse()
         .ok()
         .filter(good)
-        .ok_or_else(|| Fault::new(format!("{shown} is not an http or https URL"), right))
+        .ok_or_else(|| Fault::new(format!("{shown} is not {what}"), right))
 }
 
 /// What stands between the scheme and the path, read loosely: a broken URL can hold a password too.
@@ -205,10 +242,19 @@ mod tests {
     fn a_proxy_says_its_scheme() {
         let proxy_of = |text: &str| proxy(&Value::Text(Secret::new(text.to_owned())));
         assert!(matches!(proxy_of("none"), Ok(Proxy::Direct)));
-        assert!(matches!(proxy_of("http://proxy:3128"), Ok(Proxy::Url(_))));
+        for right in [
+            "http://proxy:3128",
+            "https://proxy",
+            "socks5://proxy",
+            "socks5h://proxy:1080",
+            "socks4a://[::1]:9050",
+        ] {
+            assert!(matches!(proxy_of(right), Ok(Proxy::Url(_))), "{right}");
+        }
         for wrong in [
             "proxy:3128",
-            "socks5://proxy",
+            "ftp://proxy",
+            "socks://proxy",
             "http://proxy:3128/path",
             "http://me:hunter2@proxy:3128",
         ] {
@@ -216,6 +262,29 @@ mod tests {
                 !format!("{:?}", proxy_of(wrong).unwrap_err()).contains("hunter2"),
                 "{wrong}"
             );
+        }
+    }
+
+    #[test]
+    fn a_proxy_variable_that_would_be_passed_over_is_refused() {
+        for right in [
+            "",
+            "proxy:3128",
+            "http://me:hunter2@proxy",
+            "socks5h://proxy",
+            "https://p/",
+        ] {
+            assert!(check_proxy_variable(right).is_ok(), "{right}");
+        }
+        for wrong in [
+            "ftp://me:hunter2@proxy",
+            "quic://proxy",
+            "http://",
+            "://",
+            "a b",
+        ] {
+            let fault = check_proxy_variable(wrong).unwrap_err();
+            assert!(!format!("{fault:?}").contains("hunter2"), "{wrong}");
         }
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Settings {
     pub logins: Vec<Login>,
     /// Hosts outside the upstream's own domain that may receive its credentials as a token realm.
     pub realms: Vec<String>,
+    /// Hosts that it may redirect to though they are on this machine, its link or a network like that.
+    pub redirects: Vec<String>,
     pub connection: ConnectionSettings,
 }
 

@@ -41,6 +41,7 @@
 //!
 //! Upstream:
 //! - `auth`: tokens, passwords and redirects, and where none of them may go
+//! - `addresses`: where a registry may lead the mirror
 //! - `proxy`: how an upstream is reached: proxies, TLS, timeouts
 //! - `endpoints`: several places to ask, several users to be
 //! - `resume`: a transfer breaks off and is resumed
@@ -76,6 +77,7 @@
 mod support;
 
 mod access_log;
+mod addresses;
 mod admin;
 mod any_request;
 mod auth;

@@ -298,3 +298,184 @@ async fn a_dead_port_is_told_at_once() {
     registry.up();
     mirror.pull_blob(REPO, &digest).await;
 }
+
+/// What a listener receives first from whoever connects, without an answer.
+async fn first_bytes(listener: TcpListener) -> Vec<u8> {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut bytes = vec![0; 4096];
+    let length = stream.read(&mut bytes).await.unwrap();
+    bytes.truncate(length);
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_with_tls_was_told_its_password_in_clear() {
+    for upstream in ["http://registry.invalid", "https://registry.invalid"] {
+        let listener = TcpListener::bind(any_port()).await.unwrap();
+        let url = format!("https://user:pass@{}", listener.local_addr().unwrap());
+        let config = MirrorConfig::for_url(upstream)
+            .timeouts("1s")
+            .environment("HTTPS_PROXY", &url)
+            .environment("HTTP_PROXY", &url);
+        let mirror = Mirror::start(config);
+        let (received, _) = tokio::join!(first_bytes(listener), mirror.manifest(REPO, TAG));
+        // A TLS record with a handshake (RFC 8446 5.1).
+        assert_eq!(received.first(), Some(&0x16), "{upstream}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_with_tls_is_spoken_to_over_it() {
+    let image = Image::random(1, &[200_000]);
+    let registry = scene::registry_with(FakeRegistry::builder(), &image);
+    let certificate = Certificate::new();
+    let front = Front::start(&certificate, registry.authority()).await;
+    let proxy = Proxy::start().await;
+    let behind = proxy.url.replace("http://", "");
+    let at_proxy = Certificate::new();
+    let secured = Front::start(&at_proxy, behind).await;
+    let both = tempfile::NamedTempFile::new().unwrap();
+    let pem = [certificate.certificate(), at_proxy.certificate()].map(std::fs::read);
+    let [first, second] = pem.map(Result::unwrap);
+    std::fs::write(&both, [first, second].concat()).unwrap();
+    let ca_file = format!("ca_file = \"{}\"", both.path().display());
+    let url = format!("https://user:pass@{}", secured.address);
+    for upstream in [format!("https://{}", front.address), registry.url()] {
+        let config = MirrorConfig::for_url(&upstream)
+            .toml(&ca_file)
+            .environment("HTTPS_PROXY", &url)
+            .environment("HTTP_PROXY", &url);
+        let mirror = Mirror::start(config);
+        mirror.pull(REPO, TAG, &image).await;
+        assert!(!mirror.output().contains("user:pass"));
+    }
+    let seen = proxy.seen();
+    assert!(seen.iter().any(|head| head.starts_with("CONNECT ")));
+    assert!(seen.iter().any(|head| head.starts_with("GET http://")));
+    for head in seen {
+        let lower = head.to_ascii_lowercase();
+        assert!(lower.contains("basic dxnlcjpwyxnz"), "{head}");
+    }
+}
+
+/// A SOCKS 5 server (RFC 1928, RFC 1929) that leads every name to one address, and notes who asked for what.
+async fn socks(listener: TcpListener, behind: String, seen: Arc<Mutex<Vec<String>>>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(socks_connection(stream, behind.clone(), seen.clone()));
+    }
+}
+
+async fn socks_connection(
+    mut client: TcpStream,
+    behind: String,
+    seen: Arc<Mutex<Vec<String>>>,
+) -> std::io::Result<()> {
+    let exactly = async |client: &mut TcpStream, length: u8| {
+        let mut bytes = vec![0; length.into()];
+        client.read_exact(&mut bytes).await.map(|_| bytes)
+    };
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let methods = exactly(&mut client, 2).await?[1];
+    let offered = exactly(&mut client, methods).await?;
+    let mut user = "nobody".to_owned();
+    if offered.contains(&2) {
+        client.write_all(&[5, 2]).await?;
+        let length = exactly(&mut client, 2).await?[1];
+        user = text(exactly(&mut client, length).await?);
+        let length = exactly(&mut client, 1).await?[0];
+        user += &format!(":{}", text(exactly(&mut client, length).await?));
+        client.write_all(&[1, 0]).await?;
+    } else {
+        client.write_all(&[5, 0]).await?;
+    }
+    let target = match exactly(&mut client, 4).await?[3] {
+        3 => {
+            let length = exactly(&mut client, 1).await?[0];
+            text(exactly(&mut client, length).await?)
+        }
+        _ => format!("{:?}", exactly(&mut client, 4).await?),
+    };
+    let port = exactly(&mut client, 2).await?;
+    let port = u16::from_be_bytes([port[0], port[1]]);
+    seen.lock().unwrap().push(format!("{user} {target} {port}"));
+    client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await?;
+    let mut server = TcpStream::connect(behind).await?;
+    copy_bidirectional(&mut client, &mut server).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socks_proxy_is_spoken_to_in_its_own_protocol() {
+    let image = Image::random(1, &[200_000]);
+    let registry = scene::registry_with(FakeRegistry::builder(), &image);
+    let listener = TcpListener::bind(any_port()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let task = tokio::spawn(socks(listener, registry.authority(), Arc::clone(&seen)));
+    let named = MirrorConfig::for_url("http://registry.example");
+    for config in [
+        named
+            .clone()
+            .environment("ALL_PROXY", &format!("socks5h://user:pass@{address}")),
+        named.toml(&format!("proxy = \"socks5h://{address}\"")),
+        MirrorConfig::for_url("http://127.0.0.3:81")
+            .toml(&format!("proxy = \"socks5://{address}\"")),
+    ] {
+        let mirror = Mirror::start(config);
+        mirror.pull(REPO, TAG, &image).await;
+        assert!(!mirror.output().contains("user:pass"));
+    }
+    task.abort();
+    let seen = seen.lock().unwrap().clone();
+    for expected in [
+        "user:pass registry.example 80",
+        "nobody registry.example 80",
+        "nobody [127, 0, 0, 3] 81",
+    ] {
+        assert!(
+            seen.iter().any(|seen| seen == expected),
+            "{expected}: {seen:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_failed_was_taken_for_the_registry() {
+    let gone = TcpListener::bind(any_port()).await.unwrap();
+    let address = gone.local_addr().unwrap();
+    drop(gone);
+    for upstream in ["http://registry.invalid", "https://registry.invalid"] {
+        for proxy in ["http", "https", "socks5h"] {
+            let url = format!("{proxy}://user:pass@{address}");
+            let config = MirrorConfig::for_url(upstream).environment("ALL_PROXY", &url);
+            let mirror = Mirror::start(config);
+            let answer = mirror.manifest(REPO, TAG).await;
+            assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+            let log = mirror.output();
+            let named = format!("the proxy {proxy}://{address}");
+            assert!(log.contains(&named), "{named}: {log}");
+            assert!(!log.contains("user:pass"), "{log}");
+        }
+    }
+}
+
+#[test]
+fn a_proxy_that_cannot_be_spoken_to_is_refused_at_the_start() {
+    let config = MirrorConfig::for_url("http://registry.invalid");
+    let by_variable = config
+        .clone()
+        .environment("HTTPS_PROXY", "quic://user:pass@127.0.0.1:1");
+    let (status, text) = Mirror::fail_to_start(&by_variable);
+    assert_eq!(status.code(), Some(64));
+    assert!(
+        text.contains("HTTPS_PROXY") && !text.contains("user:pass"),
+        "{text}"
+    );
+    let by_key = config.toml("proxy = \"quic://127.0.0.1:1\"");
+    let (status, text) = Mirror::fail_to_start(&by_key);
+    assert_eq!(status.code(), Some(64));
+    assert!(text.contains("proxy") && text.contains("socks5h"), "{text}");
+    // Where it does not count it may say what it likes.
+    let elsewhere = by_variable.toml("proxy = \"none\"");
+    Mirror::start(elsewhere);
+}

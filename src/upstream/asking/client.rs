@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_ENCODING, WWW_AUTHENTICATE};
-use http::{Method, Response, StatusCode, Uri};
+use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::headers::challenge::{self, Challenge};
@@ -22,11 +22,12 @@ use crate::upstream::restraint::quota::RateLimit;
 use crate::upstream::restraint::throttle::Throttle;
 use crate::upstream::settings::Settings;
 use crate::upstream::wire::http::{Breaks, Http};
+use crate::upstream::wire::zone::Zone;
 
 use super::refusal;
 use super::request::{Question, Reply, content_length};
 use super::retry::Retries;
-use super::transport::Transport;
+use super::transport::{Arrival, Transport};
 
 /// Asks one endpoint: the registry itself, or one of those that are asked before it.
 pub(crate) struct Client {
@@ -100,8 +101,11 @@ impl Client {
     ) -> Result<Reply, Error> {
         let asking = async {
             let uri = question.uri(base)?;
-            let (response, at) = self.transport.send(question, uri, None, until).await?;
-            self.reply(response, question, &at, None).await
+            let sent = self
+                .transport
+                .send(question, uri, Zone::Public, None, until)
+                .await?;
+            self.reply(sent, question, None).await
         };
         self.in_time(Box::pin(asking), until)
             .await
@@ -181,22 +185,22 @@ impl Client {
         let authenticator = account.authenticator();
         let uri = question.uri(self.base())?;
         let sent = authenticator.authorization(repository).await?;
-        let (response, at) = self
+        let arrival = self
             .transport
-            .send(question, uri.clone(), sent.as_ref(), until)
+            .send(question, uri.clone(), Zone::Public, sent.as_ref(), until)
             .await?;
-        let away = !self.transport.is_here(&at);
-        let answer = match (response.status(), &sent) {
+        let (away, zone) = (!self.transport.is_here(&arrival.at), arrival.zone);
+        let answer = match (arrival.response.status(), &sent) {
             (StatusCode::UNAUTHORIZED, _) if away => {
-                let challenges = challenges(&response);
+                let challenges = challenges(&arrival.response);
                 authenticator
-                    .answer_elsewhere(&challenges, repository)
+                    .answer_elsewhere(&challenges, zone, repository)
                     .await
             }
             (StatusCode::UNAUTHORIZED, sent) => {
-                let challenges = self.challenges_here(&response, question, until).await;
+                let challenges = self.challenges_here(&arrival, question, until).await;
                 authenticator
-                    .answer(&challenges, repository, sent.as_ref())
+                    .answer(&challenges, zone, repository, sent.as_ref())
                     .await
             }
             (StatusCode::FORBIDDEN, Some(sent)) if !away && authenticator.forget_expired(sent) => {
@@ -206,25 +210,25 @@ impl Client {
         };
         let Some(authorization) = answer? else {
             // There is nothing better to send: the response stands.
-            return self.reply(response, question, &at, Some(account)).await;
+            return self.reply(arrival, question, Some(account)).await;
         };
-        self.transport.drain(response).await;
-        let again = if away { at } else { uri };
-        let (response, at) = self
+        self.transport.drain(arrival.response).await;
+        let again = if away { arrival.at } else { uri };
+        let arrival = self
             .transport
-            .send(question, again, Some(&authorization), until)
+            .send(question, again, zone, Some(&authorization), until)
             .await?;
-        self.reply(response, question, &at, Some(account)).await
+        self.reply(arrival, question, Some(account)).await
     }
 
     /// What a 401 asks for. Some registries (Artifact Registry) refuse without a challenge; `/v2/` has it.
     async fn challenges_here(
         &self,
-        refusal: &Response<Incoming>,
+        refusal: &Arrival,
         question: &Question,
         until: Instant,
     ) -> Vec<Challenge> {
-        let stated = challenges(refusal);
+        let stated = challenges(&refusal.response);
         if !stated.is_empty() || question.endpoint == Endpoint::Base {
             return stated;
         }
@@ -232,22 +236,26 @@ impl Client {
         let Ok(uri) = base.uri(self.base()) else {
             return stated;
         };
-        match self.transport.send(&base, uri, None, until).await {
-            Ok((response, at)) if self.transport.is_here(&at) => challenges(&response),
+        let asked = self
+            .transport
+            .send(&base, uri, Zone::Public, None, until)
+            .await;
+        match asked {
+            Ok(base) if self.transport.is_here(&base.at) => challenges(&base.response),
             _ => stated,
         }
     }
 
-    /// Turns a response that came from `at` into a reply or an error. What it says of limits counts for `account`, if
-    /// the endpoint itself sent it.
+    /// Turns a response into a reply or an error. What it says of limits counts for `account`, if the endpoint itself
+    /// sent it.
     async fn reply(
         &self,
-        response: Response<Incoming>,
+        arrival: Arrival,
         question: &Question,
-        at: &Uri,
         account: Option<&Account>,
     ) -> Result<Reply, FailedTry> {
-        let account = account.filter(|_| self.transport.is_here(at));
+        let Arrival { response, at, .. } = arrival;
+        let account = account.filter(|_| self.transport.is_here(&at));
         let stated = RateLimit::read(response.headers());
         if let Some((account, stated)) = account.zip(stated) {
             self.throttle.state(stated, account.quota());

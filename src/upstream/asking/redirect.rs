@@ -1,11 +1,12 @@
-//! Redirects: where they lead, and which are not followed.
+//! Redirects: where they lead, and which are not followed. Whether the address there may be connected to is judged when
+//! that is done.
 
 use http::header::LOCATION;
 use http::{Response, Uri};
 use hyper::body::Incoming;
 
 use crate::upstream::error::Error;
-use crate::upstream::wire::origin::is_local;
+use crate::upstream::wire::http::parse_uri;
 
 /// Where a redirect leads; `None` when the response is not one.
 pub(super) fn redirect(response: &Response<Incoming>, from: &Uri) -> Result<Option<Uri>, Error> {
@@ -25,39 +26,27 @@ pub(super) fn redirect(response: &Response<Incoming>, from: &Uri) -> Result<Opti
             "a redirect from https to plain http".to_owned(),
         ));
     }
-    let (from_host, host) = (
-        from.host().unwrap_or_default(),
-        next.host().unwrap_or_default(),
-    );
-    // Storage on a private network is common; a service of this machine is not meant to be reached so.
-    if is_local(host) && !is_local(from_host) {
-        return Err(Error::wrong(
-            "a redirect to an address of this machine".to_owned(),
-        ));
-    }
     Ok(Some(next))
 }
 
 /// Resolves a Location against the URL it came from (RFC 3986 5.2, as far as registries use it).
 fn resolve(from: &Uri, location: &str) -> Option<Uri> {
     if location.starts_with("https://") || location.starts_with("http://") {
-        return location.parse().ok();
+        return parse_uri(location).ok();
     }
     let scheme = from.scheme_str()?;
     if location.starts_with("//") {
-        return format!("{scheme}:{location}").parse().ok();
+        return parse_uri(&format!("{scheme}:{location}")).ok();
     }
     let authority = from.authority()?;
     if location.starts_with('/') {
-        return format!("{scheme}://{authority}{location}").parse().ok();
+        return parse_uri(&format!("{scheme}://{authority}{location}")).ok();
     }
     let directory = from
         .path()
         .rsplit_once('/')
         .map_or("", |(directory, _)| directory);
-    format!("{scheme}://{authority}{directory}/{location}")
-        .parse()
-        .ok()
+    parse_uri(&format!("{scheme}://{authority}{directory}/{location}")).ok()
 }
 
 #[cfg(test)]
@@ -84,6 +73,11 @@ mod tests {
             "https://r.example/artifacts-downloads/z"
         );
         assert_eq!(resolved("//cdn.example/z"), "https://cdn.example/z");
+        assert_eq!(
+            resolved("https://me:hunter2@cdn.example/z"),
+            "https://cdn.example/z"
+        );
+        assert_eq!(resolved("//me@cdn.example/z"), "https://cdn.example/z");
         assert_eq!(resolved("z"), "https://r.example/v2/a/blobs/z");
     }
 }

@@ -17,7 +17,8 @@ use crate::upstream::restraint::circuit::FailureKind;
 use crate::upstream::restraint::holds::Probed;
 use crate::upstream::settings::Settings;
 use crate::upstream::wire::http::{AGENT, Http, Request};
-use crate::upstream::wire::origin::{Origin, origin};
+use crate::upstream::wire::origin::{Origin, names, origin};
+use crate::upstream::wire::zone::{Reach, Zone};
 
 use super::redirect::redirect;
 use super::request::Question;
@@ -33,7 +34,17 @@ pub(super) struct Transport {
     http: Http,
     base: String,
     origin: Origin,
+    /// Hosts that may be anywhere, as the operator says.
+    redirects: Vec<String>,
     breaker: Breaker,
+}
+
+/// A response, and where it came from.
+pub(super) struct Arrival {
+    pub(super) response: Response<Incoming>,
+    pub(super) at: Uri,
+    /// Where the host is that redirected there, or this origin itself.
+    pub(super) zone: Zone,
 }
 
 impl Transport {
@@ -43,6 +54,7 @@ impl Transport {
             http,
             base: settings.url.to_string().trim_end_matches('/').to_owned(),
             origin: origin(&settings.url),
+            redirects: settings.redirects.clone(),
             breaker: Breaker::new(settings.namespace.as_str(), host, metrics),
         }
     }
@@ -62,13 +74,16 @@ impl Transport {
 
     /// Sends the question to `uri` and follows redirects; returns where it ended. The authorization is sent to the
     /// origin of `uri` alone: elsewhere it would be a leak, and S3 refuses a request that has both it and a signed URL.
+    ///
+    /// `zone` is where the host is that named `uri`, if it is not at this origin.
     pub(super) async fn send(
         &self,
         question: &Question,
         mut uri: Uri,
+        mut zone: Zone,
         authorization: Option<&HeaderValue>,
         until: Instant,
-    ) -> Result<(Response<Incoming>, Uri), FailedTry> {
+    ) -> Result<Arrival, FailedTry> {
         let first = origin(&uri);
         for _ in 0..=MAX_REDIRECTS {
             let at = origin(&uri);
@@ -80,21 +95,41 @@ impl Transport {
                 false => None,
             };
             let kind = question.endpoint.kind().as_str();
-            let result = self.http.send(request, kind, until).await;
+            let reach = self.reach(&uri, zone);
+            let result = self.http.send(request, kind, reach, until).await;
             if let Some(permission) = permission {
                 report(permission, &result);
             }
             let response = result?;
+            if at == self.origin {
+                zone = self.http.zone(&uri, &response);
+            }
             match redirect(&response, &uri)? {
                 Some(next) => {
                     tracing::debug!(upstream = %self.http.namespace(), to = next.host(), "redirected");
                     self.drain(response).await;
                     uri = next;
                 }
-                None => return Ok((response, uri)),
+                None => {
+                    return Ok(Arrival {
+                        response,
+                        at: uri,
+                        zone,
+                    });
+                }
             }
         }
         Err(Error::wrong(format!("more than {MAX_REDIRECTS} redirects")).into())
+    }
+
+    /// Where a connection for `uri` may lead, if a host in `zone` named it.
+    fn reach(&self, uri: &Uri, zone: Zone) -> Reach {
+        let named =
+            origin(uri) == self.origin || self.redirects.iter().any(|listed| names(listed, uri));
+        match named {
+            true => Reach::Anywhere,
+            false => Reach::Beside(zone),
+        }
     }
 
     async fn admit<'a>(
@@ -115,7 +150,8 @@ impl Transport {
         let question = Question::new(Method::GET, Endpoint::Base);
         let request = request(&question, question.uri(&self.base)?, None)?;
         let kind = question.endpoint.kind().as_str();
-        let response = self.http.send(request, kind, until).await?;
+        let reach = Reach::Anywhere;
+        let response = self.http.send(request, kind, reach, until).await?;
         let status = response.status();
         let told = retry_after(response.headers(), SystemTime::now());
         self.drain(response).await;

@@ -10,6 +10,7 @@ use crate::headers::challenge::Challenge;
 use crate::oci::name::Repository;
 use crate::upstream::error::Error;
 use crate::upstream::wire::http::Http;
+use crate::upstream::wire::zone::Zone;
 
 use super::cache::CredentialCache;
 use super::kinds::Login;
@@ -66,14 +67,16 @@ impl Authenticator {
         }
     }
 
-    /// What to answer to a 401; `None` when there is nothing better than what was sent.
+    /// What to answer to a 401 of a host in `zone`; `None` when there is nothing better than what was sent.
     pub(crate) async fn answer(
         &self,
         challenges: &[Challenge],
+        zone: Zone,
         repository: Option<&Repository>,
         sent: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, Error> {
-        if let Some((realm, scope, error)) = challenges.iter().find_map(Realm::of) {
+        let realm = challenges.iter().find_map(|it| Realm::of(it, zone));
+        if let Some((realm, scope, error)) = realm {
             let id = TokenId::new(true, Arc::clone(&realm), wanted_scope(scope, repository));
             let header = self.tokens.other_than(id, error, sent).await?;
             // Only now, since the realm gave a token: what is learned here is used without asking upstream.
@@ -94,9 +97,11 @@ impl Authenticator {
     pub(crate) async fn answer_elsewhere(
         &self,
         challenges: &[Challenge],
+        zone: Zone,
         repository: Option<&Repository>,
     ) -> Result<Option<HeaderValue>, Error> {
-        let Some((realm, scope, _)) = challenges.iter().find_map(Realm::of) else {
+        let realm = challenges.iter().find_map(|it| Realm::of(it, zone));
+        let Some((realm, scope, _)) = realm else {
             return Ok(None);
         };
         let id = TokenId::new(false, realm, wanted_scope(scope, repository));

@@ -3,12 +3,12 @@
 //! A registry that is not trusted must not be able to name any host as the place to send passwords to.
 
 use http::Uri;
-use http::uri::Authority;
 
 use crate::upstream::error::Error;
 use crate::upstream::restraint::breaker::Breaker;
 use crate::upstream::restraint::throttle::Throttle;
-use crate::upstream::wire::origin::{is_loopback, is_private, origin, same_domain};
+use crate::upstream::wire::origin::{names, origin, same_domain};
+use crate::upstream::wire::zone::{Reach, Zone};
 
 /// Where one upstream may send the mirror for a token.
 pub(crate) struct Realms {
@@ -44,12 +44,24 @@ impl Realms {
         &self.breaker
     }
 
-    pub(super) fn check(&self, with_credentials: bool, realm: &Uri) -> Result<(), Error> {
-        check(with_credentials, &self.home, realm, &self.listed)
+    /// Refuses a realm where no token may be asked for, or where the credentials may not be sent; how far the way there
+    /// may lead. `zone` is where the host is that named the realm.
+    pub(super) fn check(
+        &self,
+        with_credentials: bool,
+        realm: &Uri,
+        zone: Zone,
+    ) -> Result<Reach, Error> {
+        check(with_credentials, &self.home, realm, &self.listed)?;
+        let listed = self.listed.iter().any(|listed| names(listed, realm));
+        Ok(match listed || origin(&self.home) == origin(realm) {
+            true => Reach::Anywhere,
+            false => Reach::Beside(zone),
+        })
     }
 }
 
-/// Refuses a realm where no token may be asked for, or where the credentials may not be sent.
+/// Judges a realm by what its URL says; the address is judged when it is connected to.
 ///
 /// Without credentials: `https` (or the upstream's own plain `http`), and no private address unless the
 /// upstream is at one. With credentials also: the upstream's own host, its registrable domain
@@ -71,30 +83,17 @@ fn check(with_credentials: bool, home: &Uri, realm: &Uri, listed: &[String]) -> 
     if origin(home) == origin(realm) || listed.iter().any(|listed| names(listed, realm)) {
         return Ok(());
     }
-    if is_private(host) && !is_private(home_host) {
+    let zone = |host| Zone::of_host(host).unwrap_or(Zone::Public);
+    if zone(host) != Zone::Public && zone(home_host) == Zone::Public {
         return refuse("a private address");
     }
     if !with_credentials || host.eq_ignore_ascii_case(home_host) || same_domain(home_host, host) {
         return Ok(());
     }
-    if is_loopback(host) && is_loopback(home_host) {
+    if (zone(host), zone(home_host)) == (Zone::Loopback, Zone::Loopback) {
         return Ok(());
     }
     refuse("which is another domain than its own")
-}
-
-/// Whether an entry of the list, a host with or without a port, means this realm.
-fn names(listed: &str, realm: &Uri) -> bool {
-    let Ok(listed) = listed.parse::<Authority>() else {
-        return false;
-    };
-    let same_host = realm
-        .host()
-        .is_some_and(|host| host.eq_ignore_ascii_case(listed.host()));
-    same_host
-        && listed
-            .port_u16()
-            .is_none_or(|port| origin(realm).2 == Some(port))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::upstream::restraint::breaker::Subject;
 use crate::upstream::restraint::circuit::FailureKind;
 use crate::upstream::restraint::holds::Probed;
 use crate::upstream::wire::http::{AGENT, Http, Request, parse_uri};
+use crate::upstream::wire::zone::{Reach, Zone};
 
 use super::cache::CredentialCache;
 use super::credential::{Credential, sensitive};
@@ -41,11 +42,16 @@ const JUST_ISSUED: Duration = Duration::from_secs(5);
 pub(super) struct Realm {
     url: String,
     service: Option<String>,
+    /// Where the host is that named it.
+    zone: Zone,
 }
 
 impl Realm {
     /// The realm that a challenge names, with the scope it asks for and the error it states.
-    pub(super) fn of(challenge: &Challenge) -> Option<(Arc<Self>, Option<&str>, Option<&str>)> {
+    pub(super) fn of(
+        challenge: &Challenge,
+        zone: Zone,
+    ) -> Option<(Arc<Self>, Option<&str>, Option<&str>)> {
         let Challenge::Bearer {
             realm,
             service,
@@ -56,7 +62,7 @@ impl Realm {
             return None;
         };
         let (url, service) = (realm.clone(), service.clone());
-        let realm = Arc::new(Self { url, service });
+        let realm = Arc::new(Self { url, service, zone });
         Some((realm, scope.as_deref(), error.as_deref()))
     }
 }
@@ -189,15 +195,15 @@ impl Exchange {
     async fn obtain(&self, id: &TokenId) -> Result<Token, Error> {
         let realm = parse_uri(&id.realm.url)?;
         let with_credential = id.for_upstream && !self.credentials.is_anonymous();
-        self.realms.check(with_credential, &realm)?;
+        let reach = self.realms.check(with_credential, &realm, id.realm.zone)?;
         if !with_credential {
-            return self.run(id, None).await;
+            return self.run(id, None, reach).await;
         }
         let credential = self.credentials.credential().await?;
-        match (self.run(id, credential.as_deref()).await, credential) {
+        match (self.run(id, credential.as_deref(), reach).await, credential) {
             (Err(denied @ Error::Denied { .. }), Some(refused)) => {
                 match self.credentials.other_than(&refused).await? {
-                    Some(other) => self.run(id, Some(&other)).await,
+                    Some(other) => self.run(id, Some(&other), reach).await,
                     None => Err(denied),
                 }
             }
@@ -206,13 +212,21 @@ impl Exchange {
     }
 
     /// One exchange, within the time that a response header may take.
-    async fn run(&self, id: &TokenId, credential: Option<&Credential>) -> Result<Token, Error> {
+    async fn run(
+        &self,
+        id: &TokenId,
+        credential: Option<&Credential>,
+        reach: Reach,
+    ) -> Result<Token, Error> {
         let request = token_request(id, credential)?;
         let until = Instant::now() + self.http.header_limit();
         let result = match id.for_upstream {
-            true => self.restrained(id, request, until).await,
+            true => self.restrained(id, request, reach, until).await,
             // A realm that gives anonymous tokens after a redirect is not the upstream's own.
-            false => self.ask_realm(request, until).await.map_err(Error::from),
+            false => self
+                .ask_realm(request, reach, until)
+                .await
+                .map_err(Error::from),
         };
         let word = match &result {
             Ok(_) => "ok",
@@ -233,18 +247,19 @@ impl Exchange {
         &self,
         id: &TokenId,
         request: Request,
+        reach: Reach,
         until: Instant,
     ) -> Result<Token, Error> {
         let scope = id.scope.as_deref();
         let throttle = self.realms.throttle();
-        throttle.admit(scope, self.ping(id, until)).await?;
+        throttle.admit(scope, self.ping(id, reach, until)).await?;
         let subject = Subject {
             repository: scope,
             question: question(request.uri()),
         };
-        let ping = async { self.ping(id, until).await.map(drop) };
+        let ping = async { self.ping(id, reach, until).await.map(drop) };
         let permission = self.realms.breaker().admit(subject, ping).await?;
-        let failed = match self.ask_realm(request, until).await {
+        let failed = match self.ask_realm(request, reach, until).await {
             Ok(token) => {
                 permission.succeeded();
                 throttle.answered(scope);
@@ -272,14 +287,14 @@ impl Exchange {
 
     /// Asks the realm for a token that allows nothing, without the credential: whether it is well, and whether it limits
     /// all that is asked.
-    async fn ping(&self, id: &TokenId, until: Instant) -> Result<Probed, Error> {
+    async fn ping(&self, id: &TokenId, reach: Reach, until: Instant) -> Result<Probed, Error> {
         let nothing = TokenId {
             scope: None,
             ..id.clone()
         };
         let request = token_request(&nothing, None)?;
         let host = request.uri().host().unwrap_or_default().to_owned();
-        let response = self.http.send(request, "token", until).await?;
+        let response = self.http.send(request, "token", reach, until).await?;
         match response.status() {
             StatusCode::TOO_MANY_REQUESTS => {
                 let told = retry_after(response.headers(), SystemTime::now());
@@ -293,9 +308,14 @@ impl Exchange {
         }
     }
 
-    async fn ask_realm(&self, request: Request, until: Instant) -> Result<Token, FailedTry> {
+    async fn ask_realm(
+        &self,
+        request: Request,
+        reach: Reach,
+        until: Instant,
+    ) -> Result<Token, FailedTry> {
         let host = request.uri().host().unwrap_or_default().to_owned();
-        let asking = self.exchange(request, &host, until);
+        let asking = self.exchange(request, &host, reach, until);
         match tokio::time::timeout_at(until.into(), asking).await {
             Ok(result) => result,
             Err(_) => {
@@ -310,10 +330,11 @@ impl Exchange {
         &self,
         request: Request,
         host: &str,
+        reach: Reach,
         until: Instant,
     ) -> Result<Token, FailedTry> {
         let issued = Instant::now();
-        let response = self.http.send(request, "token", until).await?;
+        let response = self.http.send(request, "token", reach, until).await?;
         let status = response.status();
         match status.as_u16() {
             200 => {}
@@ -363,7 +384,7 @@ impl Exchange {
 }
 
 fn token_request(id: &TokenId, credential: Option<&Credential>) -> Result<Request, Error> {
-    let Realm { url, service } = &*id.realm;
+    let Realm { url, service, .. } = &*id.realm;
     let mut query = form_urlencoded::Serializer::new(String::new());
     for (key, value) in [("service", service), ("scope", &id.scope)] {
         if let Some(value) = value {

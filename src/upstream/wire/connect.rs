@@ -4,9 +4,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use http::uri::Scheme;
 use http::{HeaderValue, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy::connect::proxy::{SocksV4, SocksV5, Tunnel};
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
@@ -15,18 +16,22 @@ use rustls::pki_types::pem::PemObject;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use super::resolve::Resolver;
-use super::settings::{ConnectionSettings, Proxy};
+use super::origin::with_port;
+use super::resolve::{Refused, Resolver};
+use super::settings::{ConnectionSettings, Proxy, Timeouts};
+use super::zone::{Reach, Zone};
 
 /// Connects over TCP, directly or through a proxy, and speaks TLS on top for `https`.
-pub(crate) type Connector = HttpsConnector<ProxyConnector>;
+pub(super) type Connector = HttpsConnector<ProxyConnector>;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Which proxy is used for which host.
 #[derive(Clone)]
-pub(crate) struct Proxies(Option<Arc<Matcher>>);
+pub(super) struct Proxies(Option<Arc<Matcher>>);
 
 impl Proxies {
-    pub(crate) fn new(settings: &ConnectionSettings) -> Self {
+    pub(super) fn new(settings: &ConnectionSettings) -> Self {
         Self(match &settings.proxy {
             Proxy::Direct => None,
             Proxy::Environment if all_direct() => None,
@@ -37,11 +42,16 @@ impl Proxies {
 
     /// The Proxy-Authorization of a request itself. For `https` it goes into the CONNECT instead, where
     /// upstream does not see it.
-    pub(crate) fn authorization(&self, destination: &Uri) -> Option<HeaderValue> {
+    pub(super) fn authorization(&self, destination: &Uri) -> Option<HeaderValue> {
         if destination.scheme_str() == Some("https") {
             return None;
         }
         self.intercept(destination)?.basic_auth().cloned()
+    }
+
+    /// The URL of the proxy on the way to a destination, without credentials.
+    pub(super) fn on_the_way(&self, destination: &Uri) -> Option<Uri> {
+        Some(self.intercept(destination)?.uri().clone())
     }
 
     fn intercept(&self, destination: &Uri) -> Option<Intercept> {
@@ -49,24 +59,55 @@ impl Proxies {
     }
 }
 
-/// Builds the connector of one upstream; reads the system's and the configured certificate authorities.
-pub(crate) fn connector(
-    settings: &ConnectionSettings,
+/// Makes the connectors of one upstream, one for each reach.
+pub(super) struct Connectors {
+    resolver: Resolver,
+    timeouts: Timeouts,
+    tls: rustls::ClientConfig,
     proxies: Proxies,
-) -> Result<Connector, String> {
-    let mut tcp = HttpConnector::new_with_resolver(Resolver::default());
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(settings.timeouts.connect));
-    tcp.set_keepalive(Some(std::time::Duration::from_secs(60)));
-    let tls = tls(settings)?;
-    let connector = ProxyConnector { tcp, proxies };
-    // HTTP/1.1 alone: a blob over h2 shares one TCP window with all others of its host.
-    Ok(HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(connector))
+}
+
+impl Connectors {
+    /// Reads the system's and the configured certificate authorities.
+    pub(super) fn new(settings: &ConnectionSettings, proxies: Proxies) -> Result<Self, String> {
+        Ok(Self {
+            resolver: Resolver::default(),
+            timeouts: settings.timeouts.clone(),
+            tls: tls(settings)?,
+            proxies,
+        })
+    }
+
+    pub(super) fn connector(&self, reach: Reach) -> Connector {
+        let resolver = self.resolver.within(reach);
+        let connector = ProxyConnector {
+            // Where the proxy is, the operator said.
+            to_proxy: self.secured(self.tcp(self.resolver.clone())),
+            tcp: self.tcp(resolver.clone()),
+            resolver,
+            proxies: self.proxies.clone(),
+            reach,
+        };
+        self.secured(connector)
+    }
+
+    fn tcp(&self, resolver: Resolver) -> HttpConnector<Resolver> {
+        let mut tcp = HttpConnector::new_with_resolver(resolver);
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(self.timeouts.connect));
+        tcp.set_keepalive(Some(std::time::Duration::from_secs(60)));
+        tcp
+    }
+
+    fn secured<C>(&self, connector: C) -> HttpsConnector<C> {
+        // HTTP/1.1 alone: a blob over h2 shares one TCP window with all others of its host.
+        HttpsConnectorBuilder::new()
+            .with_tls_config(self.tls.clone())
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector)
+    }
 }
 
 /// Whether NO_PROXY has a star. The matcher applies it to all names but to no address: an upstream at
@@ -111,18 +152,40 @@ fn tls(settings: &ConnectionSettings) -> Result<rustls::ClientConfig, String> {
 
 /// TCP to the host itself, or to the proxy for it.
 #[derive(Clone)]
-pub(crate) struct ProxyConnector {
+pub(super) struct ProxyConnector {
+    /// To the host itself, as far as `reach` allows.
     tcp: HttpConnector<Resolver>,
+    /// To a proxy, with TLS if its URL says `https`.
+    to_proxy: HttpsConnector<HttpConnector<Resolver>>,
+    resolver: Resolver,
     proxies: Proxies,
+    reach: Reach,
 }
 
-/// A TCP connection and whether an HTTP proxy is at its other end.
-pub(crate) struct Stream {
-    tcp: TokioIo<TcpStream>,
+/// A connection, and whether it is to be spoken to as an HTTP proxy.
+pub(super) struct Stream {
+    inner: MaybeHttpsStream<TokioIo<TcpStream>>,
     proxied: bool,
 }
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+/// The proxy on the way failed, and not the host behind it.
+#[derive(Debug)]
+pub(super) struct ProxyFailed {
+    pub(super) proxy: Uri,
+    pub(super) cause: Error,
+}
+
+impl std::fmt::Display for ProxyFailed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the proxy {} failed", self.proxy)
+    }
+}
+
+impl std::error::Error for ProxyFailed {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.cause)
+    }
+}
 
 impl Service<Uri> for ProxyConnector {
     type Response = Stream;
@@ -134,34 +197,107 @@ impl Service<Uri> for ProxyConnector {
     }
 
     fn call(&mut self, destination: Uri) -> Self::Future {
+        let host = destination.host().unwrap_or_default();
+        // An address is not resolved, and the names that a proxy resolves are not seen by the resolver.
+        if let Some(zone) = Zone::of_host(host).filter(|zone| !self.reach.allows(*zone)) {
+            let refused = Refused::new(host, zone);
+            return Box::pin(async move { Err(refused.into()) });
+        }
         match self.proxies.intercept(&destination) {
-            None => stream(self.tcp.call(destination), false),
-            Some(proxy) if destination.scheme_str() == Some("https") => {
-                let mut tunnel = Tunnel::new(proxy.uri().clone(), self.tcp.clone());
-                if let Some(authorization) = proxy.basic_auth() {
-                    tunnel = tunnel.with_auth(authorization.clone());
-                }
-                stream(tunnel.call(destination), false)
+            None => {
+                let connecting = self.tcp.call(destination);
+                Box::pin(async move {
+                    let inner = MaybeHttpsStream::Http(connecting.await?);
+                    let proxied = false;
+                    Ok(Stream { inner, proxied })
+                })
             }
-            // Plain HTTP is asked of the proxy itself, in absolute form; hyper does that when told.
-            Some(proxy) => stream(self.tcp.call(proxy.uri().clone()), true),
+            Some(proxy) => Box::pin(self.clone().through(proxy, destination)),
         }
     }
 }
 
-fn stream<E: Into<Error>>(
-    connecting: impl Future<Output = Result<TokioIo<TcpStream>, E>> + Send + 'static,
-    proxied: bool,
-) -> <ProxyConnector as Service<Uri>>::Future {
-    Box::pin(async move {
-        let tcp = connecting.await.map_err(Into::into)?;
-        Ok(Stream { tcp, proxied })
-    })
+impl ProxyConnector {
+    async fn through(mut self, proxy: Intercept, destination: Uri) -> Result<Stream, Error> {
+        let proxied = matches!(proxy.uri().scheme_str(), Some("http" | "https"))
+            && destination.scheme_str() != Some("https");
+        let inner = match proxy.uri().scheme_str() {
+            // Plain HTTP is asked of the proxy itself, in absolute form; hyper does that when told.
+            Some("http" | "https") if proxied => self.to_proxy.call(proxy.uri().clone()).await,
+            Some("http" | "https") => {
+                let mut tunnel = Tunnel::new(proxy.uri().clone(), self.to_proxy);
+                if let Some(authorization) = proxy.basic_auth() {
+                    tunnel = tunnel.with_auth(authorization.clone());
+                }
+                tunnel.call(destination).await.map_err(Error::from)
+            }
+            _ => self.through_socks(&proxy, destination).await,
+        };
+        match inner {
+            Ok(inner) => Ok(Stream { inner, proxied }),
+            Err(cause) if cause.is::<Refused>() => Err(cause),
+            Err(cause) => Err(ProxyFailed {
+                proxy: proxy.uri().clone(),
+                cause,
+            }
+            .into()),
+        }
+    }
+
+    /// SOCKS 4 and 5 (RFC 1928). `socks5h` and `socks4a` let the proxy resolve the name, as curl has it.
+    async fn through_socks(
+        mut self,
+        proxy: &Intercept,
+        destination: Uri,
+    ) -> Result<MaybeHttpsStream<TokioIo<TcpStream>>, Error> {
+        let scheme = proxy.uri().scheme_str().unwrap_or_default();
+        let socks4 = scheme.starts_with("socks4");
+        // The connectors know only HTTP's ports.
+        let address = with_port(proxy.uri(), Scheme::HTTP, 1080)?;
+        let made = Made(Some(self.to_proxy.call(address.clone()).await?));
+        let port = if destination.scheme_str() == Some("http") {
+            80
+        } else {
+            443
+        };
+        let named = with_port(&destination, Scheme::HTTP, port)?;
+        let destination = match scheme {
+            "socks4" | "socks5" => self.resolver.literal(&named, socks4).await?,
+            _ => named,
+        };
+        if socks4 {
+            let mut socks = SocksV4::new(address, made);
+            return Ok(socks.call(destination).await?);
+        }
+        let mut socks = SocksV5::new(address, made);
+        if let Some((user, password)) = proxy.raw_auth() {
+            socks = socks.with_auth(user.to_owned(), password.to_owned());
+        }
+        Ok(socks.call(destination).await?)
+    }
+}
+
+/// A connection that is made already. If SOCKS made it itself, it would not say why it failed.
+struct Made(Option<MaybeHttpsStream<TokioIo<TcpStream>>>);
+
+impl Service<Uri> for Made {
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Error = std::io::Error;
+    type Future = std::future::Ready<std::io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let made = self.0.take();
+        std::future::ready(made.ok_or_else(|| std::io::ErrorKind::NotConnected.into()))
+    }
 }
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        self.tcp.connected().proxy(self.proxied)
+        self.inner.connected().proxy(self.proxied)
     }
 }
 
@@ -171,7 +307,7 @@ impl hyper::rt::Read for Stream {
         cx: &mut Context<'_>,
         buffer: hyper::rt::ReadBufCursor<'_>,
     ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, buffer)
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
     }
 }
 
@@ -181,19 +317,19 @@ impl hyper::rt::Write for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, bytes)
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
+        Pin::new(&mut self.inner).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        self.inner.is_write_vectored()
     }
 
     fn poll_write_vectored(
@@ -201,6 +337,9 @@ impl hyper::rt::Write for Stream {
         cx: &mut Context<'_>,
         slices: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, slices)
+        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
     }
 }
+
+#[cfg(test)]
+mod tests;

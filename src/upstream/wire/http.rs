@@ -1,23 +1,25 @@
 //! One HTTP request and its response: connection pool, time limits, metrics. No login and no redirects.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::PROXY_AUTHORIZATION;
-use http::uri::Authority;
 use http::{Response, Uri};
 use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpInfo;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::metrics::Metrics;
 
-use super::connect::{self, Connector, Proxies};
+use super::connect::{Connector, Connectors, Proxies};
+use super::failure::{Way, causes};
 use super::settings::{ConnectionSettings, Timeouts};
+use super::zone::{Reach, Zone};
 use crate::upstream::error::{CertificateError, Error, FailedTry};
 
 /// What the mirror calls itself towards upstreams.
@@ -26,16 +28,50 @@ pub(crate) const AGENT: &str = concat!("pierglass/", env!("CARGO_PKG_VERSION"));
 /// A request with its whole body. An empty one costs no allocation.
 pub(crate) type Request = http::Request<Full<Bytes>>;
 
+type Pool = legacy::Client<Connector, Full<Bytes>>;
+
 /// The connections to one upstream and to the hosts that it redirects to.
 #[derive(Clone)]
 pub(crate) struct Http {
-    pool: legacy::Client<Connector, Full<Bytes>>,
+    pools: Arc<Pools>,
     proxies: Proxies,
     timeouts: Timeouts,
     namespace: Arc<str>,
     metrics: Arc<Metrics>,
     /// True for the registry itself, false for an entry of `endpoints`, whose failures do not set `upstream_up` to 0.
     is_registry: bool,
+}
+
+/// A pool for each reach: what was connected to for the configured host is no connection for a host that a registry
+/// named.
+struct Pools {
+    anywhere: Pool,
+    beside: [OnceLock<Pool>; Zone::ALL.len()],
+    connectors: Connectors,
+}
+
+impl Pools {
+    fn new(connectors: Connectors) -> Arc<Self> {
+        Arc::new(Self {
+            anywhere: pool(&connectors, Reach::Anywhere),
+            beside: [const { OnceLock::new() }; Zone::ALL.len()],
+            connectors,
+        })
+    }
+
+    fn of(&self, reach: Reach) -> &Pool {
+        let Reach::Beside(zone) = reach else {
+            return &self.anywhere;
+        };
+        self.beside[zone as usize].get_or_init(|| pool(&self.connectors, reach))
+    }
+}
+
+fn pool(connectors: &Connectors, reach: Reach) -> Pool {
+    legacy::Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(Duration::from_secs(60))
+        .pool_timer(TokioTimer::new())
+        .build(connectors.connector(reach))
 }
 
 impl Http {
@@ -46,20 +82,15 @@ impl Http {
         metrics: Arc<Metrics>,
     ) -> Result<Self, CertificateError> {
         let proxies = Proxies::new(settings);
-        let connector = connect::connector(settings, proxies.clone());
-        let connector = connector
+        let connectors = Connectors::new(settings, proxies.clone())
             .map_err(|detail| CertificateError(format!("upstream {namespace}: {detail}")))?;
-        let pool = legacy::Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(Duration::from_secs(60))
-            .pool_timer(TokioTimer::new())
-            .build(connector);
         metrics.upstream_up.with_label_values(&[namespace]).set(1);
         // Present from the start, so that the first count is an increase.
         metrics.upstream_bytes.with_label_values(&[namespace]);
         metrics.fill_resumes.with_label_values(&[namespace]);
         metrics.fills_in_flight.with_label_values(&[namespace]);
         Ok(Self {
-            pool,
+            pools: Pools::new(connectors),
             proxies,
             timeouts: settings.timeouts.clone(),
             namespace: namespace.into(),
@@ -73,6 +104,7 @@ impl Http {
         &self,
         mut request: Request,
         kind: &str,
+        reach: Reach,
         until: Instant,
     ) -> Result<Response<Incoming>, FailedTry> {
         if let Some(authorization) = self.proxies.authorization(request.uri()) {
@@ -81,20 +113,14 @@ impl Http {
                 .insert(PROXY_AUTHORIZATION, authorization);
         }
         let method = request.method().clone();
-        let host = request
-            .uri()
-            .authority()
-            .map(Authority::to_string)
-            .unwrap_or_default();
+        let way = Way::new(request.uri(), self.proxies.on_the_way(request.uri()));
         let started = Instant::now();
-        let outcome = tokio::time::timeout_at(until.into(), self.send_twice(request)).await;
-        let result = match outcome {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) if error.is_connect() => Err(connection_error(&host, &error).into()),
-            Ok(Err(error)) => Err(FailedTry::transient(connection_error(&host, &error))),
+        let sending = self.send_twice(request, reach);
+        let result = match tokio::time::timeout_at(until.into(), sending).await {
+            Ok(result) => result.map_err(|error| way.failed(&error)),
             Err(_) => {
                 let waited = started.elapsed().as_secs_f64();
-                let words = format!("{host} sent no response header within {waited:.1} s");
+                let words = format!("{way} sent no response header within {waited:.1} s");
                 Err(Error::Silent(words.into()).into())
             }
         };
@@ -121,15 +147,32 @@ impl Http {
 
     /// Sends, and sends again if the connection broke before there was an answer: a server may close an idle
     /// connection the moment it is used again. Only what changes nothing can be repeated so (RFC 9110 9.2.2).
-    async fn send_twice(&self, request: Request) -> Result<Response<Incoming>, legacy::Error> {
+    async fn send_twice(
+        &self,
+        request: Request,
+        reach: Reach,
+    ) -> Result<Response<Incoming>, legacy::Error> {
+        let pool = self.pools.of(reach);
         let again = request.method().is_safe().then(|| request.clone());
-        match (self.pool.request(request).await, again) {
+        match (pool.request(request).await, again) {
             (Err(error), Some(again)) if !error.is_connect() => {
                 tracing::debug!(upstream = %self.namespace, error = causes(&error), "asking again");
-                self.pool.request(again).await
+                pool.request(again).await
             }
             (first, _) => first,
         }
+    }
+
+    /// Where the host is that sent a response: by the address at the other end, or through a proxy by what its URL says.
+    pub(crate) fn zone(&self, uri: &Uri, response: &Response<Incoming>) -> Zone {
+        let known = match self.proxies.on_the_way(uri) {
+            Some(_) => Zone::of_host(uri.host().unwrap_or_default()),
+            None => {
+                let connection = response.extensions().get::<HttpInfo>();
+                connection.map(|it| Zone::of(it.remote_addr().ip()))
+            }
+        };
+        known.unwrap_or(Zone::Public)
     }
 
     pub(crate) fn body(&self, incoming: Incoming) -> Body {
@@ -286,27 +329,18 @@ impl std::fmt::Debug for Body {
     }
 }
 
+/// A URL that upstream named, without the user name and password that may be in it: nothing here sends them, and every
+/// log and error would repeat them.
 pub(crate) fn parse_uri(text: &str) -> Result<Uri, Error> {
-    text.parse()
-        .map_err(|error| Error::wrong(format!("not a URL: {error}")))
-}
-
-fn connection_error(host: &str, error: &legacy::Error) -> Error {
-    Error::unavailable(format!("{host}: {}", causes(error)))
-}
-
-/// An error with its causes in one line: the outermost text alone rarely says enough.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        if !text.ends_with(&words) {
-            text = format!("{text}: {words}");
-        }
-        source = cause.source();
-    }
-    text
+    let wrong = |error: &dyn std::fmt::Display| Error::wrong(format!("not a URL: {error}"));
+    let uri: Uri = text.parse().map_err(|error| wrong(&error))?;
+    let Some((_, host)) = uri.authority().and_then(|it| it.as_str().rsplit_once('@')) else {
+        return Ok(uri);
+    };
+    let host = host.to_owned();
+    let mut parts = uri.into_parts();
+    parts.authority = Some(host.parse().map_err(|error| wrong(&error))?);
+    Uri::from_parts(parts).map_err(|error| wrong(&error))
 }
 
 #[cfg(test)]
@@ -358,7 +392,7 @@ mod tests {
         let request = http::Request::builder().method(method).uri(uri);
         let request = request.body(Full::new(body.into())).unwrap();
         let until = Instant::now() + Duration::from_secs(5);
-        let sent = http().send(request, "test", until).await;
+        let sent = http().send(request, "test", Reach::Anywhere, until).await;
         if sent.is_err() {
             serving.abort();
             return Vec::new();
@@ -380,5 +414,21 @@ mod tests {
         assert_eq!(received("GET", "", 2).await.len(), 2);
         let post = received("POST", "grant_type=password", 2).await;
         assert!(post.is_empty(), "a token must not be asked for twice");
+    }
+
+    #[test]
+    fn who_a_url_names_is_not_kept() {
+        let kept = |text: &str| parse_uri(text).unwrap().to_string();
+        assert_eq!(
+            kept("https://me:hunter2@a.example:1/x?y"),
+            "https://a.example:1/x?y"
+        );
+        assert_eq!(kept("http://token@a.example/"), "http://a.example/");
+        assert_eq!(kept("https://a.example/x@y"), "https://a.example/x@y");
+        assert_eq!(kept("/v2/a@b"), "/v2/a@b");
+        for text in ["https://me:hunter2@/", "https://me:hunter2@a b/"] {
+            let error = parse_uri(text).unwrap_err().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use http::Uri;
-use http::uri::Scheme;
+use http::uri::{Authority, Scheme};
 
 /// Scheme, host and port (RFC 6454).
 pub(crate) type Origin = (Option<Scheme>, Option<String>, Option<u16>);
@@ -30,7 +30,7 @@ pub(crate) fn same_domain(a: &str, b: &str) -> bool {
 }
 
 /// An address, also in the other spellings that resolvers accept: `2130706433`, `127.1`, `0x7f.1`.
-fn ip(host: &str) -> Option<IpAddr> {
+pub(super) fn ip(host: &str) -> Option<IpAddr> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host.parse()
         .ok()
@@ -56,35 +56,28 @@ fn short_v4(host: &str) -> Option<Ipv4Addr> {
     Some(Ipv4Addr::from(high.sum::<u32>().checked_add(*last)?))
 }
 
-/// Whether a host, as written, is this machine.
-pub(crate) fn is_loopback(host: &str) -> bool {
-    let name = host.trim_end_matches('.');
-    name.eq_ignore_ascii_case("localhost") || ip(host).is_some_and(|ip| ip.is_loopback())
-}
-
-/// Whether a host, as written, is an address that is not public.
-pub(crate) fn is_private(host: &str) -> bool {
-    let private = match ip(host) {
-        None => false,
-        Some(IpAddr::V4(ip)) => ip.is_private(),
-        Some(IpAddr::V6(ip)) => {
-            ip.is_unique_local() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_private())
-        }
+/// Whether an entry of a list, a host with or without a port, means the host of this URL.
+pub(crate) fn names(listed: &str, uri: &Uri) -> bool {
+    let Ok(listed) = listed.parse::<Authority>() else {
+        return false;
     };
-    private || is_local(host)
+    let same_host = uri
+        .host()
+        .is_some_and(|host| host.eq_ignore_ascii_case(listed.host()));
+    same_host
+        && listed
+            .port_u16()
+            .is_none_or(|port| origin(uri).2 == Some(port))
 }
 
-/// Whether a host, as written, is this machine or on its own link, where clouds serve the credentials of a machine.
-pub(crate) fn is_local(host: &str) -> bool {
-    let v4 = |ip: Ipv4Addr| ip.is_loopback() || ip.is_link_local() || ip.is_unspecified();
-    match ip(host) {
-        None => is_loopback(host),
-        Some(IpAddr::V4(ip)) => v4(ip),
-        Some(IpAddr::V6(ip)) => {
-            let mapped = ip.to_ipv4_mapped().is_some_and(v4);
-            ip.is_loopback() || ip.is_unspecified() || ip.is_unicast_link_local() || mapped
-        }
-    }
+/// The same host as `uri`, without a path, and with this port if it has none.
+pub(super) fn with_port(uri: &Uri, scheme: Scheme, port: u16) -> Result<Uri, http::Error> {
+    let port = uri.port_u16().unwrap_or(port);
+    Uri::builder()
+        .scheme(scheme)
+        .authority(format!("{}:{port}", uri.host().unwrap_or_default()))
+        .path_and_query("/")
+        .build()
 }
 
 #[cfg(test)]
@@ -106,37 +99,45 @@ mod tests {
     }
 
     #[test]
-    fn private_addresses_are_known_in_every_spelling() {
+    fn an_address_is_known_in_every_spelling() {
+        let loopback: IpAddr = Ipv4Addr::LOCALHOST.into();
         for host in [
             "127.0.0.1",
             "2130706433",
             "127.1",
             "0x7f.1",
             "017700000001",
-            "localhost",
-            "localhost.",
-            "10.0.0.1",
-            "192.168.1.1",
-            "169.254.169.254",
-            "[::1]",
-            "[fe80::1]",
-            "[fd00::1]",
-            "[::ffff:10.0.0.1]",
-            "0.0.0.0",
+            "127.0.0.1.",
         ] {
-            assert!(is_private(host), "{host}");
+            assert_eq!(ip(host), Some(loopback), "{host}");
         }
+        assert!(ip("[::ffff:10.0.0.1]").is_some());
         for host in [
-            "8.8.8.8",
             "registry-1.docker.io",
             "10.example.com",
-            "[2001:db8::1]",
             "1.2.3.4.5",
+            "localhost",
+            "",
         ] {
-            assert!(!is_private(host), "{host}");
+            assert_eq!(ip(host), None, "{host}");
         }
-        for host in ["10.0.0.1", "192.168.1.1", "[fd00::1]", "[::ffff:10.0.0.1]"] {
-            assert!(!is_local(host), "{host}");
-        }
+    }
+
+    #[test]
+    fn a_listed_host_means_its_port_if_it_has_one() {
+        let names = |listed: &str, uri: &str| names(listed, &uri.parse().unwrap());
+        assert!(names("a.example", "https://A.example/x"));
+        assert!(names("a.example", "https://a.example:8443/x"));
+        assert!(names("a.example:443", "https://a.example/x"));
+        assert!(!names("a.example:8443", "https://a.example/x"));
+        assert!(!names("a.example", "https://b.a.example/x"));
+    }
+
+    #[test]
+    fn a_port_is_added_where_there_is_none() {
+        let with = |uri: &str| with_port(&uri.parse().unwrap(), Scheme::HTTP, 1080).unwrap();
+        assert_eq!(with("socks5://proxy"), "http://proxy:1080/");
+        assert_eq!(with("socks5://proxy:1/x"), "http://proxy:1/");
+        assert_eq!(with("https://[::1]"), "http://[::1]:1080/");
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Timeouts {
     pub idle: Duration,
 }
 
-/// The HTTP proxy on the way to an upstream.
+/// The proxy on the way to an upstream.
 #[derive(Debug, Clone)]
 pub(crate) enum Proxy {
     /// What `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say.

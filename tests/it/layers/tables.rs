@@ -123,7 +123,10 @@ pub const INSIDE: &[(&str, &str)] = &[
         "upstream/restraint",
         "throttle breaker quota holds backoff circuit jitter",
     ),
-    ("upstream/wire", "http connect origin resolve settings"),
+    (
+        "upstream/wire",
+        "http failure connect resolve zone origin settings",
+    ),
 ];
 
 /// Further things that files must not name: where (a folder or file below `src`), except where, and what.
