@@ -122,7 +122,8 @@ keys! {
     }
     [FRESHNESS, UPSTREAM] {
         TAG_TTL: "tag_ttl" = "60s", "A tag is served this long without asking upstream.";
-        MAX_STALE: "max_stale" = "30d", "Upstream unreachable or limiting: how old a tag may be served.";
+        MAX_STALE: "max_stale" = "30d",
+            "Upstream unreachable or limiting: how old a tag, or its word that a blob is there, may be.";
         NEGATIVE_TTL: "negative_ttl" = "10s", "How long \"not there\" is believed.";
         STALE_AFTER: "stale_after" = "2s", "Upstream slow: after this long, what is stored is served, however old.";
         QUOTA_RESERVE: "quota_reserve" = "25%",

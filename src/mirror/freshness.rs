@@ -26,6 +26,10 @@ pub(crate) struct Freshness {
 /// How many times longer than `tag_ttl` a tag is fresh when the reserve of the quota is reached.
 const STRETCH: f64 = 10.0;
 
+/// How long a repository's word that a blob is its own is good. Asking again costs a HEAD for each blob that is used, and
+/// within a day a revocation upstream is seen.
+const VOUCHED_FOR: Duration = Duration::from_secs(24 * 3600);
+
 impl Freshness {
     /// The same, with a longer `tag_ttl` if the pull quota runs low: it grows once less than twice the reserve is left.
     /// Asking about a tag is free, but a tag that moved costs a pull; one that moves ten times while it counts as fresh
@@ -75,17 +79,22 @@ pub(crate) enum Phase {
 /// `None` is an age that cannot be: confirmed in the future, by a clock that was set back since. Such a tag is
 /// stale, or it would stay fresh until the clock has caught up.
 pub(crate) fn decide(age: Option<Duration>, freshness: &Freshness) -> Phase {
+    phase(age, freshness.tag_ttl, freshness.max_stale)
+}
+
+/// The same for the word that a blob belongs to a repository.
+pub(crate) fn decide_vouched(age: Option<Duration>, freshness: &Freshness) -> Phase {
+    phase(age, VOUCHED_FOR, freshness.max_stale)
+}
+
+fn phase(age: Option<Duration>, ttl: Duration, max_stale: Duration) -> Phase {
     let Some(age) = age else {
         return Phase::Stale;
     };
-    if let Some(left) = freshness
-        .tag_ttl
-        .checked_sub(age)
-        .filter(|left| !left.is_zero())
-    {
+    if let Some(left) = ttl.checked_sub(age).filter(|left| !left.is_zero()) {
         return Phase::Fresh(left);
     }
-    if age <= freshness.max_stale {
+    if age <= max_stale {
         Phase::Stale
     } else {
         Phase::Expired

@@ -10,7 +10,7 @@ use crate::oci::endpoint::Endpoint;
 use crate::oci::name::Repository;
 
 use super::asking::failover::Turn;
-use super::asking::request::{Question, content_length};
+use super::asking::request::{Question, content_length, content_type};
 use super::error::Error;
 use super::manifests::NO_HEAD;
 use super::wire::http::Body;
@@ -51,6 +51,11 @@ pub(super) async fn head(
         // A GET of its first byte says the same; a longer body is not read.
         let first = get(turn, repository, digest, Some((0..1).into())).await?;
         return Ok(first.size);
+    }
+    if content_type(&reply.headers).is_some_and(|text| text.starts_with("text/html")) {
+        return Err(Error::wrong(
+            "upstream has a web page where a blob should be",
+        ));
     }
     Ok(content_length(&reply.headers))
 }

@@ -105,6 +105,31 @@ impl Upstream {
             .await
     }
 
+    /// The same, asked of the registry itself: what an endpoint says proves nothing.
+    pub(crate) async fn confirm_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<u64>, Error> {
+        blobs::head(self.endpoints.registry_turn(), repository, digest).await
+    }
+
+    /// Fetches a part of a blob from the registry itself.
+    pub(crate) async fn show_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        part: Span,
+    ) -> Result<FetchedBlob, Error> {
+        blobs::get(
+            self.endpoints.registry_turn(),
+            repository,
+            digest,
+            Some(part),
+        )
+        .await
+    }
+
     /// Fetches a blob, or a part of it. The bytes are still to come and are not verified here.
     pub(crate) async fn get_blob(
         &self,

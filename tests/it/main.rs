@@ -15,6 +15,7 @@
 //! - `catalog`: the list of what is stored
 //! - `search`: a search
 //! - `ownership`: one blob and two repositories
+//! - `proofs`: what it takes to be believed to have a blob
 //! - `sharing`: one transfer for several repositories, and one that must not concern the others
 //! - `words`: what is said of a manifest, and its bytes do not prove
 //! - `routing`: which registry a request means, and requests that mean none
@@ -104,6 +105,7 @@ mod ownership;
 mod partials;
 mod pins;
 mod prepared;
+mod proofs;
 mod protocols;
 mod proxy;
 mod quota;

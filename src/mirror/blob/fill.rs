@@ -4,6 +4,7 @@
 //! proven that they have the blob too.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::store::Store;
 use crate::store::blobs::ingest::{Growing, Ingest, IngestError};
 use crate::store::blobs::partial::Partial;
 use crate::store::blobs::progress::IngestFailure;
+use crate::store::records::Vouch;
 use crate::store::room::index::NoRoom;
 use crate::upstream::FetchedBlob;
 
@@ -47,8 +49,15 @@ pub(super) enum Landed {
 #[derive(Clone)]
 pub(super) struct Fill {
     pub(super) growing: Growing,
-    /// The repositories to which upstream gave the blob, or said that they have it.
-    proven: Arc<Mutex<HashSet<QualifiedName>>>,
+    sharers: Arc<Sharers>,
+}
+
+#[derive(Default)]
+struct Sharers {
+    /// The repositories that have proven that the blob is theirs.
+    proven: Mutex<HashSet<QualifiedName>>,
+    /// Length and digest were found right.
+    verified: AtomicBool,
 }
 
 impl Fill {
@@ -57,8 +66,12 @@ impl Fill {
         self.proven().contains(name)
     }
 
-    /// This repository has proven it.
-    pub(super) fn prove(&self, name: &QualifiedName) {
+    /// Whether all of it came, and is right.
+    pub(super) fn is_verified(&self) -> bool {
+        self.sharers.verified.load(Ordering::SeqCst)
+    }
+
+    fn note_proven(&self, name: &QualifiedName) {
         let mut proven = self.proven();
         if proven.len() < MOST_PROVEN {
             proven.insert(name.clone());
@@ -66,7 +79,8 @@ impl Fill {
     }
 
     fn proven(&self) -> MutexGuard<'_, HashSet<QualifiedName>> {
-        self.proven.lock().unwrap_or_else(PoisonError::into_inner)
+        let proven = &self.sharers.proven;
+        proven.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,6 +156,16 @@ impl Fills {
         self.under_way.find(&key)
     }
 
+    /// Notes that a repository has proven that it has the blob.
+    pub(super) async fn prove(&self, fill: &Fill, name: &QualifiedName, digest: &Digest) {
+        fill.note_proven(name);
+        // The fill writes down who has proven it by then. Later ones do that themselves.
+        if fill.is_verified() {
+            let entry = (digest.clone(), Vouch::proven());
+            self.store.records().vouch(name, vec![entry]).await;
+        }
+    }
+
     /// Starts a fill with what upstream gave; if one is under way, that one goes on for both, and this body is dropped.
     pub(super) fn start(self: &Arc<Self>, opened: Opened) -> (Landing<Landed>, Role) {
         let name = opened.source.name();
@@ -171,15 +195,14 @@ impl Fills {
                 return slot.publish(Landed::NoRoom(body));
             }
         };
-        // Upstream gives it under this name, so this repository has it.
-        self.store.records().vouch(name, vec![digest.clone()]).await;
         let fill = Fill {
             growing,
-            proven: Arc::default(),
+            sharers: Arc::default(),
         };
-        fill.prove(name);
-        slot.publish(Landed::Growing(fill));
-        self.finish(&source, fetched, ingest, slot).await;
+        // Upstream gives it under this name.
+        fill.note_proven(name);
+        slot.publish(Landed::Growing(fill.clone()));
+        self.finish(&source, fetched, ingest, &fill, slot).await;
     }
 
     /// Receives the blob that `ingest` has begun, and commits or gives up.
@@ -188,6 +211,7 @@ impl Fills {
         source: &Source,
         fetched: FetchedBlob,
         mut ingest: Ingest,
+        fill: &Fill,
         mut slot: Slot<FillKey, Landed>,
     ) {
         let (repository, digest) = (source.name(), source.digest());
@@ -212,7 +236,10 @@ impl Fills {
                 return failed.tell();
             }
         };
-        match ingest.commit(verified).await {
+        fill.sharers.verified.store(true, Ordering::SeqCst);
+        // Only now is it known that upstream has this blob, and not just something. Readers get the end meanwhile.
+        let (committed, ()) = tokio::join!(ingest.commit(verified), self.vouch(source, fill));
+        match committed {
             Ok(bytes) => {
                 tracing::debug!(%repository, %digest, bytes, "blob stored");
                 let blobs = self.store.blobs();
@@ -223,6 +250,17 @@ impl Fills {
                 failures.with_label_values(&[error.reason()]).inc();
                 tracing::error!(%repository, %digest, %error, "a blob was served but cannot be kept");
             }
+        }
+    }
+
+    /// Writes down who has the blob.
+    async fn vouch(&self, source: &Source, fill: &Fill) {
+        let (records, digest) = (self.store.records(), source.digest());
+        records.note_given(&source.name().namespace, digest).await;
+        let names: Vec<_> = fill.proven().iter().cloned().collect();
+        for name in names {
+            let entry = (digest.clone(), Vouch::proven());
+            records.vouch(&name, vec![entry]).await;
         }
     }
 

@@ -1,11 +1,10 @@
 //! Blobs: from the store, from a transfer under way, from upstream; and whether the repository may have them.
 //!
-//! A blob is answered under a repository only when that repository vouches for it: one of its stored manifests names
-//! it, or upstream confirms it there. Otherwise a client that knows a digest could read a private repository's bytes
-//! through the name of a public one.
+//! A blob is answered under a repository only when that repository vouches for it. Otherwise a client that knows a
+//! digest could read a private repository's bytes through the name of a public one.
 //!
-//! It knows no sockets, no responses and no paths of files. Reading order: this file (what the answer is), `opening`
-//! (asking upstream under one repository), `fill` (a blob on its way into the store, for all repositories that have it),
+//! It knows no sockets, no responses and no paths of files. Reading order: this file (what the answer is), `proof`
+//! (whether the repository may have it), `opening` (asking upstream under one repository), `fill` (a blob on its way into the store, for all repositories that have it),
 //! `receive` (how it comes), [`delivery`] (which bytes go to a client next, and from where; also what happens
 //! when the disk fails meanwhile), [`ahead`] (decides whether to wait for a fill or to fetch ahead of it; pure),
 //! [`passthrough`] (upstream's body for one client), [`source`] (one blob at its upstream).
@@ -15,6 +14,7 @@ pub(crate) mod delivery;
 mod fill;
 mod opening;
 mod passthrough;
+mod proof;
 mod receive;
 mod source;
 
@@ -29,12 +29,13 @@ use crate::store::blobs::reader::BlobReader;
 use crate::upstream::{self, FetchedBlob};
 
 use super::answer::{Error, Outcome, Want};
-use super::once::{Once, Refusals};
+use super::once::Refusals;
 use super::site::{Context, Site};
 use delivery::{Content, Delivery, StoredBlob};
-use fill::{Fill, Fills, Landed};
+use fill::{Fills, Landed};
 use opening::{Joined, Openings};
 use passthrough::{Passthrough, compare};
+use proof::{Proofs, blob_error};
 use source::Source;
 
 /// How often a request tries to get into a transfer that fails under it before it gives up.
@@ -57,8 +58,7 @@ pub(crate) struct Blobs {
     openings: Arc<Openings>,
     /// What upstream says it has no blob of.
     refusals: Refusals,
-    /// Questions whether a repository has a blob, with the blob's size.
-    checks: Once<Digest, Option<u64>>,
+    proofs: Arc<Proofs>,
 }
 
 impl Blobs {
@@ -69,8 +69,8 @@ impl Blobs {
             store: Arc::clone(store),
             metrics: Arc::clone(metrics),
             openings: Openings::new(store, metrics, &refusals, &fills),
+            proofs: Proofs::new(store, &fills, &refusals),
             fills,
-            checks: Once::new(&refusals),
             refusals,
         })
     }
@@ -86,7 +86,8 @@ impl Blobs {
         let name = context.site.qualify(repository);
         for attempt in 0..=ATTEMPTS {
             if let Some(reader) = self.store.blobs().open(digest) {
-                let outcome = self.check_belongs(context, &name, digest).await?;
+                let proof = self.proofs.of_stored(context, &name, digest, &reader);
+                let outcome = proof.await?;
                 return Ok(BlobAnswer {
                     size: reader.length(),
                     content: (want == Want::Content)
@@ -118,7 +119,7 @@ impl Blobs {
         digest: &Digest,
     ) -> Option<u64> {
         let name = context.site.qualify(repository);
-        let asked = self.ask(context, &name, digest).await;
+        let asked = self.proofs.length(context, &name, digest).await;
         asked.ok().and_then(|(size, _)| size)
     }
 
@@ -155,14 +156,18 @@ impl Blobs {
         digest: &Digest,
     ) -> Result<Option<BlobAnswer>, Error> {
         self.refusals.check(name, digest).map_err(blob_error)?;
-        let (landed, outcome) = match self.fills.find(&context.site, digest) {
+        let found = match self.fills.find(&context.site, digest) {
             Some(landing) => match landing.value().await {
                 Ok(Landed::Growing(fill)) => {
-                    self.check_may_join(context, name, digest, &fill).await?;
-                    (Landed::Growing(fill), Outcome::Joined)
+                    let may_join = self.proofs.of_fill(context, name, digest, &fill).await?;
+                    may_join.then_some(fill)
                 }
                 Ok(Landed::NoRoom(_)) | Err(_) => return Ok(None),
             },
+            None => None,
+        };
+        let (landed, outcome) = match found {
+            Some(fill) => (Landed::Growing(fill), Outcome::Joined),
             None => {
                 let asked = self.openings.join(context, name, digest).await;
                 let (opening, outcome) = asked.map_err(Error::OverShare)?;
@@ -196,21 +201,6 @@ impl Blobs {
             content: Some(self.stored(&context.site, name, digest, reader)),
             outcome,
         }))
-    }
-
-    /// Makes sure that the repository may read along with a fill that another one has started.
-    async fn check_may_join(
-        self: &Arc<Self>,
-        context: &Context,
-        name: &QualifiedName,
-        digest: &Digest,
-        fill: &Fill,
-    ) -> Result<(), Error> {
-        if !fill.is_proven(name) {
-            self.check_belongs(context, name, digest).await?;
-            fill.prove(name);
-        }
-        Ok(())
     }
 
     /// Passes upstream's body through to one client: `fetched` if that is open already.
@@ -249,12 +239,12 @@ impl Blobs {
         let (mut size, mut outcome) = (None, Outcome::Joined);
         if let Some(landing) = self.fills.find(&context.site, digest)
             && let Ok(Landed::Growing(fill)) = landing.value().await
-            && (fill.is_proven(name) || self.store.records().vouches(name, digest).await)
+            && (fill.is_proven(name) || self.proofs.is_known(&context.site, name, digest).await)
         {
             size = fill.growing.size();
         }
         if size.is_none() {
-            (size, outcome) = self.ask(context, name, digest).await?;
+            (size, outcome) = self.proofs.length(context, name, digest).await?;
         }
         Ok(BlobAnswer {
             size,
@@ -262,41 +252,4 @@ impl Blobs {
             outcome,
         })
     }
-
-    /// Makes sure that the repository has the blob, asking upstream if nothing stored says so.
-    async fn check_belongs(
-        self: &Arc<Self>,
-        context: &Context,
-        name: &QualifiedName,
-        digest: &Digest,
-    ) -> Result<Outcome, Error> {
-        if self.store.records().vouches(name, digest).await {
-            return Ok(Outcome::Hit);
-        }
-        self.ask(context, name, digest).await?;
-        Ok(Outcome::Revalidated)
-    }
-
-    /// One HEAD upstream for all who ask; a yes is remembered for good, a no for a moment.
-    async fn ask(
-        self: &Arc<Self>,
-        context: &Context,
-        name: &QualifiedName,
-        digest: &Digest,
-    ) -> Result<(Option<u64>, Outcome), Error> {
-        self.refusals.check(name, digest).map_err(blob_error)?;
-        let this = Arc::clone(self);
-        let work = |context: Context, name: QualifiedName, digest: Digest| async move {
-            let upstream = context.site.upstream();
-            let size = upstream.head_blob(&name.repository, &digest).await?;
-            this.store.records().vouch(&name, vec![digest]).await;
-            Ok(size)
-        };
-        let (size, outcome) = self.checks.ask(context, name, digest, work);
-        Ok((size.answer().await.map_err(blob_error)?, outcome))
-    }
-}
-
-fn blob_error(error: upstream::Error) -> Error {
-    Error::of(error, Error::BlobUnknown)
 }

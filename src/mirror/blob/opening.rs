@@ -12,7 +12,7 @@ use crate::headers::range::Span;
 use crate::metrics::Metrics;
 use crate::mirror::answer::Outcome;
 use crate::mirror::once::{Answered, Refusals};
-use crate::mirror::site::Context;
+use crate::mirror::site::{Context, Site};
 use crate::oci::digest::Digest;
 use crate::oci::name::QualifiedName;
 use crate::store::Store;
@@ -88,12 +88,15 @@ impl Openings {
     ) {
         let site = Arc::clone(&context.site);
         let permit = FillPermit::new(context, &self.metrics);
-        if self.store.blobs().open(&digest).is_some() || self.fills.find(&site, &digest).is_some() {
-            // It came, or began to come, between the asker's look and this one's start.
+        if self.has_come(&site, &name, &digest).await {
             return;
         }
         let source = Source::new(&self.metrics, &site, &name, &digest);
-        let (fetched, partial) = match fetch(&self.store, &source).await {
+        let begun = match fetch(&self.store, &source).await {
+            Ok((fetched, partial)) => self.check_size(&name, &digest, fetched, partial).await,
+            Err(error) => Err(error),
+        };
+        let (fetched, partial) = match begun {
             Ok(begun) => begun,
             Err(error) => {
                 self.refusals.note(&site, &name, &digest, &error);
@@ -111,10 +114,43 @@ impl Openings {
             return;
         };
         if let Landed::Growing(fill) = &landed {
-            fill.prove(&name);
+            self.fills.prove(fill, &name, &digest).await;
         }
         let as_joiner = role == Role::Joiner;
         slot.publish(Ok(Joined { landed, as_joiner }));
+    }
+
+    /// Holds upstream to the length that the repository's manifest states, before any room is taken for it (OCI
+    /// image-spec, descriptor.md, "size").
+    async fn check_size(
+        &self,
+        name: &QualifiedName,
+        digest: &Digest,
+        fetched: FetchedBlob,
+        partial: Option<Partial>,
+    ) -> Answered<(FetchedBlob, Option<Partial>)> {
+        let vouch = self.store.records().vouched(name, digest).await;
+        match (vouch.and_then(|vouch| vouch.size()), fetched.size) {
+            (Some(stated), Some(size)) if stated != size => {
+                let words = format!(
+                    "a manifest says that the blob has {stated} bytes, and upstream {size}"
+                );
+                tracing::error!(repository = %name, %digest, stated, size, "upstream announces another length than its manifest; the blob is not fetched");
+                Err(upstream::Error::Wrong(words.into()))
+            }
+            _ => Ok((fetched, partial)),
+        }
+    }
+
+    /// Whether it came, or began to come, between the asker's look and the start of its opening.
+    async fn has_come(&self, site: &Site, name: &QualifiedName, digest: &Digest) -> bool {
+        if self.store.blobs().open(digest).is_some() {
+            return true;
+        }
+        let Some(landing) = self.fills.find(site, digest) else {
+            return false;
+        };
+        matches!(landing.value().await, Ok(Landed::Growing(fill)) if fill.is_proven(name))
     }
 }
 

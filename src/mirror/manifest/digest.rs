@@ -13,7 +13,7 @@ use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
 use crate::oci::name::{QualifiedName, Reference};
 use crate::store::Store;
-use crate::store::records::{Durability, StoredManifest};
+use crate::store::records::{Durability, StoredManifest, Vouch};
 use crate::upstream::{self, FetchedManifest, ManifestHead};
 
 /// A manifest, or what a HEAD of it says.
@@ -193,7 +193,8 @@ impl ByDigest {
             .value;
         // Registries accept manifests that name blobs with `urls` without having them: those prove nothing.
         let own = blobs.into_iter().filter(|blob| !blob.elsewhere);
-        let own = own.map(|blob| blob.digest).collect();
+        let own = own.map(|blob| (blob.digest, Vouch::named(blob.size)));
+        let own = own.collect();
         self.store.records().vouch(name, own).await;
         Ok(manifest)
     }

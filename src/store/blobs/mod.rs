@@ -2,12 +2,13 @@
 //!
 //! A file gets its final name only after its length and its digest were checked, by [`ingest`]. It knows no manifests
 //! and no repositories. Reading order: this file (open a blob, begin one), [`partial`] (the file of a blob that is not
-//! whole), [`progress`], [`reader`] (how it gets out), [`ingest`] (how it gets in).
+//! whole), [`progress`], [`reader`] (how it gets out), [`sample`] (a piece of one), [`ingest`] (how it gets in).
 
 pub(crate) mod ingest;
 pub(crate) mod partial;
 pub(crate) mod progress;
 pub(crate) mod reader;
+pub(crate) mod sample;
 
 use std::fs::File;
 use std::io;
@@ -60,7 +61,11 @@ impl Blobs {
         };
         let length = file.metadata().ok()?.len();
         let expected = match self.room.index().touch(&key, length) {
-            Touched::Known { freshen, unproven } => {
+            Touched::Known {
+                freshen,
+                unproven,
+                at,
+            } => {
                 let committed = unproven.then(|| xattrs::committed_length(&file)).flatten();
                 if committed.is_none_or(|committed| committed == length) {
                     if unproven {
@@ -70,7 +75,7 @@ impl Blobs {
                         set_modified_now(&file);
                     }
                     let cached = self.room.disk().cached_reads().clone();
-                    return Some(BlobReader::stored(Arc::new(file), cached, length));
+                    return Some(BlobReader::stored(Arc::new(file), cached, length, at));
                 }
                 committed
             }

@@ -22,6 +22,7 @@ use super::progress::{IngestFailure, Progress};
 const HASH_STEP: usize = 256 * 1024;
 
 /// Reads one blob.
+#[derive(Clone)]
 pub struct BlobReader {
     file: Arc<File>,
     cached: CachedReads,
@@ -29,9 +30,12 @@ pub struct BlobReader {
 }
 
 /// How much of the blob is there.
+#[derive(Clone)]
 enum Extent {
     Stored {
         length: u64,
+        /// When it was opened, in seconds of the Unix epoch.
+        at: u32,
     },
     Growing {
         size: Option<u64>,
@@ -72,11 +76,11 @@ pub(crate) enum Available {
 }
 
 impl BlobReader {
-    pub(super) fn stored(file: Arc<File>, cached: CachedReads, length: u64) -> Self {
+    pub(super) fn stored(file: Arc<File>, cached: CachedReads, length: u64, at: u32) -> Self {
         Self {
             file,
             cached,
-            extent: Extent::Stored { length },
+            extent: Extent::Stored { length, at },
         }
     }
 
@@ -101,7 +105,7 @@ impl BlobReader {
     /// How fast a growing blob grows.
     pub(crate) fn pace(&self) -> Pace {
         match &self.extent {
-            Extent::Stored { length } => Pace {
+            Extent::Stored { length, .. } => Pace {
                 readable: *length,
                 received: *length,
                 running: Duration::ZERO,
@@ -125,7 +129,7 @@ impl BlobReader {
     /// The length of the whole blob in bytes; `None` while it grows and upstream did not say.
     pub(crate) fn length(&self) -> Option<u64> {
         match &self.extent {
-            Extent::Stored { length } => Some(*length),
+            Extent::Stored { length, .. } => Some(*length),
             Extent::Growing { size, progress, .. } => match *progress.borrow() {
                 Progress::Complete(length) => Some(length),
                 Progress::Growing(_) | Progress::Failed(_) => *size,
@@ -133,10 +137,18 @@ impl BlobReader {
         }
     }
 
+    /// When a stored blob was opened, in seconds of the Unix epoch; 0 for one that grows.
+    pub(crate) fn opened_at(&self) -> u32 {
+        match self.extent {
+            Extent::Stored { at, .. } => at,
+            Extent::Growing { .. } => 0,
+        }
+    }
+
     /// What can be read at `position` now.
     pub(crate) fn available(&self, position: u64) -> Available {
         match &self.extent {
-            Extent::Stored { length } => complete(position, *length),
+            Extent::Stored { length, .. } => complete(position, *length),
             Extent::Growing { progress, .. } => {
                 let closed = progress.has_changed().is_err();
                 match &*progress.borrow() {

@@ -33,7 +33,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Writes a file of the store in place.
-pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(in crate::store) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = options();
     options.create(true).truncate(true).write(true);
     options.open(path)?.write_all(bytes)

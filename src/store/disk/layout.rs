@@ -13,7 +13,8 @@
 //! ROOT/records/docker.io/library/nginx/_tags/1.27
 //! ROOT/records/docker.io/library/nginx/_manifests/sha256-abcd...
 //! ROOT/records/docker.io/library/nginx/_lists/tags   what upstream listed
-//! ROOT/records/docker.io/library/nginx/_blobs        digests this repository vouches for
+//! ROOT/records/docker.io/library/nginx/_blobs        blobs this repository vouches for
+//! ROOT/records/docker.io/_given                      blobs whose bytes this upstream gave
 //! ```
 //!
 //! No component of a repository begins with an underscore (OCI distribution-spec, "Pull"), so `_tags` and
@@ -36,12 +37,13 @@ const LISTS: &str = "_lists";
 const LIST_OF_TAGS: &str = "tags";
 const LIST_OF_REFERRERS: &str = "referrers";
 const VOUCHED: &str = "_blobs";
+const GIVEN: &str = "_given";
 
 /// What a path below `records/` or `blobs/` turned out to be when the store was scanned.
 pub(crate) enum Found {
     /// Something that can be evicted.
     Entry(StoreKey),
-    /// The list of digests a repository vouches for.
+    /// The list of blobs that a repository vouches for, or an upstream gave.
     Vouched,
     /// Not a file of the store.
     Foreign,
@@ -183,6 +185,10 @@ impl Layout {
         self.repository(name).join(VOUCHED)
     }
 
+    pub(crate) fn given(&self, namespace: &Namespace) -> PathBuf {
+        self.records().join(namespace.as_str()).join(GIVEN)
+    }
+
     /// Walks through everything below a directory of the store, until `visit` breaks off.
     pub(crate) fn walk(
         &self,
@@ -240,6 +246,10 @@ impl Layout {
             }
             ["records", namespace, repository @ .., VOUCHED] => {
                 qualified(namespace, repository).map(|_| Found::Vouched)
+            }
+            ["records", namespace, GIVEN] => {
+                let namespace = namespace.parse::<Namespace>();
+                namespace.ok().map(|_| Found::Vouched)
             }
             _ => None,
         };

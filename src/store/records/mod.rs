@@ -6,7 +6,7 @@
 //!
 //! Reading order: this file, [`document`] (one kind of record: memory, file, durability), then the kinds:
 //! [`manifests`], [`tags`], [`listings`], with `unix_millis` (times in their files); `vouched` (which blobs belong to a
-//! repository), `catalog` (which repositories are here).
+//! repository) and `vouch` (one entry of that), `catalog` (which repositories are here).
 
 mod catalog;
 pub(crate) mod document;
@@ -14,13 +14,14 @@ mod listings;
 mod manifests;
 mod tags;
 mod unix_millis;
+mod vouch;
 mod vouched;
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::oci::digest::Digest;
-use crate::oci::name::{QualifiedName, Tag};
+use crate::oci::name::{Namespace, QualifiedName, Tag};
 use crate::store::disk::blocking::run;
 use crate::store::hook::Hook;
 pub(crate) use crate::store::key::Listing;
@@ -32,6 +33,7 @@ pub use document::{Durability, Put};
 pub(crate) use listings::StoredListing;
 pub use manifests::StoredManifest;
 pub use tags::TagRecord;
+pub(crate) use vouch::Vouch;
 use vouched::Vouched;
 
 /// The records of a store.
@@ -40,7 +42,8 @@ pub struct Records {
     manifests: Arc<Documents<StoredManifest>>,
     tags: Arc<Documents<TagRecord>>,
     listings: Arc<Documents<StoredListing>>,
-    vouched: Arc<Vouched>,
+    vouched: Arc<Vouched<QualifiedName>>,
+    given: Arc<Vouched<Namespace>>,
     /// The repositories with a pinned image: all that most requests need to know of pins.
     watched: RwLock<HashSet<QualifiedName>>,
     /// Called in a blocking thread when a manifest or tag of a watched repository was written.
@@ -55,6 +58,7 @@ impl Records {
             tags: Documents::new(room),
             listings: Documents::new(room),
             vouched: Vouched::new(room),
+            given: Vouched::new(room),
             watched: RwLock::default(),
             written: Hook::default(),
         })
@@ -149,14 +153,30 @@ impl Records {
         self.listings.remove(&(name.clone(), listing.clone())).await;
     }
 
-    /// Whether the repository vouches for the blob.
-    pub(crate) async fn vouches(&self, name: &QualifiedName, digest: &Digest) -> bool {
-        self.vouched.vouches(name, digest).await
+    /// Whether the repository vouches for the blob, and since when.
+    pub(crate) async fn vouched(&self, name: &QualifiedName, digest: &Digest) -> Option<Vouch> {
+        self.vouched.get(name, digest).await
     }
 
     /// Adds blobs to those the repository vouches for.
-    pub(crate) async fn vouch(&self, name: &QualifiedName, digests: Vec<Digest>) {
-        self.vouched.vouch(name, digests).await;
+    pub(crate) async fn vouch(&self, name: &QualifiedName, blobs: Vec<(Digest, Vouch)>) {
+        self.vouched.add(name, blobs).await;
+    }
+
+    /// The repository does not vouch for the blob any more.
+    pub(crate) async fn disown(&self, name: &QualifiedName, digest: &Digest) {
+        self.vouched.remove(name, digest).await;
+    }
+
+    /// Whether the upstream has given the bytes of the blob, under any of its repositories.
+    pub(crate) async fn was_given(&self, by: &Namespace, digest: &Digest) -> bool {
+        self.given.get(by, digest).await.is_some()
+    }
+
+    /// Notes that the upstream has given the bytes of the blob.
+    pub(crate) async fn note_given(&self, by: &Namespace, digest: &Digest) {
+        let entry = (digest.clone(), Vouch::proven());
+        self.given.add(by, vec![entry]).await;
     }
 
     /// The repositories of which a manifest is stored, in no order.

@@ -74,8 +74,13 @@ impl Usage {
 /// What looking an entry up says about its file.
 pub(crate) enum Touched {
     /// As it should be, as far as memory knows. `freshen` asks the caller to write the time of this use to
-    /// disk, `unproven` to look whether the file still has the length it was committed with.
-    Known { freshen: bool, unproven: bool },
+    /// disk, `unproven` to look whether the file still has the length it was committed with. `at` is that time, in
+    /// seconds of the Unix epoch.
+    Known {
+        freshen: bool,
+        unproven: bool,
+        at: u32,
+    },
     /// The file is not as long as it was when it was committed.
     WrongLength { expected: u64 },
 }
@@ -177,6 +182,7 @@ impl Index {
             return Touched::Known {
                 freshen: false,
                 unproven: true,
+                at: now,
             };
         };
         if entry.length() != length {
@@ -187,6 +193,7 @@ impl Index {
         Touched::Known {
             freshen: entry.freshen(now),
             unproven: !entry.is_proven(),
+            at: now,
         }
     }
 
@@ -240,6 +247,12 @@ impl Index {
     pub(crate) fn add_overhead(&self, bytes: u64) {
         let mut accounts = self.accounts();
         accounts.usage.overhead = accounts.usage.overhead.saturating_add(bytes);
+    }
+
+    /// Counts such bytes no more.
+    pub(crate) fn take_overhead(&self, bytes: u64) {
+        let mut accounts = self.accounts();
+        accounts.usage.overhead = accounts.usage.overhead.saturating_sub(bytes);
     }
 
     /// Promises `bytes` if they fit, counting the trash as gone already; says how much is missing otherwise.

@@ -75,7 +75,7 @@ pub const INSIDE: &[(&str, &str)] = &[
     ),
     (
         "mirror/blob",
-        "delivery opening fill receive passthrough ahead source",
+        "delivery proof opening fill receive passthrough ahead source",
     ),
     ("mirror/lists", "catalog referrers search tags"),
     ("mirror/manifest", "tag digest"),
@@ -98,13 +98,13 @@ pub const INSIDE: &[(&str, &str)] = &[
     ),
     ("sites", "budget hub"),
     ("store", "images check blobs records room disk hook key"),
-    ("store/blobs", "ingest reader partial progress"),
+    ("store/blobs", "ingest sample reader partial progress"),
     ("store/check", "scrub verify hash"),
     ("store/disk", "lock blocking health layout files xattrs"),
     ("store/images", "pins offline pin_file trace"),
     (
         "store/records",
-        "listings manifests tags catalog document unix_millis vouched",
+        "listings manifests tags catalog document unix_millis vouched vouch",
     ),
     ("store/room", "reserve scan mod index damage entries trash"),
     (
