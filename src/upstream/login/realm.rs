@@ -7,7 +7,7 @@ use http::Uri;
 use crate::upstream::error::Error;
 use crate::upstream::restraint::breaker::Breaker;
 use crate::upstream::restraint::throttle::Throttle;
-use crate::upstream::wire::origin::{names, origin, same_domain};
+use crate::upstream::wire::origin::{is_loopback, names, origin, same_domain};
 use crate::upstream::wire::zone::{Reach, Zone};
 
 /// Where one upstream may send the mirror for a token.
@@ -90,7 +90,7 @@ fn check(with_credentials: bool, home: &Uri, realm: &Uri, listed: &[String]) -> 
     if !with_credentials || host.eq_ignore_ascii_case(home_host) || same_domain(home_host, host) {
         return Ok(());
     }
-    if (zone(host), zone(home_host)) == (Zone::Loopback, Zone::Loopback) {
+    if is_loopback(host) && is_loopback(home_host) {
         return Ok(());
     }
     refuse("which is another domain than its own")

@@ -56,6 +56,12 @@ fn short_v4(host: &str) -> Option<Ipv4Addr> {
     Some(Ipv4Addr::from(high.sum::<u32>().checked_add(*last)?))
 }
 
+/// Whether a host, as written, is this machine. A form of IPv6 that embeds an IPv4 address is none that is usual.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let name = host.trim_end_matches('.');
+    name.eq_ignore_ascii_case("localhost") || ip(host).is_some_and(|ip| ip.is_loopback())
+}
+
 /// Whether an entry of a list, a host with or without a port, means the host of this URL.
 pub(crate) fn names(listed: &str, uri: &Uri) -> bool {
     let Ok(listed) = listed.parse::<Authority>() else {
