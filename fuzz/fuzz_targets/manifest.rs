@@ -15,6 +15,10 @@ fuzz_target!(|input: (Option<&str>, &[u8])| {
     assert!(HeaderValue::from_str(&manifest.media_type).is_ok());
     let named = manifest.blobs.len() + manifest.manifests.len();
     assert!(named <= 20_000 && named * size_of::<Descriptor>() <= bytes.len());
-    assert!(is_digest_of(&Digest::of(bytes), &manifest.media_type, bytes));
+    assert!(is_digest_of(
+        &Digest::of(bytes),
+        &manifest.media_type,
+        bytes
+    ));
     let _ = is_digest_of(&Digest::of(b""), &manifest.media_type, bytes);
 });

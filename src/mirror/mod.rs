@@ -19,6 +19,8 @@ mod site;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::metrics::Metrics;
 use crate::sites::Sites;
 use crate::store::Store;
@@ -83,9 +85,9 @@ impl Mirror {
         &self.searches
     }
 
-    /// Names of the repositories that are stored, sorted: of one site, by its own names; or of all, as they are pulled
-    /// from here.
-    pub(crate) async fn catalog(&self, site: Option<&Site>) -> Vec<String> {
+    /// Names of the repositories that are stored, sorted, one to a line: of one site, by its own names; or of all, as they
+    /// are pulled from here.
+    pub(crate) async fn catalog(&self, site: Option<&Site>) -> Bytes {
         self.catalog.names(&self.sites, site).await
     }
 

@@ -6,7 +6,7 @@
 //! headers, disks, clocks, configuration or any particular registry.
 //!
 //! Reading order: [`name`] (registries, repositories, tags), [`digest`], [`endpoint`] (the paths of the API),
-//! [`manifest`], `referrers`, `error` (codes and their JSON), [`image`] (names of images as people write them).
+//! [`manifest`], [`referrers`], [`tags`], `error` (codes and their JSON), [`image`] (names of images as people write them).
 
 pub mod digest;
 pub mod endpoint;
@@ -14,4 +14,5 @@ pub(crate) mod error;
 pub mod image;
 pub mod manifest;
 pub mod name;
-pub(crate) mod referrers;
+pub mod referrers;
+pub mod tags;

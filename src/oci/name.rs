@@ -73,16 +73,21 @@ pub struct Tag(Arc<str>);
 
 text::shared_traits!(Tag);
 
+impl Tag {
+    /// Whether it is `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
+    pub(super) fn is_valid(text: &str) -> bool {
+        let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+        text.len() <= 128
+            && text.bytes().next().is_some_and(word)
+            && text.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'))
+    }
+}
+
 impl FromStr for Tag {
     type Err = NameError;
 
-    /// Accepts `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        let valid = text.len() <= 128
-            && text.bytes().next().is_some_and(word)
-            && text.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'));
-        if !valid {
+        if !Self::is_valid(text) {
             let rule = "it must be 1 to 128 letters, digits, underscores, dots and dashes, and not begin with a dot or dash";
             return Err(NameError::new("tag", text, rule));
         }

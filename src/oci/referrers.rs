@@ -1,57 +1,175 @@
 //! Referrers: the manifests whose `subject` is a given one (OCI distribution-spec, "Listing Referrers"),
 //! told as an index of their descriptors.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::digest::Digest;
-use super::manifest::OCI_INDEX;
 use super::name::Tag;
 
 /// The longest parts of a fallback tag (OCI distribution-spec, "Referrers Tag Schema").
 const MAX_ALGORITHM: usize = 32;
 const MAX_ENCODED: usize = 64;
 
-/// Descriptors of referrers. Their fields are upstream's and are passed on, known or not.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub(crate) struct Referrers {
-    descriptors: Vec<Value>,
+/// What the index that clients are answered with begins with, and how it ends.
+const START: &str =
+    r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":["#;
+const END: &str = "]}";
+
+/// Descriptors of referrers, as upstream wrote them: their fields are passed on, known or not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Referrers {
+    /// The index, but for its end.
+    text: String,
+}
+
+/// A body that is not an index.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoIndex;
+
+/// All that is read of a descriptor.
+#[derive(Deserialize)]
+struct Kind<'d> {
+    #[serde(borrow, rename = "artifactType")]
+    artifact_type: Option<Cow<'d, str>>,
+}
+
+impl Default for Referrers {
+    fn default() -> Self {
+        Self { text: START.into() }
+    }
 }
 
 impl Referrers {
-    /// Reads an index; `None` if it is not one.
-    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
-        let mut index: Value = serde_json::from_slice(bytes).ok()?;
-        match index.get_mut("manifests").map(Value::take) {
-            Some(Value::Array(descriptors)) => Some(Self { descriptors }),
-            // Go writes an empty list so.
-            Some(Value::Null) => Some(Self::default()),
-            _ => None,
-        }
-    }
-
-    /// Adds those of another page.
-    pub(crate) fn append(&mut self, mut other: Self) {
-        self.descriptors.append(&mut other.descriptors);
-    }
-
-    /// Keeps those of one of these artifact types.
-    pub(crate) fn retain(&mut self, artifact_types: &[String]) {
-        let wanted = |descriptor: &Value| {
-            let own = descriptor.get("artifactType").and_then(Value::as_str);
-            own.is_some_and(|own| artifact_types.iter().any(|wanted| wanted == own))
+    /// Adds the descriptors of an index: those of one of these artifact types, or all, if none is named.
+    pub fn add(&mut self, index: &[u8], artifact_types: &[String]) -> Result<(), NoIndex> {
+        let mut json = serde_json::Deserializer::from_slice(index);
+        let mut found = false;
+        let read = Index {
+            referrers: self,
+            artifact_types,
+            found: &mut found,
         };
-        self.descriptors.retain(wanted);
+        let read = read.deserialize(&mut json).and_then(|()| json.end());
+        read.ok().filter(|()| found).ok_or(NoIndex)
+    }
+
+    /// Whether nothing refers.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.text.len() == START.len()
     }
 
     /// The index that clients are answered with: valid also when it is empty.
-    pub(crate) fn to_bytes(&self) -> Bytes {
-        let index = json!({
-            "schemaVersion": 2,
-            "mediaType": OCI_INDEX,
-            "manifests": self.descriptors,
-        });
-        index.to_string().into()
+    pub fn into_bytes(mut self) -> Bytes {
+        self.text.push_str(END);
+        self.text.into()
+    }
+
+    fn push(&mut self, descriptor: &str, artifact_types: &[String]) {
+        // What is no object is no descriptor.
+        if !descriptor.starts_with('{') || !is_wanted(descriptor, artifact_types) {
+            return;
+        }
+        if !self.is_empty() {
+            self.text.push(',');
+        }
+        self.text.push_str(descriptor);
+    }
+}
+
+fn is_wanted(descriptor: &str, artifact_types: &[String]) -> bool {
+    let is = |kind: Kind<'_>| {
+        let own = kind.artifact_type;
+        own.is_some_and(|own| artifact_types.iter().any(|wanted| *wanted == own))
+    };
+    artifact_types.is_empty() || serde_json::from_str(descriptor).is_ok_and(is)
+}
+
+/// Reads an index into referrers.
+struct Index<'r> {
+    referrers: &'r mut Referrers,
+    artifact_types: &'r [String],
+    /// Whether it has `manifests`.
+    found: &'r mut bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Index<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Index<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an index")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key()? {
+            if let Key::Other = key {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            if *self.found {
+                return Err(A::Error::duplicate_field("manifests"));
+            }
+            *self.found = true;
+            map.next_value_seed(Descriptors {
+                referrers: &mut *self.referrers,
+                artifact_types: self.artifact_types,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Key {
+    Manifests,
+    #[serde(other)]
+    Other,
+}
+
+/// The value of `manifests`. Go writes an empty list as null.
+struct Descriptors<'r> {
+    referrers: &'r mut Referrers,
+    artifact_types: &'r [String],
+}
+
+impl<'de> DeserializeSeed<'de> for Descriptors<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Descriptors<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("descriptors")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while let Some(descriptor) = list.next_element::<&RawValue>()? {
+            self.referrers.push(descriptor.get(), self.artifact_types);
+        }
+        Ok(())
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        Ok(())
     }
 }
 
@@ -76,35 +194,50 @@ pub(crate) fn is_fallback_tag(tag: &Tag) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
     use crate::oci::digest::Algorithm;
+    use crate::oci::manifest::OCI_INDEX;
+
+    fn of(pages: &[&str], artifact_types: &[&str]) -> Option<Value> {
+        let artifact_types: Vec<_> = artifact_types.iter().map(|kind| (*kind).into()).collect();
+        let mut referrers = Referrers::default();
+        for page in pages {
+            referrers.add(page.as_bytes(), &artifact_types).ok()?;
+        }
+        serde_json::from_slice(&referrers.into_bytes()).unwrap()
+    }
 
     #[test]
     fn a_list_is_filtered_by_any_of_the_types_and_stays_an_index() {
-        let page = |kind| json!({"manifests": [{"artifactType": kind, "size": 1, "x": "kept"}]});
-        let parse = |page: Value| Referrers::parse(page.to_string().as_bytes()).unwrap();
-        let mut all = parse(page("a/b"));
-        all.append(parse(page("c/d")));
-        all.append(parse(json!({"manifests": [{"size": 2}]})));
-        let mut some = all.clone();
-        some.retain(&["c/d".to_owned(), "e/f".to_owned()]);
-        let index: Value = serde_json::from_slice(&some.to_bytes()).unwrap();
-        let expected = json!([{"artifactType": "c/d", "size": 1, "x": "kept"}]);
-        assert_eq!(index["manifests"], expected);
-        some.retain(&["none/such".to_owned()]);
-        let index: Value = serde_json::from_slice(&some.to_bytes()).unwrap();
-        let empty = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []});
-        assert_eq!(index, empty);
+        let pages = [
+            r#"{"manifests":[ {"artifactType": "a/b", "size": 1, "x": [ "kept" ]} , 5, null]}"#,
+            r#"{"x":{},"manifests":[{"artifactType":"c\/d"},{"size":2},{"artifactType":7}]}"#,
+            r#"{"manifests":null}"#,
+        ];
+        let index = |manifests: Value| json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests});
+        let kept = json!({"artifactType": "a/b", "size": 1, "x": ["kept"]});
+        let all = json!([kept, {"artifactType": "c/d"}, {"size": 2}, {"artifactType": 7}]);
+        assert_eq!(of(&pages, &[]), Some(index(all)));
+        let some = json!([{"artifactType": "c/d"}]);
+        assert_eq!(of(&pages, &["c/d", "e/f"]), Some(index(some)));
+        assert_eq!(of(&pages, &["none/such"]), Some(index(json!([]))));
+        assert_eq!(of(&[], &[]), Some(index(json!([]))));
     }
 
     #[test]
     fn what_is_no_index_is_refused() {
-        assert_eq!(
-            Referrers::parse(br#"{"manifests":null}"#),
-            Some(Referrers::default())
-        );
-        for text in ["", "[]", "{}", r#"{"manifests":{}}"#, r#"{"layers":[]}"#] {
-            assert_eq!(Referrers::parse(text.as_bytes()), None, "{text}");
+        for text in [
+            "",
+            "[]",
+            "{}",
+            r#"{"manifests":{}}"#,
+            r#"{"layers":[]}"#,
+            r#"{"manifests":[]} x"#,
+            r#"{"manifests":[],"manifests":[{}]}"#,
+        ] {
+            assert_eq!(of(&[text], &[]), None, "{text}");
         }
     }
 

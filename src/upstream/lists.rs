@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::LINK;
 use http::{HeaderMap, Method, StatusCode};
-use serde::Deserialize;
 
 use crate::headers::link::next_query;
+use crate::memory::work_on;
 use crate::oci::digest::Digest;
 use crate::oci::endpoint::Endpoint;
 use crate::oci::manifest::OCI_INDEX;
-use crate::oci::name::{Repository, Tag};
+use crate::oci::name::Repository;
 use crate::oci::referrers::Referrers;
+use crate::oci::tags::TagList;
 
 use super::asking::client::Client;
 use super::asking::request::{Question, Reply, content_type};
@@ -34,37 +34,22 @@ const NO_SUCH_PAGE: &[u16] = &[400, 405];
 /// Answers of registries that do not list referrers (go-containerregistry takes 404, 400 and 406 for it).
 const NO_REFERRERS_API: &[u16] = &[400, 404, 405, 406, 501];
 
-/// One page of tags. Go writes an empty list as null.
-#[derive(Deserialize)]
-struct TagsPage {
-    #[serde(default)]
-    tags: Option<Vec<String>>,
-}
-
-/// All tags of a repository, sorted, without names that are not valid as a tag.
-pub(super) async fn tags(client: &Client, repository: &Repository) -> Result<Vec<Tag>, Error> {
+/// All tags of a repository, sorted, one to a line, without names that are not valid as a tag.
+pub(super) async fn tags(client: &Client, repository: &Repository) -> Result<String, Error> {
     let found = |reply: &Reply| reply.status.is_success();
     let question = Question {
         answers: NO_SUCH_PAGE,
         ..tags_question(repository, Some(FULL_PAGE))
     };
-    let listed = match pages(client, question, found).await? {
-        Some(listed) => listed,
+    let list = match pages(client, question, found, Tags::default()).await? {
+        Some(list) => list,
         None => {
-            let listed = pages(client, tags_question(repository, None), found);
-            listed.await?.unwrap_or_default()
+            let question = tags_question(repository, None);
+            let list = pages(client, question, found, Tags::default()).await?;
+            list.unwrap_or_default()
         }
     };
-    let mut tags = Vec::new();
-    for page in listed {
-        let page: TagsPage = serde_json::from_slice(&page)
-            .map_err(|_| Error::wrong("what upstream sent is not a list of tags"))?;
-        let texts = page.tags.unwrap_or_default();
-        tags.extend(texts.iter().filter_map(|text| text.parse::<Tag>().ok()));
-    }
-    tags.sort_unstable();
-    tags.dedup();
-    Ok(tags)
+    Ok(work_on(list.length, move || list.tags.into_lines()).await)
 }
 
 /// Whether upstream has the repository and shows it: a 404 for one thing in it can also come from a load balancer
@@ -81,10 +66,7 @@ pub(super) async fn has_repository(client: &Client, repository: &Repository) -> 
         .body
         .collect(MAX_PAGE, "the list", client.deadline())
         .await;
-    let page = page
-        .ok()
-        .and_then(|page| serde_json::from_slice::<serde_json::Value>(&page).ok());
-    page.is_some_and(|page| page.get("tags").is_some())
+    page.is_ok_and(|page| TagList::is_page(&page))
 }
 
 /// The manifests that refer to one; `None` if upstream does not have that API.
@@ -104,16 +86,7 @@ pub(super) async fn referrers(
     };
     // Some servers have a page for every path.
     let found = |reply: &Reply| reply.status == StatusCode::OK && is_index(&reply.headers);
-    let Some(pages) = pages(client, question, found).await? else {
-        return Ok(None);
-    };
-    let mut all = Referrers::default();
-    for page in pages {
-        let page = Referrers::parse(&page)
-            .ok_or_else(|| Error::wrong("what upstream sent is not a list of referrers"))?;
-        all.append(page);
-    }
-    Ok(Some(all))
+    pages(client, question, found, Referrers::default()).await
 }
 
 fn tags_question(repository: &Repository, query: Option<&str>) -> Question {
@@ -126,34 +99,63 @@ fn tags_question(repository: &Repository, query: Option<&str>) -> Question {
     }
 }
 
-/// The pages of a list; `None` if the first reply is not a page of one.
-async fn pages(
+/// A list that is put together from pages.
+trait List: Send + Sized + 'static {
+    /// Adds a page; the error says what it is not.
+    fn add(&mut self, page: &[u8]) -> Result<(), &'static str>;
+}
+
+#[derive(Default)]
+struct Tags {
+    tags: TagList,
+    length: usize,
+}
+
+impl List for Tags {
+    fn add(&mut self, page: &[u8]) -> Result<(), &'static str> {
+        self.length += page.len();
+        let added = self.tags.add(page);
+        added.map_err(|_| "what upstream sent is not a list of tags")
+    }
+}
+
+impl List for Referrers {
+    fn add(&mut self, page: &[u8]) -> Result<(), &'static str> {
+        let added = Self::add(self, page, &[]);
+        added.map_err(|_| "what upstream sent is not a list of referrers")
+    }
+}
+
+/// The list that the pages make; `None` if the first reply is not a page of one.
+async fn pages<L: List>(
     client: &Client,
     question: Question,
     is_page: impl Fn(&Reply) -> bool,
-) -> Result<Option<Vec<Bytes>>, Error> {
-    let walk = walk(client, question, is_page);
+    list: L,
+) -> Result<Option<L>, Error> {
+    let walk = walk(client, question, is_page, list);
     // The state of a walk is large, and there is one for every list that is asked for.
     match tokio::time::timeout(WITHIN, Box::pin(walk)).await {
-        Ok(pages) => pages,
+        Ok(list) => list,
         Err(_) => Err(Error::Silent(
             format!("the list was not whole within {WITHIN:?}").into(),
         )),
     }
 }
 
-async fn walk(
+/// One page is in memory at a time, beside the list.
+async fn walk<L: List>(
     client: &Client,
     mut question: Question,
     is_page: impl Fn(&Reply) -> bool,
-) -> Result<Option<Vec<Bytes>>, Error> {
-    let (mut pages, mut length) = (Vec::new(), 0);
-    while pages.len() < MAX_PAGES {
+    mut list: L,
+) -> Result<Option<L>, Error> {
+    let mut length = 0;
+    for number in 0..MAX_PAGES {
         let reply = client.send(&question, client.deadline()).await?;
         if !is_page(&reply) {
-            let first = pages.is_empty();
             let torn = || Error::wrong("a page of the list is missing");
-            return first.then_some(None).ok_or_else(torn);
+            return (number == 0).then_some(None).ok_or_else(torn);
         }
         let next = next_query(reply.headers.get_all(LINK));
         let page = reply
@@ -161,9 +163,13 @@ async fn walk(
             .collect(MAX_PAGE, "the list", client.deadline())
             .await?;
         length += page.len();
-        pages.push(page);
+        let added = work_on(page.len(), move || {
+            let added = list.add(&page);
+            added.map(|()| list)
+        });
+        list = added.await.map_err(Error::wrong)?;
         match next {
-            None => return Ok(Some(pages)),
+            None => return Ok(Some(list)),
             Some(query) if length <= MAX_LIST && question.query.as_ref() != Some(&query) => {
                 question.query = Some(query);
             }

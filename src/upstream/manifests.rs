@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
+use crate::memory::work_on;
 use crate::oci::digest::Digest;
 use crate::oci::endpoint::Endpoint;
 use crate::oci::manifest::{self, Manifest};
@@ -14,8 +15,6 @@ use super::error::Error;
 
 /// The largest manifest that is passed on. Clients take no more than 4 MiB (containerd, containers/image).
 const MAX_MANIFEST: usize = 8 * 1024 * 1024;
-/// A manifest longer than this is read and hashed in a blocking thread: it takes a millisecond or more.
-const LONG: usize = 256 * 1024;
 
 /// The answers of servers that do not support HEAD.
 pub(super) const NO_HEAD: &[u16] = &[405, 501];
@@ -131,11 +130,7 @@ pub(super) async fn get(
         from_registry: turn.last,
         bytes,
     };
-    if unread.bytes.len() <= LONG {
-        return unread.read();
-    }
-    let read = tokio::task::spawn_blocking(move || unread.read()).await;
-    read.unwrap_or_else(|_| Err(Error::unavailable("the program is being stopped")))
+    work_on(unread.bytes.len(), move || unread.read()).await
 }
 
 /// A manifest's bytes, and what was said of them.

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use crate::headers::range::Span;
 use crate::metrics::Metrics;
 use crate::oci::digest::Digest;
-use crate::oci::name::{Namespace, Reference, Repository, Tag};
+use crate::oci::name::{Namespace, Reference, Repository};
 use crate::oci::referrers::{self, Referrers};
 use crate::sites::budget::Pulls;
 use crate::sites::hub;
@@ -142,8 +142,8 @@ impl Upstream {
             .await
     }
 
-    /// All tags of a repository, sorted, without names that are not valid as a tag.
-    pub(crate) async fn tags(&self, repository: &Repository) -> Result<Vec<Tag>, Error> {
+    /// All tags of a repository, sorted, one to a line, without names that are not valid as a tag.
+    pub(crate) async fn tags(&self, repository: &Repository) -> Result<String, Error> {
         lists::tags(self.endpoints.registry(), repository).await
     }
 

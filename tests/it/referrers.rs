@@ -4,6 +4,7 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::support::disk::files;
 use crate::support::image::{OCI_INDEX, OCI_MANIFEST, descriptor};
 use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, REPO, client, image, until};
 
@@ -272,4 +273,60 @@ async fn a_signature_is_found_soon_after_it_is_pushed() {
         signed && kinds(&list(&mirror, "").await) == ["a/sig"]
     })
     .await;
+}
+
+/// A stranger asks for the lists of what does not exist, in names of as many parts as he likes.
+#[tokio::test]
+async fn questions_about_what_does_not_exist_filled_the_store() {
+    let registry = registry_with(&[]).await;
+    registry.put_image(REPO, Some("1"), &image(1));
+    let mirror = Mirror::start(config(&registry).tag_ttl("1h"));
+    mirror.pull(REPO, "1", &image(1)).await;
+    mirror.wait_until_stored(&image(1).blobs());
+    let before = (files(&mirror.store_path()).len(), mirror.du());
+    let unknown = |number: usize| format!("sha256:{number:064x}");
+    for number in 0..20 {
+        for repo in [format!("{}x{number}", "a/".repeat(100)), REPO.to_owned()] {
+            let url = format!("{}/v2/{repo}/referrers/{}", mirror.url(), unknown(number));
+            for _ in 0..2 {
+                assert!(kinds(&client::get(&url, &[]).await.unwrap()).is_empty());
+            }
+        }
+    }
+    assert_eq!(registry.counts().referrers, 40, "each was asked once");
+    // Without the API, and so by a tag that is not there.
+    registry.forget_referrers_api();
+    for number in 20..40 {
+        let url = format!(
+            "{}/v2/a/{number}/referrers/{}",
+            mirror.url(),
+            unknown(number)
+        );
+        assert!(kinds(&client::get(&url, &[]).await.unwrap()).is_empty());
+    }
+    // Repositories whose list of tags is empty.
+    let empty = Fault::Status(
+        200,
+        json!({"name": "x", "tags": []}).to_string(),
+        vec![("Content-Type".into(), "application/json".into())],
+    );
+    registry.fault(On::tags().forever(), empty);
+    for number in 0..20 {
+        let path = format!("/v2/{}x{number}/tags/list", "b/".repeat(100));
+        let listed = mirror.get(&path).await;
+        assert_eq!(listed.json()["tags"], json!([]));
+    }
+    assert_eq!((files(&mirror.store_path()).len(), mirror.du()), before);
+}
+
+/// That an image is not signed is worth keeping: it is pulled while upstream is away, too.
+#[tokio::test]
+async fn an_empty_list_of_what_is_stored_outlives_a_restart() {
+    let registry = registry_with(&[]).await;
+    let mut mirror = Mirror::start(config(&registry).tag_ttl("1h"));
+    mirror.pull(REPO, "1", &image(1)).await;
+    assert!(kinds(&list(&mirror, "").await).is_empty());
+    registry.down();
+    mirror.restart();
+    assert!(kinds(&list(&mirror, "").await).is_empty());
 }

@@ -1,12 +1,14 @@
 //! The catalog: the repositories of which something is stored, by names they can be pulled by from here.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::Mutex;
 
 use crate::mirror::site::Site;
-use crate::oci::name::QualifiedName;
+use crate::oci::name::{Namespace, QualifiedName};
 use crate::sites::Sites;
 use crate::store::Store;
 
@@ -16,7 +18,14 @@ const KEPT_FOR: Duration = Duration::from_secs(2);
 pub(in crate::mirror) struct Catalog {
     store: Arc<Store>,
     /// What the last walk through the store found. Waiting for the lock is waiting for a walk.
-    last: Mutex<Option<(Instant, Arc<Vec<QualifiedName>>)>>,
+    last: Mutex<Option<Walk>>,
+}
+
+struct Walk {
+    at: Instant,
+    stored: Vec<QualifiedName>,
+    /// The names in it, by the namespace whose they are; of all under none. Put together when they are asked for.
+    names: HashMap<Option<Namespace>, Bytes>,
 }
 
 impl Catalog {
@@ -27,40 +36,44 @@ impl Catalog {
         }
     }
 
-    /// Names of the repositories that are stored, sorted: of one site, or of all of `sites`.
+    /// Names of the repositories that are stored, sorted, one to a line: of one site, or of all of `sites`.
     ///
     /// Of one, the names are its own. Of all, those of the default site are, and the others have their registry's host
     /// in front, as they are pulled.
-    pub(in crate::mirror) async fn names<S>(
-        &self,
-        sites: &Sites<S>,
-        site: Option<&Site>,
-    ) -> Vec<String> {
-        let stored = self.stored_repositories().await;
-        let mut names: Vec<_> = match site {
-            Some(site) => stored
-                .iter()
-                .filter(|name| name.namespace == *site.namespace())
-                .map(|name| name.repository.to_string())
-                .collect(),
-            None => stored
-                .iter()
-                .filter_map(|name| sites.pullable(name))
-                .collect(),
-        };
-        names.sort_unstable();
-        names
-    }
-
-    async fn stored_repositories(&self) -> Arc<Vec<QualifiedName>> {
+    pub(in crate::mirror) async fn names<S>(&self, sites: &Sites<S>, site: Option<&Site>) -> Bytes {
         let mut last = self.last.lock().await;
-        match &*last {
-            Some((at, names)) if at.elapsed() < KEPT_FOR => Arc::clone(names),
-            _ => {
-                let names = Arc::new(self.store.records().repositories().await);
-                *last = Some((Instant::now(), Arc::clone(&names)));
+        let walk = match last.take().filter(|walk| walk.at.elapsed() < KEPT_FOR) {
+            Some(walk) => walk,
+            None => Walk {
+                stored: self.store.records().repositories().await,
+                at: Instant::now(),
+                names: HashMap::new(),
+            },
+        };
+        let walk = last.insert(walk);
+        let namespace = site.map(Site::namespace);
+        match walk.names.get(&namespace.cloned()) {
+            Some(names) => names.clone(),
+            None => {
+                let stored = walk.stored.iter();
+                let names = match namespace {
+                    Some(namespace) => lines(
+                        stored
+                            .filter(|name| name.namespace == *namespace)
+                            .map(|name| name.repository.to_string()),
+                    ),
+                    None => lines(stored.filter_map(|name| sites.pullable(name))),
+                };
+                walk.names.insert(namespace.cloned(), names.clone());
                 names
             }
         }
     }
+}
+
+fn lines(names: impl Iterator<Item = String>) -> Bytes {
+    let mut names: Vec<_> = names.collect();
+    names.sort_unstable();
+    let lines: String = names.iter().flat_map(|name| [name, "\n"]).collect();
+    lines.into()
 }

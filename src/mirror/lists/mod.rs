@@ -4,9 +4,10 @@
 //! that comes back unchanged counts as confirmed.
 //!
 //! It knows whole lists only: pages and filters for clients are the server's work. Reading order: this file (a list of
-//! a repository), [`tags`] and [`referrers`] (what to ask upstream for each), [`search`], [`catalog`].
+//! a repository), [`tags`] and [`referrers`] (what to ask upstream for each), `fetched`, [`search`], [`catalog`].
 
 pub(super) mod catalog;
+mod fetched;
 mod referrers;
 pub(super) mod search;
 mod tags;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use moka::sync::Cache;
 
 use crate::oci::digest::Digest;
 use crate::oci::name::{QualifiedName, Repository};
@@ -28,6 +30,10 @@ use super::freshness::{Phase, decide};
 use super::manifest::tag::ByTag;
 use super::once::{Answered, Asked, Once, Refusals};
 use super::site::{Context, Site};
+use fetched::Fetched;
+
+/// Empty lists in memory; each is two names and little more.
+const MAX_EMPTY: u64 = 20_000;
 
 /// A list, as it is stored: tags one to a line in their order, referrers as an index.
 #[derive(Debug, Clone)]
@@ -66,6 +72,8 @@ pub(crate) struct Lists {
     store: Arc<Store>,
     tags: Arc<ByTag>,
     refusals: Refusals,
+    /// Empty lists that are not on disk, so that no question leaves anything there.
+    empty: Cache<(QualifiedName, Listing), Arc<StoredListing>>,
     questions: Once<Listing, Listed>,
 }
 
@@ -76,6 +84,7 @@ impl Lists {
             store: Arc::clone(store),
             tags: Arc::clone(tags),
             questions: Once::new(&refusals),
+            empty: Cache::new(MAX_EMPTY),
             refusals,
         })
     }
@@ -108,7 +117,7 @@ impl Lists {
     ) -> Result<ListingAnswer, Error> {
         let site = &context.site;
         let name = &site.qualify(repository);
-        let Some(known) = self.store.records().listing(name, which).await else {
+        let Some(known) = self.known(name, which).await else {
             self.refusals.check(name, which).map_err(listing_error)?;
             let (listed, outcome) = self.ask(context, name, which, None);
             return answer(site, listed.answer().await, outcome);
@@ -148,6 +157,7 @@ impl Lists {
         let work = |context: Context, name: QualifiedName, which: Listing| async move {
             let listed = this.fetch(&context, &name, &which, known).await;
             if let Err(upstream::Error::NotFound) = listed {
+                this.empty.invalidate(&(name.clone(), which.clone()));
                 this.store.records().drop_listing(&name, &which).await;
             }
             listed
@@ -163,27 +173,60 @@ impl Lists {
         known: Option<Arc<StoredListing>>,
     ) -> Answered<Listed> {
         let fetched_at = known.as_ref().map(|known| known.fetched_at);
-        if let Some(listing) = self.store.records().listing(name, which).await
+        if let Some(listing) = self.known(name, which).await
             && Some(listing.fetched_at) > fetched_at
         {
             // Another flight landed between the asker's look into the store and this one's start.
             let outcome = known.and(Some(Outcome::Revalidated));
             return Ok(Listed { listing, outcome });
         }
-        let (fetched, stale) = match which {
-            Listing::Tags => (tags::fetch(&context.site, name).await?, None),
+        let fetched = match which {
+            Listing::Tags => tags::fetch(&context.site, name).await?,
             Listing::Referrers(digest) => {
                 referrers::fetch(&self.tags, context, name, digest).await?
             }
         };
-        let confirmed = known.is_some_and(|known| known.bytes == fetched.bytes);
-        let outcome = stale.or(confirmed.then_some(Outcome::Revalidated));
-        let records = self.store.records();
-        let listing = records
-            .put_listing(name, which, fetched, Durability::Behind)
-            .await
-            .value;
+        let confirmed = known.is_some_and(|known| known.bytes == fetched.listing.bytes);
+        let confirmed = confirmed.then_some(Outcome::Revalidated);
+        let outcome = fetched.stale.or(confirmed);
+        let listing = self.keep(name, which, fetched).await;
         Ok(Listed { listing, outcome })
+    }
+
+    /// The list that is remembered.
+    async fn known(&self, name: &QualifiedName, which: &Listing) -> Option<Arc<StoredListing>> {
+        let stored = self.store.records().listing(name, which).await;
+        stored.or_else(|| self.empty.get(&(name.clone(), which.clone())))
+    }
+
+    /// Keeps a list: an empty one in memory, unless upstream itself says that nothing refers to a manifest that is stored.
+    /// Anyone can ask for the lists of what does not exist.
+    async fn keep(
+        &self,
+        name: &QualifiedName,
+        which: &Listing,
+        fetched: Fetched,
+    ) -> Arc<StoredListing> {
+        let records = self.store.records();
+        let is_of_stored = match which {
+            Listing::Referrers(digest) if fetched.is_empty && !fetched.is_refusal => {
+                records.manifest(name, digest).await.is_some()
+            }
+            _ => false,
+        };
+        let key = (name.clone(), which.clone());
+        if !fetched.is_empty || is_of_stored {
+            self.empty.invalidate(&key);
+            let (listing, behind) = (fetched.listing, Durability::Behind);
+            let put = records.put_listing(name, which, listing, behind).await;
+            return put.value;
+        }
+        if records.listing(name, which).await.is_some() {
+            records.drop_listing(name, which).await;
+        }
+        let listing = Arc::new(fetched.listing);
+        self.empty.insert(key, Arc::clone(&listing));
+        listing
     }
 }
 

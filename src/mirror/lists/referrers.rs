@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::memory::work_on;
 use crate::mirror::answer::{Error, Outcome, Want};
 use crate::mirror::manifest::digest::ManifestAnswer;
 use crate::mirror::manifest::tag::ByTag;
@@ -12,51 +13,62 @@ use crate::mirror::site::Context;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::OCI_INDEX;
 use crate::oci::name::QualifiedName;
-use crate::oci::referrers::{Referrers, fallback_tag};
+use crate::oci::referrers::{NoIndex, Referrers, fallback_tag};
 use crate::store::records::StoredListing;
 use crate::upstream;
 
-/// Asks upstream's API, and looks under the tag if there is none. The outcome says that this tag is a stale one.
+use super::fetched::Fetched;
+
+/// Asks upstream's API, and looks under the tag if there is none.
 pub(super) async fn fetch(
     tags: &Arc<ByTag>,
     context: &Context,
     name: &QualifiedName,
     digest: &Digest,
-) -> Answered<(StoredListing, Option<Outcome>)> {
+) -> Answered<Fetched> {
     let upstream = context.site.upstream();
     let (referrers, tag) = match upstream.referrers(&name.repository, digest).await? {
-        Some(referrers) => (referrers, None),
+        Some(referrers) => (Some(referrers), None),
         None => under_fallback_tag(tags, context, name, digest).await?,
     };
     let age = tag.as_ref().map_or(Duration::ZERO, |tag| tag.age);
     let stale = tag.filter(|tag| tag.outcome == Outcome::Stale);
     let now = SystemTime::now();
-    let listing = StoredListing {
-        bytes: referrers.to_bytes(),
-        // What came by a tag is as old as what is known of the tag.
-        fetched_at: now.checked_sub(age).unwrap_or(now),
-    };
-    Ok((listing, stale.map(|tag| tag.outcome)))
+    let is_refusal = referrers.is_none();
+    let referrers = referrers.unwrap_or_default();
+    Ok(Fetched {
+        is_empty: referrers.is_empty(),
+        is_refusal,
+        stale: stale.map(|tag| tag.outcome),
+        listing: StoredListing {
+            bytes: referrers.into_bytes(),
+            // What came by a tag is as old as what is known of the tag.
+            fetched_at: now.checked_sub(age).unwrap_or(now),
+        },
+    })
 }
 
-/// The tag is asked for like every other, so that clients which ask for it themselves find it stored.
+/// The tag is asked for like every other, so that clients which ask for it themselves find it stored. No referrers if
+/// upstream has no such tag.
 async fn under_fallback_tag(
     tags: &Arc<ByTag>,
     context: &Context,
     name: &QualifiedName,
     digest: &Digest,
-) -> Answered<(Referrers, Option<ManifestAnswer>)> {
-    let none = (Referrers::default(), None);
+) -> Answered<(Option<Referrers>, Option<ManifestAnswer>)> {
     let Some(tag) = fallback_tag(digest) else {
-        return Ok(none);
+        return Ok((None, None));
     };
     match Box::pin(tags.get(context, name, &tag, Want::Content)).await {
         Ok(manifest) => {
             // A user may have pushed that tag, and what is not an index says nothing of referrers.
-            let index = manifest.content.as_ref();
+            let index = manifest.content.clone();
             let index = index.filter(|_| manifest.media_type == OCI_INDEX);
-            let referrers = index.and_then(|bytes| Referrers::parse(bytes));
-            Ok((referrers.unwrap_or_default(), Some(manifest)))
+            let referrers = match index {
+                Some(index) => work_on(index.len(), move || referrers_of(&index)).await,
+                None => Referrers::default(),
+            };
+            Ok((Some(referrers), Some(manifest)))
         }
         // Only upstream's own word makes an empty list; that it is away does not.
         Err(Error::Upstream(error)) => Err(error),
@@ -67,6 +79,14 @@ async fn under_fallback_tag(
             | Error::BlobUnknown
             | Error::RepositoryUnknown
             | Error::NoSearch,
-        ) => Ok(none),
+        ) => Ok((None, None)),
+    }
+}
+
+fn referrers_of(index: &[u8]) -> Referrers {
+    let mut referrers = Referrers::default();
+    match referrers.add(index, &[]) {
+        Ok(()) => referrers,
+        Err(NoIndex) => Referrers::default(),
     }
 }

@@ -7,11 +7,17 @@ use crate::mirror::site::Site;
 use crate::oci::name::QualifiedName;
 use crate::store::records::StoredListing;
 
-pub(super) async fn fetch(site: &Site, name: &QualifiedName) -> Answered<StoredListing> {
-    let tags = site.upstream().tags(&name.repository).await?;
-    let lines: String = tags.iter().flat_map(|tag| [tag.as_str(), "\n"]).collect();
-    Ok(StoredListing {
-        bytes: lines.into(),
-        fetched_at: SystemTime::now(),
+use super::fetched::Fetched;
+
+pub(super) async fn fetch(site: &Site, name: &QualifiedName) -> Answered<Fetched> {
+    let lines = site.upstream().tags(&name.repository).await?;
+    Ok(Fetched {
+        is_empty: lines.is_empty(),
+        is_refusal: false,
+        stale: None,
+        listing: StoredListing {
+            bytes: lines.into(),
+            fetched_at: SystemTime::now(),
+        },
     })
 }

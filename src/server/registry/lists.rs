@@ -5,16 +5,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::LINK;
 use http::{HeaderName, HeaderValue, Response, Uri};
-use serde::Serialize;
 use serde_json::json;
 
+use crate::memory::work_on;
 use crate::mirror::lists::ListingAnswer;
 use crate::mirror::{Context, Error, Mirror, Outcome, Site};
 use crate::oci::digest::Digest;
 use crate::oci::endpoint::query_value;
 use crate::oci::manifest::OCI_INDEX;
 use crate::oci::name::Repository;
-use crate::oci::referrers::Referrers;
+use crate::oci::referrers::{NoIndex, Referrers};
 use crate::server::body::Body;
 
 use super::page::Page;
@@ -36,26 +36,16 @@ pub(super) struct ListRequest<'a> {
     pub(super) uri: &'a Uri,
 }
 
-/// Written as it is: there may be a hundred thousand.
-#[derive(Serialize)]
-struct Tags<'a> {
-    name: &'a str,
-    tags: &'a [&'a str],
-}
-
 impl ListRequest<'_> {
     /// `/v2/<name>/tags/list`
     pub(super) async fn tags(&self, context: &Context, repository: &Repository) -> Answered {
         let page = Page::parse(self.uri)?;
         let answer = self.mirror.lists().tags(context, repository).await;
         let answer = answer.map_err(|error| problem(&error, &context.site))?;
-        // One to a line, as the mirror keeps them.
-        let lines = String::from_utf8_lossy(&answer.bytes);
-        let tags: Vec<_> = lines.lines().collect();
-        let (tags, next) = page.cut(&tags);
+        let (tags, next) = page.cut(&answer.bytes);
         let name = repository.as_str();
-        let body = serde_json::to_vec(&Tags { name, tags }).unwrap_or_default();
-        let (mut response, outcome) = listing(&answer, JSON, body.into());
+        let body = named(&format!("{{\"name\":\"{name}\",\"tags\":["), tags);
+        let (mut response, outcome) = listing(&answer, JSON, body);
         link(&mut response, next);
         Ok((response, outcome))
     }
@@ -77,9 +67,9 @@ impl ListRequest<'_> {
         if wanted.is_empty() {
             return Ok(listing(&answer, OCI_INDEX, answer.bytes.clone()));
         }
-        let mut referrers = Referrers::parse(&answer.bytes).unwrap_or_default();
-        referrers.retain(&wanted);
-        let (mut response, outcome) = listing(&answer, OCI_INDEX, referrers.to_bytes());
+        let all = answer.bytes.clone();
+        let some = work_on(all.len(), move || some_of(&all, &wanted)).await;
+        let (mut response, outcome) = listing(&answer, OCI_INDEX, some);
         let headers = response.headers_mut();
         headers.insert(FILTERS_APPLIED, HeaderValue::from_static(ARTIFACT_TYPE));
         Ok((response, outcome))
@@ -99,7 +89,7 @@ impl ListRequest<'_> {
         let page = Page::parse(self.uri)?;
         let names = self.mirror.catalog(site).await;
         let (names, next) = page.cut(&names);
-        let body = json!({"repositories": names}).to_string().into();
+        let body = named("{\"repositories\":[", names);
         let mut response = respond::list(JSON, body, Outcome::Hit, None, None);
         link(&mut response, next);
         Ok((response, Outcome::Hit))
@@ -137,6 +127,30 @@ impl ListRequest<'_> {
             }
         }
         wanted.finish()
+    }
+}
+
+/// A JSON object that ends with a list of names. They stand one to a line, and no name of this API needs an escape.
+fn named(start: &str, lines: &[u8]) -> Bytes {
+    let count = lines.iter().filter(|byte| **byte == b'\n').count();
+    let mut body = Vec::with_capacity(start.len() + lines.len() + 2 * count + 4);
+    body.extend_from_slice(start.as_bytes());
+    let names = lines.split(|byte| *byte == b'\n');
+    for (number, name) in names.filter(|name| !name.is_empty()).enumerate() {
+        body.extend_from_slice(if number == 0 { b"\"" } else { b",\"" });
+        body.extend_from_slice(name);
+        body.push(b'"');
+    }
+    body.extend_from_slice(b"]}");
+    body.into()
+}
+
+/// Those of an index that are of one of these artifact types.
+fn some_of(index: &[u8], artifact_types: &[String]) -> Bytes {
+    let mut some = Referrers::default();
+    match some.add(index, artifact_types) {
+        Ok(()) => some.into_bytes(),
+        Err(NoIndex) => Referrers::default().into_bytes(),
     }
 }
 

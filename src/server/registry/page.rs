@@ -38,18 +38,26 @@ impl<'a> Page<'a> {
         Ok(Self { uri, n, last })
     }
 
-    /// Cuts the page out of a sorted list, and says where the next one is.
-    pub(super) fn cut<'n, T: AsRef<str>>(&self, names: &'n [T]) -> (&'n [T], Option<HeaderValue>) {
+    /// Cuts the page out of a sorted list, one name to a line, and says where the next one is. It costs what the page is
+    /// long, not what the list is.
+    pub(super) fn cut<'n>(&self, lines: &'n [u8]) -> (&'n [u8], Option<HeaderValue>) {
         let last = self.last.as_deref().unwrap_or_default();
-        let first = names.partition_point(|name| name.as_ref() <= last);
-        let names = names.get(first..).unwrap_or_default();
-        match self.n.and_then(|n| names.split_at_checked(n)) {
-            Some((page, rest)) if !rest.is_empty() => {
-                let last = page.last();
-                (page, last.and_then(|last| self.next(last.as_ref())))
+        let (_, lines) = lines.split_at(after(lines, last.as_bytes()));
+        let Some(n) = self.n else {
+            return (lines, None);
+        };
+        let (mut end, mut before) = (0, 0);
+        for _ in 0..n {
+            match line_end(lines, end) {
+                next if next > end => (before, end) = (end, next),
+                _ => return (lines, None),
             }
-            _ => (names, None),
         }
+        let (page, rest) = lines.split_at(end);
+        let last = page.get(before..).unwrap_or_default();
+        let more = !rest.is_empty() && !page.is_empty();
+        let next = more.then(|| self.next(&String::from_utf8_lossy(last.trim_ascii_end())));
+        (page, next.flatten())
     }
 
     /// The request's own path and namespace, or the next page would be of another list.
@@ -66,41 +74,84 @@ impl<'a> Page<'a> {
     }
 }
 
+/// Where the first line begins that comes after `last`.
+fn after(lines: &[u8], last: &[u8]) -> usize {
+    let (mut low, mut high) = (0, lines.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let part = lines.get(low..middle).unwrap_or_default();
+        let start = part.iter().rposition(|byte| *byte == b'\n');
+        let start = start.map_or(low, |newline| low + newline + 1);
+        let end = line_end(lines, start);
+        let line = lines.get(start..end).unwrap_or_default();
+        if line.strip_suffix(b"\n").unwrap_or(line) <= last {
+            low = end;
+        } else {
+            high = start;
+        }
+    }
+    low
+}
+
+/// Where the line that begins at `start` ends, behind its line feed.
+fn line_end(lines: &[u8], start: usize) -> usize {
+    let rest = lines.get(start..).unwrap_or_default();
+    let newline = rest.iter().position(|byte| *byte == b'\n');
+    newline.map_or(lines.len(), |newline| start + newline + 1)
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    const NAMES: [&str; 3] = ["a", "b", "c"];
+    const NAMES: &str = "a\nb\nc\n";
 
-    fn cut(uri: &'static str) -> (Vec<&'static str>, Option<String>) {
-        let uri = Uri::from_static(uri);
-        let (page, link) = Page::parse(&uri).unwrap().cut(&NAMES);
+    fn cut(uri: &str) -> (&'static str, Option<String>) {
+        let uri: Uri = uri.parse().unwrap();
+        let (page, link) = Page::parse(&uri).unwrap().cut(NAMES.as_bytes());
         let link = link.map(|link| link.to_str().unwrap().to_owned());
-        (page.to_vec(), link)
+        (std::str::from_utf8(page).unwrap(), link)
     }
 
     #[test]
     fn pages_follow_each_other_without_gap_or_repetition() {
         let next = |query| Some(format!("</v2/r/tags/list?{query}>; rel=\"next\""));
-        assert_eq!(cut("/v2/r/tags/list"), (NAMES.to_vec(), None));
+        assert_eq!(cut("/v2/r/tags/list"), (NAMES, None));
         let first = cut("/v2/r/tags/list?n=1");
-        assert_eq!(first, (vec!["a"], next("last=a&n=1")));
+        assert_eq!(first, ("a\n", next("last=a&n=1")));
         let second = cut("/v2/r/tags/list?last=a&n=1&ns=localhost%3A5000");
         let ns = next("last=b&n=1&ns=localhost%3A5000");
-        assert_eq!(second, (vec!["b"], ns));
-        assert_eq!(cut("/v2/r/tags/list?last=b&n=1"), (vec!["c"], None));
-        assert_eq!(cut("/v2/r/tags/list?last=c&n=1"), (vec![], None));
+        assert_eq!(second, ("b\n", ns));
+        assert_eq!(cut("/v2/r/tags/list?last=b&n=1"), ("c\n", None));
+        assert_eq!(cut("/v2/r/tags/list?last=c&n=1"), ("", None));
     }
 
     #[test]
     fn odd_pages_are_pages() {
-        assert_eq!(cut("/l?n=0"), (vec![], None));
-        assert_eq!(cut("/l?n=3"), (NAMES.to_vec(), None));
-        assert_eq!(cut("/l?n=4000000000&last="), (NAMES.to_vec(), None));
-        assert_eq!(cut("/l?last=aa"), (vec!["b", "c"], None));
+        assert_eq!(cut("/l?n=0"), ("", None));
+        assert_eq!(cut("/l?n=3"), (NAMES, None));
+        assert_eq!(cut("/l?n=4000000000&last="), (NAMES, None));
+        assert_eq!(cut("/l?last=aa"), ("b\nc\n", None));
         for n in ["-1", "x", "1.5", "99999999999999999999999"] {
             let uri: Uri = format!("/l?n={n}").parse().unwrap();
             assert!(Page::parse(&uri).is_err(), "{n}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_page_is_what_cutting_a_list_of_names_gives(
+            names in proptest::collection::btree_set("[a-c]{1,4}", 0..40), n in 0..50_usize, last in "[a-d]{0,4}",
+        ) {
+            let lines: String = names.iter().flat_map(|name| [name, "\n"]).collect();
+            let uri: Uri = format!("/l?n={n}&last={last}").parse().unwrap();
+            let (page, next) = Page::parse(&uri).unwrap().cut(lines.as_bytes());
+            let rest: Vec<_> = names.iter().filter(|name| **name > last).collect();
+            let expected: String = rest.iter().take(n).flat_map(|name| [name.as_str(), "\n"]).collect();
+            prop_assert_eq!(std::str::from_utf8(page).unwrap(), expected);
+            prop_assert_eq!(next.is_some(), n > 0 && rest.len() > n);
         }
     }
 }

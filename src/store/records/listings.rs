@@ -3,7 +3,7 @@
 //! Kept as a manifest is: a header line, then bytes, which mean nothing here. The header names their digest, because a
 //! list that a crash cut short would look like one that is shorter.
 
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,14 @@ struct Header {
     #[serde(with = "unix_millis")]
     fetched_at: SystemTime,
     digest: Digest,
+    /// By which rules it was taken in. 0, in files of earlier versions: any of the places that are asked before the
+    /// registry may have said what refers to a manifest.
+    #[serde(default)]
+    rules: u32,
 }
+
+/// What [`Header::rules`] is today.
+const RULES: u32 = 1;
 
 impl Document for StoredListing {
     type Id = (QualifiedName, Listing);
@@ -49,15 +56,21 @@ impl Document for StoredListing {
         let header = Header {
             fetched_at: self.fetched_at,
             digest: Digest::of(&self.bytes),
+            rules: RULES,
         };
         with_header(&header, &self.bytes)
     }
 
-    fn from_file(_: &Self::Id, file: Vec<u8>) -> Option<Self> {
+    fn from_file((_, which): &Self::Id, file: Vec<u8>) -> Option<Self> {
         let (header, bytes) = split_header::<Header>(file)?;
+        let asked_again = header.rules < RULES && matches!(which, Listing::Referrers(_));
         (Digest::of(&bytes) == header.digest).then_some(Self {
             bytes,
-            fetched_at: header.fetched_at,
+            fetched_at: match asked_again {
+                // So old that the registry is asked before it is served.
+                true => UNIX_EPOCH,
+                false => header.fetched_at,
+            },
         })
     }
 
@@ -72,9 +85,21 @@ impl Document for StoredListing {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::Duration;
 
     use super::*;
+
+    /// Any of the places that are asked before the registry may have said it.
+    #[test]
+    fn what_an_earlier_version_knew_of_referrers_is_asked_again() {
+        let name = QualifiedName::new("docker.io".parse().unwrap(), "a/b".parse().unwrap());
+        let digest = Digest::of(b"");
+        let old = format!("{{\"fetched_at\":1735689600000,\"digest\":\"{digest}\"}}\n");
+        for (which, is_kept) in [(Listing::Referrers(digest), false), (Listing::Tags, true)] {
+            let read = StoredListing::from_file(&(name.clone(), which), old.clone().into());
+            assert_eq!(read.unwrap().fetched_at != UNIX_EPOCH, is_kept);
+        }
+    }
 
     #[test]
     fn a_listing_reads_back_and_a_torn_one_does_not() {

@@ -84,3 +84,30 @@ impl Document for TagRecord {
         self.digest == before.digest && self.held == before.held
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Any of the places that are asked before the registry may have said it.
+    #[test]
+    fn what_an_earlier_version_knew_of_a_signature_is_asked_again() {
+        let name = QualifiedName::new("docker.io".parse().unwrap(), "a/b".parse().unwrap());
+        let digest = Digest::of(b"x");
+        let old = format!(
+            r#"{{"digest":"{digest}","media_type":"a/b","size":1,"checked_at":1735689600000}}"#
+        );
+        for (tag, is_kept) in [
+            (format!("sha256-{}", digest.hex()), false),
+            (format!("sha256-{}.sig", digest.hex()), false),
+            ("1.0".to_owned(), true),
+        ] {
+            let id = (name.clone(), tag.parse().unwrap());
+            let read = TagRecord::from_file(&id, old.clone().into()).unwrap();
+            assert_eq!(read.checked_at != UNIX_EPOCH, is_kept, "{tag}");
+            let mut now = read.clone();
+            now.checked_at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(9);
+            assert_eq!(TagRecord::from_file(&id, now.to_file()), Some(now));
+        }
+    }
+}

@@ -28,20 +28,23 @@ pub const ALLOWED: &[(&str, &[&str])] = &[
         "server",
         &[
             "access", "api", "headers", "metrics", "mirror", "oci", "secret", "sites", "store",
+            "access", "api", "headers", "memory", "metrics", "mirror", "oci", "sites", "store",
             "upstream",
         ],
     ),
     (
         "mirror",
         &[
-            "access", "flight", "headers", "metrics", "oci", "sites", "store", "upstream",
+            "access", "flight", "headers", "memory", "metrics", "oci", "sites", "store", "upstream",
         ],
     ),
     // These two never import each other.
     ("store", &["metrics", "oci"]),
     (
         "upstream",
-        &["flight", "headers", "metrics", "oci", "secret", "sites"],
+        &[
+            "flight", "headers", "memory", "metrics", "oci", "secret", "sites",
+        ],
     ),
     ("sites", &["oci"]),
     ("access", &["oci"]),
@@ -50,6 +53,7 @@ pub const ALLOWED: &[(&str, &[&str])] = &[
     ("oci", &[]),
     ("headers", &[]),
     ("flight", &[]),
+    ("memory", &[]),
     ("metrics", &[]),
     ("logging", &[]),
     ("secret", &[]),
@@ -77,9 +81,12 @@ pub const INSIDE: &[(&str, &str)] = &[
         "mirror/blob",
         "delivery proof opening fill receive passthrough ahead source",
     ),
-    ("mirror/lists", "catalog referrers search tags"),
+    ("mirror/lists", "catalog referrers search tags fetched"),
     ("mirror/manifest", "tag digest"),
-    ("oci", "image endpoint referrers manifest name digest error"),
+    (
+        "oci",
+        "image endpoint referrers tags manifest name digest error",
+    ),
     ("oci/endpoint", "route path mod"),
     ("oci/manifest", "fields schema1 media_type error"),
     ("oci/name", "namespace text"),
