@@ -2,9 +2,11 @@
 //!
 //! It knows nothing of what is logged. Secrets stay out of logs because they have a type that does not print itself.
 
-use std::io::IsTerminal;
+use std::io::{self, IoSlice, IsTerminal, Write};
 
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -30,10 +32,12 @@ pub(crate) enum Format {
 ///
 /// A level that [`filter`] refuses, or a second call: the first one stays in force.
 pub(crate) fn init(settings: &Settings) -> Result<(), String> {
-    let terminal = std::io::stderr().is_terminal();
+    let terminal = io::stderr().is_terminal();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter(&settings.level)?)
-        .with_writer(std::io::stderr)
+        .with_writer(StandardError {
+            to_journal: is_journal(),
+        })
         .with_ansi(terminal && !no_color());
 
     let started = match settings.format {
@@ -65,6 +69,64 @@ pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {
 
 fn is_level(word: &str) -> bool {
     word.parse::<tracing::metadata::LevelFilter>().is_ok() && !word.is_empty()
+}
+
+/// Standard error; what goes to systemd's journal says how grave it is, so that `journalctl -p warning` finds it.
+struct StandardError {
+    to_journal: bool,
+}
+
+/// One line of the log.
+struct Line {
+    /// The priority as the journal takes it from a line's beginning (sd-daemon(3)).
+    priority: &'static [u8],
+}
+
+impl<'a> MakeWriter<'a> for StandardError {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line { priority: b"" }
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Line {
+        let priority: &[u8] = match *event.level() {
+            _ if !self.to_journal => b"",
+            Level::ERROR => b"<3>",
+            Level::WARN => b"<4>",
+            Level::INFO => b"<6>",
+            _ => b"<7>",
+        };
+        Line { priority }
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let priority = std::mem::take(&mut self.priority);
+        if priority.is_empty() {
+            return io::stderr().write(line);
+        }
+        let parts = [IoSlice::new(priority), IoSlice::new(line)];
+        let written = io::stderr().write_vectored(&parts)?;
+        Ok(written.saturating_sub(priority.len()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// Whether standard error is the journal: systemd names the device and inode that it connected (systemd.exec(5)).
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it is about this process and no setting"
+)]
+fn is_journal() -> bool {
+    let named = std::env::var("JOURNAL_STREAM").ok();
+    let here = rustix::fs::fstat(io::stderr()).ok();
+    let here = here.map(|file| format!("{}:{}", file.st_dev, file.st_ino));
+    named.is_some() && named == here
 }
 
 /// <https://no-color.org>: any value but the empty one.

@@ -4,6 +4,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use clap::Args;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -25,6 +26,10 @@ pub(super) struct ServeFlags {
 pub(super) fn run(flags: &ServeFlags) -> Result<(), Failure> {
     let config = flags.config.load()?;
     logging::init(&config.log).map_err(Failure::usage)?;
+    // Passwords and tokens are in memory: no core dump, and no other process of this user may look at it.
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::debug!(%error, "cannot keep other processes from looking at this one");
+    }
     let runtime = runtime::start(&mut Builder::new_multi_thread())?;
     let served = runtime.block_on(serve(config));
     // Fills that no client waits for may be cut off; their ingests are removed at the next start.

@@ -125,7 +125,7 @@ keys! {
         MAX_STALE: "max_stale" = "30d",
             "Upstream unreachable or limiting: how old a tag, or its word that a blob is there, may be.";
         NEGATIVE_TTL: "negative_ttl" = "10s", "How long \"not there\" is believed.";
-        STALE_AFTER: "stale_after" = "2s", "Upstream slow: after this long, what is stored is served, however old.";
+        STALE_AFTER: "stale_after" = "2s", "Upstream slow: after this long, what is stored is served, unless it is older than max_stale.";
         QUOTA_RESERVE: "quota_reserve" = "25%",
             "The last part of the pull quota, kept for what is not stored: moved tags are then served as they were.";
     }

@@ -51,6 +51,14 @@ pub(crate) enum LimitKind {
 }
 
 impl LimitKind {
+    /// What a client is told of it.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Quota => "upstream's pull quota is spent",
+            Self::Abuse => "upstream limits the rate of requests",
+        }
+    }
+
     /// The word in metrics.
     pub(super) fn as_str(self) -> &'static str {
         match self {
@@ -102,10 +110,7 @@ impl std::fmt::Display for Error {
             Self::Denied { status, .. } => {
                 return write!(f, "upstream refuses access ({}): {detail}", status.as_u16());
             }
-            Self::RateLimited { limit, .. } => match limit {
-                LimitKind::Quota => "upstream's pull quota is spent",
-                LimitKind::Abuse => "upstream limits the rate of requests",
-            },
+            Self::RateLimited { limit, .. } => limit.words(),
             Self::Unavailable(_) => "upstream is unavailable",
             Self::Silent(_) => "upstream does not answer",
             Self::CircuitOpen { .. } => "upstream is not asked",

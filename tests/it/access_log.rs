@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::client::Downloading;
 use crate::support::disk::eventually;
 use crate::support::mirror::log_field;
-use crate::support::{MIB, client, plain, scene};
+use crate::support::{FakeRegistry, MIB, Mirror, MirrorConfig, client, plain, scene};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -130,4 +130,39 @@ async fn a_long_path_or_agent_is_cut() {
         let agent = log_field(line, "agent").and_then(Value::as_str);
         agent.is_some_and(|agent| agent.ends_with("(20000 bytes)"))
     });
+}
+
+/// Clients were told the path of the password file, and hosts and addresses behind the mirror.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_is_told_the_kind_of_a_failure_and_the_log_its_cause() {
+    let directory = tempfile::TempDir::with_prefix("pierglass-secret-").unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "hunter2").unwrap();
+    let login = format!("username = \"u\"\npassword_file = {file:?}\n");
+    let registry = FakeRegistry::builder()
+        .bearer(Some(("u", "hunter2")))
+        .start_now();
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).toml(&login));
+    std::fs::remove_file(&file).unwrap();
+    let path = file.to_str().unwrap();
+    let answer = mirror.manifest("a/b", "1").await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.text().contains("cannot log in"), "{}", answer.text());
+    assert!(!answer.text().contains(path), "{}", answer.text());
+    mirror.wait_for_cause(path);
+    // The same for what is in front of the registry: its address is nobody's business but the operator's.
+    let (registry, mirror) = scene::start();
+    registry.down();
+    let authority = registry.authority();
+    for path in ["/v2/a/b/manifests/1", "/v2/a/b/tags/list", "/v1/search?q=x"] {
+        let answer = mirror.get(path).await;
+        assert!(answer.status.is_server_error(), "{path}: {}", answer.text());
+        assert!(!answer.text().contains(&authority), "{}", answer.text());
+        assert!(
+            answer.text().contains("docker.io: upstream"),
+            "{}",
+            answer.text()
+        );
+    }
+    mirror.wait_for_cause(&authority);
 }

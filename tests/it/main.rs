@@ -59,6 +59,7 @@
 //! - `admin`: the admin address: health, metrics, the API
 //! - `browsers`: a web page asks, or a person with a browser
 //! - `shutdown`: the end of the program
+//! - `supervisor`: what supervises the program, and its journal
 //! - `commands`: the command line, its messages and its exit codes
 //! - `targets`: which mirror or store a command works on, and who may ask the admin API
 //! - `prepared`: what `check` and `serve` find out before anything is opened
@@ -120,6 +121,7 @@ mod sendfile;
 mod sharing;
 mod shutdown;
 mod store_directory;
+mod supervisor;
 mod tags;
 mod tags_list;
 mod targets;

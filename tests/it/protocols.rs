@@ -138,3 +138,33 @@ async fn tls_serves_both_versions_of_http() {
     let (answer, _) = raw(mirror.authority(), "GET /v2/ HTTP/1.1\r\n\r\n", PATIENCE).await;
     assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
 }
+
+/// It saw the bytes of a TLS alert, and no word of what to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_http_at_a_tls_port_is_told_to_write_https() {
+    let certificate = Certificate::new();
+    let (_registry, mirror) = scene::start_with(|config| config.toml(&certificate.toml()));
+    let (answer, ending) = raw(
+        mirror.authority(),
+        "GET /v2/ HTTP/1.1\r\nhost: m\r\n\r\n",
+        Duration::from_secs(10),
+    )
+    .await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert_ne!(ending, Ending::Silent);
+    assert!(
+        answer.starts_with("HTTP/1.1 400 ") && answer.contains("https://"),
+        "{answer}"
+    );
+}
+
+/// containerd and docker know this answer: "server gave HTTP response to HTTPS client".
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_at_a_plain_port_is_answered_in_http() {
+    let (_registry, mirror) = scene::start();
+    let hello = [22, 3, 1, 0, 4, 1, 0, 0, 0];
+    let (answer, ending) = raw(mirror.authority(), hello, Duration::from_secs(10)).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert_ne!(ending, Ending::Silent);
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}

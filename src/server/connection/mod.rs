@@ -135,6 +135,14 @@ where
         tls: TlsAcceptor,
         permit: &ConnectionPermit,
     ) -> Result<(), Broken> {
+        let first = tokio::time::timeout(self.limits.header_timeout, speaks_plain_http(&stream));
+        let Some(plain) = unless(&mut self.stopped, first).await else {
+            return Ok(());
+        };
+        if plain?? {
+            let _ = stream.try_write(NOT_PLAIN);
+            return Err("a client speaks plain http to the TLS port".into());
+        }
         let handshake =
             tokio::time::timeout(self.limits.header_timeout, tls.accept_with(stream, deepen));
         let Some(stream) = unless(&mut self.stopped, handshake).await else {
@@ -261,6 +269,18 @@ pub(super) fn refuse(stream: &TcpStream, secure: bool) {
             b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
         );
     }
+}
+
+/// What a client is told that speaks plain http where TLS is spoken; without it, it would see bytes of an alert.
+const NOT_PLAIN: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
+    This port speaks TLS: write https:// instead of http://.\n";
+
+/// Looks at the first byte, leaving it unread: a method begins with a letter, TLS with 22 (RFC 8446 5.1).
+async fn speaks_plain_http(stream: &TcpStream) -> std::io::Result<bool> {
+    let mut first = [0];
+    let read = stream.peek(&mut first).await?;
+    Ok(read > 0 && first[0].is_ascii_uppercase())
 }
 
 /// Looks at the first bytes, leaving them unread: HTTP/2 with prior knowledge begins with `PRI * HTTP/2.0`

@@ -28,6 +28,8 @@ pub(super) struct Problem {
     status: StatusCode,
     code: ErrorCode,
     message: String,
+    /// What the log has instead of the message: hosts, addresses, files and errors of the system are not for clients.
+    cause: Option<String>,
     /// What else a client must know: when to ask again, what is allowed, how to say who it is.
     headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -38,6 +40,7 @@ impl Problem {
             status,
             code,
             message: message.into(),
+            cause: None,
             headers: Vec::new(),
         }
     }
@@ -63,8 +66,8 @@ impl Problem {
     }
 
     /// The words for the log.
-    pub(super) fn message(&self) -> &str {
-        &self.message
+    pub(super) fn cause(&self) -> &str {
+        self.cause.as_ref().unwrap_or(&self.message)
     }
 
     pub(super) fn into_response(self) -> Response<Body> {
@@ -161,24 +164,42 @@ impl Problem {
             mirror::Error::OverShare(over) => return (*over).into(),
             mirror::Error::Upstream(error) => error,
         };
-        let words = format!("{namespace}: {error}");
+        Self {
+            cause: Some(format!("{namespace}: {error}")),
+            ..Self::of_upstream(error, namespace)
+        }
+    }
+
+    fn of_upstream(error: &upstream::Error, namespace: &str) -> Self {
+        let of =
+            |status, code, words: &str| Self::new(status, code, format!("{namespace}: {words}"));
+        let unavailable = |status, words| of(status, ErrorCode::Unavailable, words);
         match error {
-            upstream::Error::NotFound => {
-                Self::new(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, words)
+            upstream::Error::NotFound => of(
+                StatusCode::NOT_FOUND,
+                ErrorCode::NameUnknown,
+                "upstream has no such thing",
+            ),
+            upstream::Error::Denied { status, .. } => {
+                let words = format!("upstream refuses access ({})", status.as_u16());
+                of(StatusCode::FORBIDDEN, ErrorCode::Denied, &words)
             }
-            upstream::Error::Denied { .. } => {
-                Self::new(StatusCode::FORBIDDEN, ErrorCode::Denied, words)
+            upstream::Error::RateLimited {
+                limit, retry_after, ..
+            } => {
+                let words = limit.words();
+                let status = StatusCode::TOO_MANY_REQUESTS;
+                of(status, ErrorCode::TooManyRequests, words)
+                    .retry_after(retry_after.unwrap_or(RETRY_AFTER_QUOTA))
             }
-            upstream::Error::RateLimited { retry_after, .. } => Self::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                ErrorCode::TooManyRequests,
-                words,
-            )
-            .retry_after(retry_after.unwrap_or(RETRY_AFTER_QUOTA)),
-            upstream::Error::Unavailable(_) | upstream::Error::Credentials(_) => Self::new(
+            upstream::Error::Unavailable(_) => unavailable(
                 StatusCode::SERVICE_UNAVAILABLE,
-                ErrorCode::Unavailable,
-                words,
+                "upstream is unavailable; the log of the mirror says why",
+            )
+            .retry_after(RETRY_AFTER_OUTAGE),
+            upstream::Error::Credentials(_) => unavailable(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the mirror cannot log in there; its log says why",
             )
             .retry_after(RETRY_AFTER_OUTAGE),
             upstream::Error::CircuitOpen {
@@ -188,15 +209,18 @@ impl Problem {
                     true => StatusCode::GATEWAY_TIMEOUT,
                     false => StatusCode::SERVICE_UNAVAILABLE,
                 };
-                Self::new(status, ErrorCode::Unavailable, words).retry_after(*again_in)
+                let words = "upstream failed again and again, so it is not asked for a moment";
+                unavailable(status, words).retry_after(*again_in)
             }
             upstream::Error::Silent(_) => {
-                Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable, words)
+                unavailable(StatusCode::GATEWAY_TIMEOUT, "upstream does not answer")
                     .retry_after(RETRY_AFTER_OUTAGE)
             }
-            upstream::Error::Wrong(_) => {
-                Self::new(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, words)
-            }
+            upstream::Error::Wrong(_) => of(
+                StatusCode::BAD_GATEWAY,
+                ErrorCode::Unknown,
+                "upstream's answer is wrong; the log of the mirror says how",
+            ),
         }
     }
 }

@@ -59,7 +59,7 @@ impl Service {
                 response
             }
             Err(problem) => {
-                entry.problem = Some(problem.message().to_owned());
+                entry.problem = Some(problem.cause().to_owned());
                 problem.into_response()
             }
         };

@@ -235,6 +235,19 @@ impl Mirror {
         found.unwrap_or_else(|| panic!("no such line in the log:\n{}", self.output()))
     }
 
+    /// Waits until a request's line in the log has this in its error, which clients are not told.
+    #[track_caller]
+    pub fn wait_for_cause(&self, word: &str) -> String {
+        let line = self.wait_for_log(Duration::from_secs(5), |line| {
+            let error = log_field(line, "error").and_then(Value::as_str);
+            error.is_some_and(|error| error.contains(word))
+        });
+        log_field(&line, "error")
+            .and_then(Value::as_str)
+            .unwrap()
+            .to_owned()
+    }
+
     /// The peak of resident memory, in bytes.
     pub fn rss_peak(&self) -> u64 {
         self.process_status("VmHWM:") * 1024
