@@ -12,6 +12,9 @@ use crate::server::limits::connections::ConnectionLimit;
 /// keep Prometheus out.
 const ADMIN_CONNECTIONS: usize = 64;
 
+/// Of one client, so that none can keep the others out.
+const ADMIN_CONNECTIONS_PER_CLIENT: usize = 48;
+
 fn limits(settings: &server::Settings, connections: Arc<ConnectionLimit>) -> Limits {
     Limits {
         header_timeout: settings.header_timeout,
@@ -47,7 +50,11 @@ fn connections_within(files: u64) -> usize {
 }
 
 pub(super) fn limits_for_admin(settings: &server::Settings, metrics: &Metrics) -> Limits {
-    let connections = ConnectionLimit::new(ADMIN_CONNECTIONS, PerClient::default(), metrics);
+    let per_client = PerClient {
+        connections: Some(ADMIN_CONNECTIONS_PER_CLIENT),
+        ..PerClient::default()
+    };
+    let connections = ConnectionLimit::new(ADMIN_CONNECTIONS, per_client, metrics);
     limits(settings, connections)
 }
 

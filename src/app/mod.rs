@@ -256,3 +256,34 @@ fn announce_upstreams(config: &Config) {
         "pierglass"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_it_from_starting_is_told_with_what_to_do() {
+        let bind = |kind: io::ErrorKind| {
+            let error = StartError::Bind {
+                place: "127.0.0.1:80".to_owned(),
+                key: "listen",
+                source: kind.into(),
+            };
+            error.to_string()
+        };
+        assert!(bind(io::ErrorKind::AddrInUse).contains("another program"));
+        let denied = bind(io::ErrorKind::PermissionDenied);
+        assert!(denied.contains("CAP_NET_BIND_SERVICE") && !denied.contains("another program"));
+        let store = |kind: io::ErrorKind| {
+            let path = "/srv/pierglass".into();
+            let source = kind.into();
+            StartError::Store(store::OpenError::Io { path, source }).to_string()
+        };
+        let read_only = store(io::ErrorKind::ReadOnlyFilesystem);
+        assert!(
+            read_only.contains("ReadWritePaths=/srv/pierglass"),
+            "{read_only}"
+        );
+        assert!(!store(io::ErrorKind::PermissionDenied).contains("ReadWritePaths"));
+    }
+}

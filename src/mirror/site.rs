@@ -1,14 +1,20 @@
 //! A site of the mirror: an upstream and what applies to what comes from it. What a request that is
 //! answered from the store needs is here, so that it never calls the upstream's code.
 
+use std::fmt::Display;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::access::permits::{OverShare, Permit};
 use crate::oci::name::{Namespace, QualifiedName, Repository};
 use crate::sites::budget::{Budget, Pulls};
-use crate::upstream::Upstream;
+use crate::upstream::{Error, Upstream};
 
+use super::clock::seconds_now;
 use super::freshness::Freshness;
+
+/// How many seconds pass between two warnings that something is served stale.
+const BETWEEN_WARNINGS: u32 = 60;
 
 /// An entry of the table of sites.
 pub(crate) struct Site {
@@ -17,6 +23,8 @@ pub(crate) struct Site {
     freshness: Freshness,
     /// What each account has left of its pull quota; the upstream writes it.
     pulls: Vec<Pulls>,
+    /// When it was last warned that something is served stale, in seconds of the Unix epoch.
+    warned_at: AtomicU32,
 }
 
 impl Site {
@@ -26,6 +34,7 @@ impl Site {
             pulls: upstream.pulls(),
             upstream: Arc::new(upstream),
             freshness,
+            warned_at: AtomicU32::new(0),
         }
     }
 
@@ -44,6 +53,23 @@ impl Site {
     /// The full name of one of its repositories.
     pub(super) fn qualify(&self, repository: &Repository) -> QualifiedName {
         QualifiedName::new(self.namespace.clone(), repository.clone())
+    }
+
+    /// Says in the log that something is served stale, and why. In an outage each request would be a warning.
+    pub(super) fn tell_stale(&self, repository: &QualifiedName, what: &dyn Display, error: &Error) {
+        let (now, before) = (seconds_now(), self.warned_at.load(Ordering::Relaxed));
+        // That the circuit is open was said when it opened.
+        let is_news = !error.is_circuit_open() && now.abs_diff(before) >= BETWEEN_WARNINGS;
+        let exchange = || {
+            let ordering = Ordering::Relaxed;
+            self.warned_at
+                .compare_exchange(before, now, ordering, ordering)
+        };
+        if is_news && exchange().is_ok() {
+            tracing::warn!(%repository, %what, %error, "upstream has no answer; serving what is stored, here and for a minute without another warning");
+        } else {
+            tracing::debug!(%repository, %what, %error, "upstream has no answer; serving what is stored");
+        }
     }
 
     /// What is left of the pull quota at this moment.

@@ -166,3 +166,29 @@ async fn a_client_is_told_the_kind_of_a_failure_and_the_log_its_cause() {
     }
     mirror.wait_for_cause(&authority);
 }
+
+/// Twenty stale requests in an outage were as many warnings.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_is_a_warning_a_minute_and_not_one_for_each_request() {
+    let every_time = |config: MirrorConfig| config.asking_each_time();
+    let (registry, mirror, image) = scene::cold_image(every_time);
+    mirror.pull(scene::REPO, scene::TAG, &image).await;
+    registry.down();
+    for _ in 0..4 {
+        let answer = mirror.manifest(scene::REPO, scene::TAG).await;
+        assert_eq!(
+            answer.header("cache-status"),
+            Some("pierglass; hit; detail=stale")
+        );
+    }
+    let is_warning = |line: &Value| {
+        let message = log_field(line, "message").and_then(Value::as_str);
+        log_field(line, "level") == Some(&"WARN".into())
+            && message.is_some_and(|it| it.contains("serving what is stored"))
+    };
+    mirror.wait_for_log(PATIENCE, is_warning);
+    assert_eq!(
+        mirror.logs().iter().filter(|line| is_warning(line)).count(),
+        1
+    );
+}

@@ -150,6 +150,23 @@ fn sizes_that_cannot_work_are_told() {
     );
 }
 
+#[test]
+fn a_configuration_with_a_password_is_a_secret_too() {
+    let directory = TempDir::with_prefix("pierglass-config-").unwrap();
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), open).unwrap();
+    let config = "[upstream.\"docker.io\"]\nusername = \"u\"\npassword = \"hunter2\"\n";
+    for (mode, told) in [(0o644, true), (0o600, false), (0o640, false)] {
+        let file = directory.path().join("p.toml");
+        std::fs::write(&file, config).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let output = pierglass(directory.path(), "check", config);
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said.contains("p.toml holds a secret"), told, "{said}");
+        assert!(!said.contains("hunter2"));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_that_everyone_can_read_is_told() {
     let directory = TempDir::with_prefix("pierglass-config-").unwrap();

@@ -132,11 +132,7 @@ impl Lists {
         }
         match tokio::time::timeout(site.freshness().stale_after, listed.answer()).await {
             Ok(Err(error)) if error.is_no_answer() => {
-                if error.is_circuit_open() {
-                    tracing::debug!(repository = %name, list = %which, %error, "serving a stale list");
-                } else {
-                    tracing::warn!(repository = %name, list = %which, %error, "upstream has no answer; serving a stale list");
-                }
+                site.tell_stale(name, which, &error);
                 Ok(ListingAnswer::of(site, &known, Outcome::Stale))
             }
             Ok(listed) => answer(site, listed, outcome),

@@ -113,11 +113,7 @@ impl ByTag {
             Some(stale) => {
                 match tokio::time::timeout(site.freshness().stale_after, resolved.answer()).await {
                     Ok(Err(error)) if error.is_no_answer() => {
-                        if error.is_circuit_open() {
-                            tracing::debug!(repository = %name, %tag, %error, "serving a stale tag");
-                        } else {
-                            tracing::warn!(repository = %name, %tag, %error, "upstream has no answer; serving a stale tag");
-                        }
+                        site.tell_stale(name, tag, &error);
                         return Ok(stale);
                     }
                     Ok(Ok(resolved)) if resolved.finding == Finding::Deferred => return Ok(stale),
