@@ -13,9 +13,11 @@ use bytes::Bytes;
 use divan::{Bencher, black_box};
 use http::HeaderValue;
 use pierglass::headers::range::{self, Parsed};
+use pierglass::memory::{self, Memory};
 use pierglass::metrics::Metrics;
 use pierglass::oci::digest::Digest;
 use pierglass::oci::endpoint::Route;
+use pierglass::oci::manifest::Manifest;
 use pierglass::oci::name::{QualifiedName, Tag};
 use pierglass::store::records::{Durability, StoredManifest, TagRecord};
 use pierglass::store::{Settings, Store};
@@ -52,6 +54,39 @@ fn resolve_ranges(bencher: Bencher, count: u64) {
     });
 }
 
+/// What is read of a manifest before it is kept.
+#[divan::bench(args = [100])]
+fn parse_manifest(bencher: Bencher, layers: u32) {
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let list = descriptors(layers, "application/vnd.oci.image.layer.v1.tar+gzip", "");
+    let config = descriptors(1, "application/vnd.oci.image.config.v1+json", "");
+    let text = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{media_type}","config":{config},"layers":[{list}]}}"#
+    );
+    bencher.bench(|| Manifest::parse(Some(media_type), black_box(text.as_bytes())).unwrap());
+}
+
+#[divan::bench(args = [2000])]
+fn parse_index(bencher: Bencher, entries: u32) {
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let platform = r#","platform":{"architecture":"amd64","os":"linux"},"annotations":{"org.example":"value"}"#;
+    let list = descriptors(
+        entries,
+        "application/vnd.oci.image.manifest.v1+json",
+        platform,
+    );
+    let text = format!(r#"{{"schemaVersion":2,"mediaType":"{media_type}","manifests":[{list}]}}"#);
+    bencher.bench(|| Manifest::parse(Some(media_type), black_box(text.as_bytes())).unwrap());
+}
+
+fn descriptors(count: u32, media_type: &str, more: &str) -> String {
+    let one = |number: u32| {
+        let digest = Digest::of(&number.to_le_bytes());
+        format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{number}{more}}}"#)
+    };
+    (0..count).map(one).collect::<Vec<_>>().join(",")
+}
+
 /// A store in a directory that goes away, and what runs it.
 struct Stored {
     runtime: Runtime,
@@ -72,7 +107,11 @@ impl Stored {
             scrub_every: Duration::from_secs(1),
         };
         let metrics = Arc::new(Metrics::new().unwrap());
-        let store = Store::open(settings, metrics).unwrap();
+        let memory = Memory::new(memory::Settings {
+            buffered: 1 << 30,
+            manifest: 4 * MIB,
+        });
+        let store = Store::open(settings, &memory, metrics).unwrap();
         while !store.room().is_scanned() {
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -22,7 +22,7 @@
 //! - [`oci`]: the words of the distribution API: paths, names, digests, manifests, error codes.
 //! - [`headers`]: HTTP headers that have a grammar, such as `Range`. They mean the same for every sender.
 //! - [`flight`]: many ask for the same thing, one task works for all of them.
-//! - [`memory`]: bodies that are in memory as a whole, and where work on them is done.
+//! - [`memory`]: bodies that are in memory as a whole: how much of them there may be, and where work on them is done.
 //! - [`metrics`]: the table of all metrics.
 //! - [`logging`]: how log lines look and which are written.
 //! - [`secret`]: a type for passwords that cannot be printed by accident.
@@ -43,7 +43,7 @@ mod config;
 mod flight;
 pub mod headers;
 mod logging;
-mod memory;
+pub mod memory;
 pub mod metrics;
 mod mirror;
 pub mod oci;

@@ -10,6 +10,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
 use crate::config::units::format_size;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::mirror::Site;
 use crate::server::admin::guard;
@@ -23,6 +24,7 @@ const SMALL: u64 = 64 << 20;
 /// What can be built without opening anything.
 pub(crate) struct Prepared {
     pub(super) metrics: Arc<Metrics>,
+    pub(super) memory: Arc<Memory>,
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) sites: Sites<Arc<Site>>,
 }
@@ -38,6 +40,7 @@ pub(crate) struct Remark {
 pub(crate) fn prepare(config: &Config) -> Result<Prepared, Vec<String>> {
     let metrics = Metrics::new().map_err(|error| vec![format!("metrics: {error}")])?;
     let metrics = Arc::new(metrics);
+    let memory = Memory::new(config.memory.clone());
     let mut faults = Vec::new();
     let tls = config.server.tls.as_ref().map(tls::acceptor).transpose();
     let tls = tls.unwrap_or_else(|fault| {
@@ -50,14 +53,14 @@ pub(crate) fn prepare(config: &Config) -> Result<Prepared, Vec<String>> {
         faults.push(format!("admin_token_file: {}: {error}", path.display()));
     }
     let site = |configured: &crate::config::UpstreamConfig| {
-        let upstream = Upstream::new(configured.settings.clone(), &metrics)?;
+        let upstream = Upstream::new(configured.settings.clone(), &memory, &metrics)?;
         Ok::<_, CertificateError>(Arc::new(Site::new(upstream, configured.freshness.clone())))
     };
     let sites = config.sites(site);
     for upstream in &config.upstreams {
         let name = upstream.settings.namespace.as_str();
         if sites.is_err()
-            && let Err(error) = Upstream::new(upstream.settings.clone(), &metrics)
+            && let Err(error) = Upstream::new(upstream.settings.clone(), &memory, &metrics)
         {
             faults.push(format!("upstream.{name:?}: {error}"));
         }
@@ -70,6 +73,7 @@ pub(crate) fn prepare(config: &Config) -> Result<Prepared, Vec<String>> {
     match sites {
         Ok(sites) if faults.is_empty() => Ok(Prepared {
             metrics,
+            memory,
             tls,
             sites,
         }),

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::app::prepare;
 use crate::config::Config;
 use crate::config::units::{format_duration, format_size};
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::sites::hub;
 use crate::upstream::{Error, Probe, Upstream};
@@ -93,8 +94,9 @@ struct UpstreamReport {
 
 async fn ask_all(config: &Config) -> Result<Vec<UpstreamReport>, String> {
     let metrics = Arc::new(Metrics::new().map_err(|error| error.to_string())?);
+    let memory = Memory::new(config.memory.clone());
     let sites = config
-        .sites(|configured| Upstream::new(configured.settings.clone(), &metrics))
+        .sites(|configured| Upstream::new(configured.settings.clone(), &memory, &metrics))
         .map_err(|error| error.to_string())?;
     // All at once: a silent one must not make the others wait.
     let asked = sites.iter().map(|(_, upstream)| ask(upstream));

@@ -83,6 +83,10 @@ keys! {
             "Requests of one address answered at a time, or \"none\"; more of them wait.";
         MAX_FILLS_PER_CLIENT: "max_fills_per_client" = "256",
             "Blob transfers from upstream that one address starts at a time, or \"none\".";
+        MAX_BUFFERED: "max_buffered" = "128MiB",
+            "Manifests and lists in memory at a time, remembered ones included; without room in 5 s the answer is 503.";
+        MAX_MANIFEST: "max_manifest" = "4MiB",
+            "The largest manifest that is taken from upstream; clients take no more than 4 MiB.";
         HEADER_TIMEOUT: "header_timeout" = "60s",
             "A client may take this long to send a request's header, or to stay idle between two.";
         IDLE_TIMEOUT: "idle_timeout" = "60s", "A client that takes no byte of its answer for this long is cut off.";

@@ -18,7 +18,7 @@ use crate::secret::Secret;
 use crate::server::connection::tls;
 use crate::sites::Sites;
 use crate::upstream::{Login, Password};
-use crate::{logging, server, store};
+use crate::{logging, memory, server, store};
 
 mod credentials;
 mod environment;
@@ -47,12 +47,19 @@ const MAX_STORE: u64 = 1 << 60;
 
 const MAX_FREE: u64 = 1 << 50;
 
+/// Half of this, which is what one upstream may take, holds a list of any length.
+const MIN_BUFFERED: u64 = 64 << 20;
+/// What permits can count.
+const MAX_BUFFERED: u64 = 1 << 40;
+
 /// The resolved configuration: the settings of every component, complete and checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     /// Addresses, limits and certificates of the mirror itself.
     pub server: server::Settings,
     pub store: store::Settings,
+    /// What may be in memory.
+    pub memory: memory::Settings,
     /// The registries in the order they were written; exactly one is the default.
     pub upstreams: Vec<UpstreamConfig>,
     pub log: logging::Settings,
@@ -142,6 +149,7 @@ fn resolve(
 ) -> Result<Config, Reported> {
     let tls = tls(&mut Lookup::new(written.plain(keys::TLS), mistakes));
     let server = server(&mut Lookup::new(written.plain(keys::TOP), mistakes), tls);
+    let memory = memory(&mut Lookup::new(written.plain(keys::TOP), mistakes));
     let store = store(
         &mut Lookup::new(written.plain(keys::STORE), mistakes),
         environment,
@@ -161,6 +169,7 @@ fn resolve(
         secret_files: secret_files(written, &server, &upstreams),
         server,
         store: store?,
+        memory: memory?,
         upstreams,
         log: log?,
     })
@@ -189,6 +198,15 @@ fn secret_files(
     });
     let named = key.into_iter().chain(&server.admin_token_file);
     named.chain(passwords).cloned().chain(in_config).collect()
+}
+
+fn memory(lookup: &mut Lookup<'_>) -> Result<memory::Settings, Reported> {
+    let buffered = lookup.required(&keys::MAX_BUFFERED, value::size(MIN_BUFFERED, MAX_BUFFERED));
+    let manifest = lookup.required(&keys::MAX_MANIFEST, value::size(1, MIN_BUFFERED / 2));
+    Ok(memory::Settings {
+        buffered: buffered?,
+        manifest: usize::try_from(manifest?).unwrap_or(usize::MAX),
+    })
 }
 
 fn server(

@@ -6,7 +6,7 @@ use http::HeaderValue;
 ///
 /// Only the query is of interest: registries behind proxies write hosts and paths that lead nowhere, and
 /// the next page is at the same path as the first.
-pub(crate) fn next_query<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Option<String> {
+pub fn next_query<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Option<String> {
     let texts = values.into_iter().filter_map(|value| value.to_str().ok());
     texts.flat_map(links).find_map(|(target, parameters)| {
         let query = target.split_once('?')?.1;

@@ -9,7 +9,7 @@
 pub(crate) mod cache_status;
 pub mod challenge;
 pub(crate) mod etag;
-pub(crate) mod link;
+pub mod link;
 pub(crate) mod multipart;
 pub mod range;
 

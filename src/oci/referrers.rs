@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -65,9 +64,9 @@ impl Referrers {
     }
 
     /// The index that clients are answered with: valid also when it is empty.
-    pub fn into_bytes(mut self) -> Bytes {
+    pub fn into_text(mut self) -> String {
         self.text.push_str(END);
-        self.text.into()
+        self.text
     }
 
     fn push(&mut self, descriptor: &str, artifact_types: &[String]) {
@@ -206,7 +205,7 @@ mod tests {
         for page in pages {
             referrers.add(page.as_bytes(), &artifact_types).ok()?;
         }
-        serde_json::from_slice(&referrers.into_bytes()).unwrap()
+        serde_json::from_str(&referrers.into_text()).unwrap()
     }
 
     #[test]

@@ -29,6 +29,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 
 use blobs::{Blobs, partial};
@@ -68,13 +69,17 @@ impl Store {
     /// Opens or creates the store and starts counting what is in it, in a thread of its own.
     ///
     /// Hits are served at once; what needs room waits for the scan, for a moment.
-    pub fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Arc<Self>, OpenError> {
+    pub fn open(
+        settings: Settings,
+        memory: &Arc<Memory>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>, OpenError> {
         let (path, max_size) = (settings.path.clone(), settings.max_size);
         let disk = Disk::open(settings.path, settings.min_free, metrics)?;
         let layout = disk.layout();
         let leftovers = disk.leftovers().map_err(OpenError::at(&path))?;
         let room = Room::new(Arc::clone(&disk), max_size);
-        let records = Records::new(&room);
+        let records = Records::new(&room, memory);
         let images = Images::load(&records, &room).map_err(OpenError::at(&layout.pins()))?;
 
         disk.restored

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::memory::NoRoom;
+
 /// Why upstream did not give what was asked for. Cheap to clone: all who wait for one flight get it.
 ///
 /// The text names the cause and never holds a secret, a token or a signed URL.
@@ -38,6 +40,8 @@ pub(crate) enum Error {
     },
     /// Upstream answered with what cannot be right: wrong digest, wrong length, no manifest, a redirect loop.
     Wrong(Arc<str>),
+    /// Upstream's answer is there, and this mirror has no room for it in memory.
+    Busy(NoRoom),
     /// The request cannot be made: credentials cannot be read, or may not be sent to where upstream wants them.
     Credentials(Arc<str>),
 }
@@ -77,6 +81,12 @@ impl Error {
         Self::Unavailable(detail.into())
     }
 
+    pub(super) fn too_long(limit: usize) -> Self {
+        Self::wrong(format!(
+            "upstream sent more than {limit} bytes where that is the most allowed"
+        ))
+    }
+
     /// Whether upstream gave no answer, so that what is stored may be served instead. A 404 is an answer.
     pub(crate) fn is_no_answer(&self) -> bool {
         !matches!(self, Self::NotFound)
@@ -91,6 +101,7 @@ impl Error {
     pub(super) fn detail(&self) -> &str {
         match self {
             Self::NotFound => "upstream has no such thing",
+            Self::Busy(_) => "no room in memory",
             Self::Denied { detail, .. }
             | Self::RateLimited { detail, .. }
             | Self::Unavailable(detail)
@@ -107,6 +118,7 @@ impl std::fmt::Display for Error {
         let detail = self.detail();
         let kind = match self {
             Self::NotFound => return f.write_str(detail),
+            Self::Busy(no_room) => return no_room.fmt(f),
             Self::Denied { status, .. } => {
                 return write!(f, "upstream refuses access ({}): {detail}", status.as_u16());
             }

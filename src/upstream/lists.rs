@@ -6,7 +6,7 @@ use http::header::LINK;
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::headers::link::next_query;
-use crate::memory::work_on;
+use crate::memory::{Held, Memory, work_on};
 use crate::oci::digest::Digest;
 use crate::oci::endpoint::Endpoint;
 use crate::oci::manifest::OCI_INDEX;
@@ -35,17 +35,21 @@ const NO_SUCH_PAGE: &[u16] = &[400, 405];
 const NO_REFERRERS_API: &[u16] = &[400, 404, 405, 406, 501];
 
 /// All tags of a repository, sorted, one to a line, without names that are not valid as a tag.
-pub(super) async fn tags(client: &Client, repository: &Repository) -> Result<String, Error> {
+pub(super) async fn tags(
+    client: &Client,
+    repository: &Repository,
+    memory: &Memory,
+) -> Result<String, Error> {
     let found = |reply: &Reply| reply.status.is_success();
     let question = Question {
         answers: NO_SUCH_PAGE,
         ..tags_question(repository, Some(FULL_PAGE))
     };
-    let list = match pages(client, question, found, Tags::default()).await? {
+    let list = match pages(client, question, found, Tags::default(), memory).await? {
         Some(list) => list,
         None => {
             let question = tags_question(repository, None);
-            let list = pages(client, question, found, Tags::default()).await?;
+            let list = pages(client, question, found, Tags::default(), memory).await?;
             list.unwrap_or_default()
         }
     };
@@ -54,7 +58,11 @@ pub(super) async fn tags(client: &Client, repository: &Repository) -> Result<Str
 
 /// Whether upstream has the repository and shows it: a 404 for one thing in it can also come from a load balancer
 /// without a registry behind it, or mean that the repository is hidden from this account.
-pub(super) async fn has_repository(client: &Client, repository: &Repository) -> bool {
+pub(super) async fn has_repository(
+    client: &Client,
+    repository: &Repository,
+    memory: &Memory,
+) -> bool {
     let question = Question {
         patient: false,
         ..tags_question(repository, Some("n=1"))
@@ -64,7 +72,7 @@ pub(super) async fn has_repository(client: &Client, repository: &Repository) -> 
     };
     let page = reply
         .body
-        .collect(MAX_PAGE, "the list", client.deadline())
+        .collect(MAX_PAGE, "the list", client.deadline(), memory)
         .await;
     page.is_ok_and(|page| TagList::is_page(&page))
 }
@@ -74,6 +82,7 @@ pub(super) async fn referrers(
     client: &Client,
     repository: &Repository,
     digest: &Digest,
+    memory: &Memory,
 ) -> Result<Option<Referrers>, Error> {
     let endpoint = Endpoint::Referrers {
         repository: repository.clone(),
@@ -86,7 +95,7 @@ pub(super) async fn referrers(
     };
     // Some servers have a page for every path.
     let found = |reply: &Reply| reply.status == StatusCode::OK && is_index(&reply.headers);
-    pages(client, question, found, Referrers::default()).await
+    pages(client, question, found, Referrers::default(), memory).await
 }
 
 fn tags_question(repository: &Repository, query: Option<&str>) -> Question {
@@ -132,8 +141,9 @@ async fn pages<L: List>(
     question: Question,
     is_page: impl Fn(&Reply) -> bool,
     list: L,
+    memory: &Memory,
 ) -> Result<Option<L>, Error> {
-    let walk = walk(client, question, is_page, list);
+    let walk = walk(client, question, is_page, list, memory);
     // The state of a walk is large, and there is one for every list that is asked for.
     match tokio::time::timeout(WITHIN, Box::pin(walk)).await {
         Ok(list) => list,
@@ -149,8 +159,11 @@ async fn walk<L: List>(
     mut question: Question,
     is_page: impl Fn(&Reply) -> bool,
     mut list: L,
+    memory: &Memory,
 ) -> Result<Option<L>, Error> {
     let mut length = 0;
+    // For the list itself: it is no longer than its pages together.
+    let mut held = Held::default();
     for number in 0..MAX_PAGES {
         let reply = client.send(&question, client.deadline()).await?;
         if !is_page(&reply) {
@@ -160,9 +173,10 @@ async fn walk<L: List>(
         let next = next_query(reply.headers.get_all(LINK));
         let page = reply
             .body
-            .collect(MAX_PAGE, "the list", client.deadline())
+            .collect(MAX_PAGE, "the list", client.deadline(), memory)
             .await?;
         length += page.len();
+        memory.grow(&mut held, length).await.map_err(Error::Busy)?;
         let added = work_on(page.len(), move || {
             let added = list.add(&page);
             added.map(|()| list)

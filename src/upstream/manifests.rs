@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::memory::work_on;
+use crate::memory::{Memory, work_on};
 use crate::oci::digest::Digest;
 use crate::oci::endpoint::Endpoint;
 use crate::oci::manifest::{self, Manifest};
@@ -12,9 +12,6 @@ use crate::oci::name::{Reference, Repository};
 use super::asking::failover::Turn;
 use super::asking::request::{Question, content_length, content_type};
 use super::error::Error;
-
-/// The largest manifest that is passed on. Clients take no more than 4 MiB (containerd, containers/image).
-const MAX_MANIFEST: usize = 8 * 1024 * 1024;
 
 /// The answers of servers that do not support HEAD.
 pub(super) const NO_HEAD: &[u16] = &[405, 501];
@@ -101,6 +98,7 @@ pub(super) async fn get(
     turn: Turn<'_>,
     repository: &Repository,
     reference: &Reference,
+    memory: &Memory,
 ) -> Result<FetchedManifest, Error> {
     let question = Question {
         accept: Some(manifest::ACCEPT),
@@ -111,7 +109,12 @@ pub(super) async fn get(
     let stated = stated_digest(&reply.headers)?;
     let body = reply.body;
     let bytes = body
-        .collect(MAX_MANIFEST, "the manifest", turn.until)
+        .collect(
+            memory.largest_manifest(),
+            "the manifest",
+            turn.until,
+            memory,
+        )
         .await?;
     let expected_length = content_length(&reply.headers);
     if expected_length.is_some_and(|length| length != bytes.len() as u64) {

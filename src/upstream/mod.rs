@@ -24,6 +24,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::headers::range::Span;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::oci::digest::Digest;
 use crate::oci::name::{Namespace, Reference, Repository};
@@ -46,15 +47,19 @@ use asking::failover::Endpoints;
 pub(crate) struct Upstream {
     settings: Settings,
     endpoints: Endpoints,
+    /// Its share of it.
+    memory: Arc<Memory>,
 }
 
 impl Upstream {
     /// A client for the registry and each of its endpoints; reads certificate files, opens no connection.
     pub(crate) fn new(
         settings: Settings,
+        memory: &Memory,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, CertificateError> {
         Ok(Self {
+            memory: memory.share(),
             endpoints: Endpoints::new(&settings, metrics)?,
             settings,
         })
@@ -87,7 +92,7 @@ impl Upstream {
         repository: &Repository,
         reference: &Reference,
     ) -> Result<FetchedManifest, Error> {
-        let ask = |turn| manifests::get(turn, repository, reference);
+        let ask = |turn| manifests::get(turn, repository, reference, &self.memory);
         match is_of_referrers(reference) {
             true => ask(self.endpoints.registry_turn()).await,
             false => self.endpoints.first_answer(false, ask).await,
@@ -144,12 +149,12 @@ impl Upstream {
 
     /// All tags of a repository, sorted, one to a line, without names that are not valid as a tag.
     pub(crate) async fn tags(&self, repository: &Repository) -> Result<String, Error> {
-        lists::tags(self.endpoints.registry(), repository).await
+        lists::tags(self.endpoints.registry(), repository, &self.memory).await
     }
 
     /// Whether upstream has the repository and shows it.
     pub(crate) async fn has_repository(&self, repository: &Repository) -> bool {
-        lists::has_repository(self.endpoints.registry(), repository).await
+        lists::has_repository(self.endpoints.registry(), repository, &self.memory).await
     }
 
     /// The manifests that refer to one; `None` if upstream does not have that API.
@@ -158,13 +163,13 @@ impl Upstream {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Option<Referrers>, Error> {
-        lists::referrers(self.endpoints.registry(), repository, digest).await
+        lists::referrers(self.endpoints.registry(), repository, digest, &self.memory).await
     }
 
     /// The results of upstream's search, as it wrote them; not found if it has no search. `query` is the query string.
     pub(crate) async fn search(&self, query: String) -> Result<Bytes, Error> {
         let elsewhere = hub::search(&self.settings.namespace, self.settings.url.host());
-        search::search(self.endpoints.registry(), elsewhere, query).await
+        search::search(self.endpoints.registry(), elsewhere, query, &self.memory).await
     }
 
     /// A body from an endpoint was wrong: for a while, blobs are asked of the registry itself alone.

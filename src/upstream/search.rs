@@ -5,6 +5,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::memory::Memory;
 use crate::oci::endpoint::Endpoint;
 
 use super::asking::client::Client;
@@ -30,6 +31,7 @@ pub(super) async fn search(
     client: &Client,
     elsewhere: Option<&str>,
     query: String,
+    memory: &Memory,
 ) -> Result<Bytes, Error> {
     let question = Question {
         query: Some(query),
@@ -46,7 +48,7 @@ pub(super) async fn search(
     }
     let body = reply.body;
     let bytes = body
-        .collect(MAX_RESULTS, "the search", client.deadline())
+        .collect(MAX_RESULTS, "the search", client.deadline(), memory)
         .await?;
     // Many servers have a page for every path, and podman takes a page for a broken registry.
     serde_json::from_slice::<Results>(&bytes)

@@ -55,6 +55,7 @@
 //! - `connections`: connections that are many, idle or slow
 //! - `fairness`: one client takes too much
 //! - `hostile`: a client means harm
+//! - `memory`: what is long is asked for by many
 //! - `access_log`: what a request leaves in the log
 //! - `admin`: the admin address: health, metrics, the API
 //! - `browsers`: a web page asks, or a person with a browser
@@ -101,6 +102,7 @@ mod layers;
 mod lessons;
 mod limits;
 mod media_types;
+mod memory;
 mod old_store;
 mod ownership;
 mod partials;

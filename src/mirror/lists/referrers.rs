@@ -41,7 +41,7 @@ pub(super) async fn fetch(
         is_refusal,
         stale: stale.map(|tag| tag.outcome),
         listing: StoredListing {
-            bytes: referrers.into_bytes(),
+            bytes: referrers.into_text().into(),
             // What came by a tag is as old as what is known of the tag.
             fetched_at: now.checked_sub(age).unwrap_or(now),
         },

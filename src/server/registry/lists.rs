@@ -7,7 +7,7 @@ use http::header::LINK;
 use http::{HeaderName, HeaderValue, Response, Uri};
 use serde_json::json;
 
-use crate::memory::work_on;
+use crate::memory::{Memory, NoRoom, work_on};
 use crate::mirror::lists::ListingAnswer;
 use crate::mirror::{Context, Error, Mirror, Outcome, Site};
 use crate::oci::digest::Digest;
@@ -28,11 +28,16 @@ const ARTIFACT_TYPE: &str = "artifactType";
 /// Ends Docker's questions about how this registry works (`daemon/pkg/registry`, `ping`).
 const STANDALONE: HeaderName = HeaderName::from_static("x-docker-registry-standalone");
 
+/// What ends a list takes no more than this.
+const END: usize = 4;
+
 type Answered = Result<(Response<Body>, Outcome), Problem>;
 
 /// A request for a list.
 pub(super) struct ListRequest<'a> {
     pub(super) mirror: &'a Arc<Mirror>,
+    /// For answers that are made for one request.
+    pub(super) memory: &'a Memory,
     pub(super) uri: &'a Uri,
 }
 
@@ -44,7 +49,9 @@ impl ListRequest<'_> {
         let answer = answer.map_err(|error| problem(&error, &context.site))?;
         let (tags, next) = page.cut(&answer.bytes);
         let name = repository.as_str();
-        let body = named(&format!("{{\"name\":\"{name}\",\"tags\":["), tags);
+        let start = format!("{{\"name\":\"{name}\",\"tags\":[");
+        let tags = answer.bytes.slice_ref(tags);
+        let body = self.named(&start, tags).await?;
         let (mut response, outcome) = listing(&answer, JSON, body);
         link(&mut response, next);
         Ok((response, outcome))
@@ -68,7 +75,9 @@ impl ListRequest<'_> {
             return Ok(listing(&answer, OCI_INDEX, answer.bytes.clone()));
         }
         let all = answer.bytes.clone();
-        let some = work_on(all.len(), move || some_of(&all, &wanted)).await;
+        // As long as all, if all are of these types.
+        let held = self.memory.hold(all.len() + END).await?;
+        let some = work_on(all.len(), move || held.with(some_of(&all, &wanted))).await;
         let (mut response, outcome) = listing(&answer, OCI_INDEX, some);
         let headers = response.headers_mut();
         headers.insert(FILTERS_APPLIED, HeaderValue::from_static(ARTIFACT_TYPE));
@@ -87,12 +96,22 @@ impl ListRequest<'_> {
     /// `/v2/_catalog`: of one upstream, or of all.
     pub(super) async fn catalog(&self, site: Option<&Site>) -> Answered {
         let page = Page::parse(self.uri)?;
-        let names = self.mirror.catalog(site).await;
-        let (names, next) = page.cut(&names);
-        let body = named("{\"repositories\":[", names);
+        let all = self.mirror.catalog(site).await;
+        let (names, next) = page.cut(&all);
+        let names = all.slice_ref(names);
+        let body = self.named("{\"repositories\":[", names).await?;
         let mut response = respond::list(JSON, body, Outcome::Hit, None, None);
         link(&mut response, next);
         Ok((response, Outcome::Hit))
+    }
+
+    /// A JSON object that ends with a list of names.
+    async fn named(&self, start: &str, lines: Bytes) -> Result<Bytes, NoRoom> {
+        // At most one name for two bytes, and two quotes and a comma for the line feed.
+        let most = start.len() + 2 * lines.len() + END;
+        let held = self.memory.hold(most).await?;
+        let start = start.to_owned();
+        Ok(work_on(most, move || held.with(named(start, &lines))).await)
     }
 
     /// `/v1/_ping`: yes, this is a registry, and its index is the same server.
@@ -130,11 +149,11 @@ impl ListRequest<'_> {
     }
 }
 
-/// A JSON object that ends with a list of names. They stand one to a line, and no name of this API needs an escape.
-fn named(start: &str, lines: &[u8]) -> Bytes {
+/// The same, of names that stand one to a line. No name of this API needs an escape.
+fn named(start: String, lines: &[u8]) -> Vec<u8> {
     let count = lines.iter().filter(|byte| **byte == b'\n').count();
-    let mut body = Vec::with_capacity(start.len() + lines.len() + 2 * count + 4);
-    body.extend_from_slice(start.as_bytes());
+    let mut body = Vec::from(start);
+    body.reserve_exact(lines.len() + 2 * count + END);
     let names = lines.split(|byte| *byte == b'\n');
     for (number, name) in names.filter(|name| !name.is_empty()).enumerate() {
         body.extend_from_slice(if number == 0 { b"\"" } else { b",\"" });
@@ -142,15 +161,15 @@ fn named(start: &str, lines: &[u8]) -> Bytes {
         body.push(b'"');
     }
     body.extend_from_slice(b"]}");
-    body.into()
+    body
 }
 
 /// Those of an index that are of one of these artifact types.
-fn some_of(index: &[u8], artifact_types: &[String]) -> Bytes {
+fn some_of(index: &[u8], artifact_types: &[String]) -> Vec<u8> {
     let mut some = Referrers::default();
     match some.add(index, artifact_types) {
-        Ok(()) => some.into_bytes(),
-        Err(NoIndex) => Referrers::default().into_bytes(),
+        Ok(()) => some.into_text().into(),
+        Err(NoIndex) => Referrers::default().into_text().into(),
     }
 }
 

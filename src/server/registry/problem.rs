@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::access::permits::OverShare;
 use crate::access::rules::Refusal;
+use crate::memory::NoRoom;
 use crate::mirror;
 use crate::oci::endpoint::EndpointError;
 use crate::oci::error::{self, ErrorCode};
@@ -122,6 +123,13 @@ impl From<OverShare> for Problem {
     }
 }
 
+impl From<NoRoom> for Problem {
+    fn from(no_room: NoRoom) -> Self {
+        let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable);
+        Self::new(status, code, no_room.to_string()).retry_after(RETRY_AFTER_BUSY)
+    }
+}
+
 impl From<SelectError> for Problem {
     fn from(error: SelectError) -> Self {
         match error {
@@ -202,6 +210,7 @@ impl Problem {
                 "the mirror cannot log in there; its log says why",
             )
             .retry_after(RETRY_AFTER_OUTAGE),
+            upstream::Error::Busy(no_room) => (*no_room).into(),
             upstream::Error::CircuitOpen {
                 silent, again_in, ..
             } => {

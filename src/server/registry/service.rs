@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use crate::access::action::{Action, Verb};
 use crate::access::caller::Caller;
 use crate::access::rules::authorize;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::mirror::{Context, Mirror, Outcome, Site, Want};
 use crate::oci::endpoint::{Endpoint, Prefix, Route};
@@ -26,6 +27,7 @@ use super::respond::{self, OCI_NAMESPACE};
 pub(crate) struct Service {
     mirror: Arc<Mirror>,
     gate: Gate,
+    memory: Arc<Memory>,
     counters: Arc<CounterTable>,
     buffers: Buffers,
 }
@@ -34,13 +36,19 @@ type Answered = Result<(Response<Body>, Outcome), Problem>;
 
 impl Service {
     /// A service in front of `mirror`.
-    pub(crate) fn new(mirror: Arc<Mirror>, gate: Gate, metrics: &Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        mirror: Arc<Mirror>,
+        gate: Gate,
+        memory: Arc<Memory>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let sites = mirror.sites().iter();
         let namespaces = sites.map(|(namespace, _)| namespace.clone());
         let counters = Arc::new(CounterTable::new(metrics, namespaces));
         Self {
             mirror,
             gate,
+            memory,
             counters,
             buffers: Buffers::default(),
         }
@@ -136,6 +144,7 @@ impl Service {
         let (mirror, headers) = (&self.mirror, request.headers());
         let lists = ListRequest {
             mirror,
+            memory: &self.memory,
             uri: request.uri(),
         };
         let want = match *request.method() {

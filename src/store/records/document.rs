@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::hash::Hash;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
@@ -14,8 +14,9 @@ use moka::sync::Cache;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::memory::{Held, Memory};
 use crate::store::disk::blocking::{run, try_run};
-use crate::store::disk::files::read as read_file;
+use crate::store::disk::files::options;
 use crate::store::key::StoreKey;
 use crate::store::room::Room;
 use crate::store::room::damage::FoundBy;
@@ -68,7 +69,7 @@ pub(crate) trait Document: Send + Sync + Sized + 'static {
     fn to_file(&self) -> Vec<u8>;
 
     /// Reads that back; `None` if it is damaged.
-    fn from_file(id: &Self::Id, file: Vec<u8>) -> Option<Self>;
+    fn from_file(id: &Self::Id, file: Bytes) -> Option<Self>;
 
     /// When upstream last said so.
     fn time(&self) -> SystemTime;
@@ -79,8 +80,9 @@ pub(crate) trait Document: Send + Sync + Sized + 'static {
 
 /// The records of one kind.
 pub(crate) struct Documents<D: Document> {
-    memory: Cache<D::Id, Arc<Remembered<D>>>,
+    remembered: Cache<D::Id, Arc<Remembered<D>>>,
     room: Arc<Room>,
+    memory: Arc<Memory>,
 }
 
 /// A record in memory, and what the index must be told of its use.
@@ -112,45 +114,68 @@ impl<D> Remembered<D> {
 }
 
 impl<D: Document> Documents<D> {
-    pub(super) fn new(room: &Arc<Room>) -> Arc<Self> {
-        let memory = Cache::builder()
+    pub(super) fn new(room: &Arc<Room>, memory: &Arc<Memory>) -> Arc<Self> {
+        let remembered = Cache::builder()
             .max_capacity(D::MEMORY)
             .weigher(|_, remembered: &Arc<Remembered<D>>| remembered.value.weight())
             .build();
         Arc::new(Self {
-            memory,
+            remembered,
             room: Arc::clone(room),
+            memory: Arc::clone(memory),
         })
     }
 
     /// The record, from memory or else from disk.
     pub(super) async fn get(self: &Arc<Self>, id: D::Id) -> Option<Arc<D>> {
-        if let Some(remembered) = self.memory.get(&id) {
+        if let Some(remembered) = self.remembered.get(&id) {
             return Some(remembered.used(&self.room));
         }
+        let (documents, wanted) = (Arc::clone(self), id.clone());
+        let Long(length) = match run(move || documents.read(wanted, None)).await? {
+            Ok(record) => return record,
+            Err(long) => long,
+        };
+        // Without room it counts as not stored: upstream is asked, for whose answer there is none either.
+        let held = self.memory.hold(length).await.ok()?;
         let documents = Arc::clone(self);
-        run(move || documents.get_blocking(id)).await?
+        run(move || documents.read(id, Some(held))).await?.ok()?
     }
 
-    /// The same for blocking threads.
+    /// The same for blocking threads, one at a time.
     pub(super) fn get_blocking(&self, id: D::Id) -> Option<Arc<D>> {
-        if let Some(remembered) = self.memory.get(&id) {
+        if let Some(remembered) = self.remembered.get(&id) {
             return Some(remembered.used(&self.room));
         }
+        self.read(id, Some(Held::default())).ok()?
+    }
+
+    /// Reads a record from disk into memory; a long one needs room there.
+    fn read(&self, id: D::Id, held: Option<Held>) -> Result<Option<Arc<D>>, Long> {
         let key = D::key(&id);
-        let value = read(&self.room, &key, |file| D::from_file(&id, file))?;
+        let Some(value) = read(&self.room, &key, held, |file| D::from_file(&id, file))? else {
+            return Ok(None);
+        };
         let time = value.time();
         let read = Remembered::new(value, key, time);
         // What was put in memory meanwhile is newer than what was read.
-        let remembered = self.memory.entry(id).or_insert(read).into_value();
-        Some(remembered.used(&self.room))
+        let remembered = self.remembered.entry(id).or_insert(read).into_value();
+        self.make_room(remembered.value.weight());
+        Ok(Some(remembered.used(&self.room)))
+    }
+
+    /// Drops at once what a large record takes the place of; by itself the cache does so later.
+    fn make_room(&self, weight: u32) {
+        if u64::from(weight) > D::MEMORY / 64 {
+            self.remembered.run_pending_tasks();
+        }
     }
 
     /// Puts a record into memory, and on disk unless it says what it said a short time ago.
     pub(super) async fn put(&self, id: D::Id, value: D, durability: Durability) -> Put<D> {
         let key = D::key(&id);
         let now = SystemTime::now();
-        let written = self.memory.get(&id).filter(|before| {
+        let written = self.remembered.get(&id).filter(|before| {
             let age = now.duration_since(before.persisted_at);
             // What was written before may have been behind its answer, and not be durable.
             durability == Durability::Behind
@@ -162,7 +187,8 @@ impl<D: Document> Documents<D> {
             None => (now, self.write(&key, value.to_file(), durability).await),
         };
         let remembered = Remembered::new(value, key, persisted_at);
-        self.memory.insert(id, Arc::clone(&remembered));
+        self.remembered.insert(id, Arc::clone(&remembered));
+        self.make_room(remembered.value.weight());
         Put {
             value: Arc::clone(&remembered.value),
             kept,
@@ -179,7 +205,7 @@ impl<D: Document> Documents<D> {
 
     /// Forgets what memory has of a record whose file is gone.
     pub(super) fn forget(&self, id: &D::Id) {
-        self.memory.invalidate(id);
+        self.remembered.invalidate(id);
     }
 
     /// Writes a record. One that may be durable behind the answer does not wait while the store is still being counted:
@@ -254,17 +280,35 @@ async fn write_within(
     try_run(write).await
 }
 
-/// Reads a record's file; what `parse` refuses is damaged and dropped.
-fn read<T>(room: &Room, key: &StoreKey, parse: impl FnOnce(Vec<u8>) -> Option<T>) -> Option<T> {
+/// A record of this length needs room in memory before it is read.
+struct Long(usize);
+
+/// Reads a record's file; what `parse` refuses is damaged and dropped. Without `held`, a long one is not read.
+fn read<T>(
+    room: &Room,
+    key: &StoreKey,
+    held: Option<Held>,
+    parse: impl FnOnce(Bytes) -> Option<T>,
+) -> Result<Option<T>, Long> {
     let path = room.disk().layout().path(key);
-    let bytes = match read_file(&path) {
-        Ok(bytes) => bytes,
+    let long = |length: u64| usize::try_from(length).unwrap_or(usize::MAX);
+    let read = options().read(true).open(&path).and_then(|mut file| {
+        let length = long(file.metadata()?.len());
+        if held.is_none() && !Memory::is_small(length) {
+            return Ok(Err(Long(length)));
+        }
+        let mut bytes = Vec::with_capacity(length);
+        file.read_to_end(&mut bytes)?;
+        Ok(Ok(bytes))
+    });
+    let bytes = match read {
+        Ok(read) => held.unwrap_or_default().with(read?),
         Err(error) => {
             if error.kind() != io::ErrorKind::NotFound {
                 room.disk().read_failed(&path, &error);
             }
             room.miss(key);
-            return None;
+            return Ok(None);
         }
     };
     room.index().touch(key, bytes.len() as u64);
@@ -273,7 +317,7 @@ fn read<T>(room: &Room, key: &StoreKey, parse: impl FnOnce(Vec<u8>) -> Option<T>
         tracing::error!(path = %path.display(), "a record is damaged; it is dropped and fetched again");
         room.discard_damaged(key, FoundBy::Read);
     }
-    parsed
+    Ok(parsed)
 }
 
 /// A file whose first line says what the bytes after it are.
@@ -285,10 +329,10 @@ pub(super) fn with_header(header: &impl Serialize, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Reads that back.
-pub(super) fn split_header<H: DeserializeOwned>(mut file: Vec<u8>) -> Option<(H, Bytes)> {
+pub(super) fn split_header<H: DeserializeOwned>(file: &Bytes) -> Option<(H, Bytes)> {
     let newline = file.iter().position(|byte| *byte == b'\n')?;
     let header = serde_json::from_slice(file.get(..newline)?).ok()?;
-    Some((header, Bytes::from(file.split_off(newline + 1))))
+    Some((header, file.slice(newline + 1..)))
 }
 
 #[cfg(test)]

@@ -61,8 +61,8 @@ impl Document for StoredListing {
         with_header(&header, &self.bytes)
     }
 
-    fn from_file((_, which): &Self::Id, file: Vec<u8>) -> Option<Self> {
-        let (header, bytes) = split_header::<Header>(file)?;
+    fn from_file((_, which): &Self::Id, file: Bytes) -> Option<Self> {
+        let (header, bytes) = split_header::<Header>(&file)?;
         let asked_again = header.rules < RULES && matches!(which, Listing::Referrers(_));
         (Digest::of(&bytes) == header.digest).then_some(Self {
             bytes,
@@ -110,9 +110,12 @@ mod tests {
             fetched_at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         };
         let file = listing.to_file();
-        assert_eq!(StoredListing::from_file(&id, file.clone()), Some(listing));
+        assert_eq!(
+            StoredListing::from_file(&id, file.clone().into()),
+            Some(listing)
+        );
         for length in 0..file.len() {
-            let torn = StoredListing::from_file(&id, file[..length].to_vec());
+            let torn = StoredListing::from_file(&id, file[..length].to_vec().into());
             assert_eq!(torn, None, "cut after {length}");
         }
     }

@@ -72,8 +72,8 @@ impl Document for StoredManifest {
         with_header(&header, &self.bytes)
     }
 
-    fn from_file((_, digest): &Self::Id, file: Vec<u8>) -> Option<Self> {
-        let (header, bytes) = split_header::<Header>(file)?;
+    fn from_file((_, digest): &Self::Id, file: Bytes) -> Option<Self> {
+        let (header, bytes) = split_header::<Header>(&file)?;
         let is_sound = manifest::is_digest_of(digest, &header.media_type, &bytes)
             && header.is_believed(&bytes);
         is_sound.then(|| Self {

@@ -20,6 +20,7 @@ mod vouched;
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::memory::Memory;
 use crate::oci::digest::Digest;
 use crate::oci::name::{Namespace, QualifiedName, Tag};
 use crate::store::disk::blocking::run;
@@ -51,12 +52,12 @@ pub struct Records {
 }
 
 impl Records {
-    pub(crate) fn new(room: &Arc<Room>) -> Arc<Self> {
+    pub(crate) fn new(room: &Arc<Room>, memory: &Arc<Memory>) -> Arc<Self> {
         Arc::new(Self {
             room: Arc::clone(room),
-            manifests: Documents::new(room),
-            tags: Documents::new(room),
-            listings: Documents::new(room),
+            manifests: Documents::new(room, memory),
+            tags: Documents::new(room, memory),
+            listings: Documents::new(room, memory),
             vouched: Vouched::new(room),
             given: Vouched::new(room),
             watched: RwLock::default(),
@@ -218,9 +219,9 @@ impl Records {
 /// Whether a file holds what it was written with, as far as the file itself can tell.
 pub(crate) fn is_intact(key: &StoreKey, file: Vec<u8>) -> bool {
     match key {
-        StoreKey::Manifest(id) => StoredManifest::from_file(id, file).is_some(),
-        StoreKey::Tag(id) => TagRecord::from_file(id, file).is_some(),
-        StoreKey::Listing(id) => StoredListing::from_file(id, file).is_some(),
+        StoreKey::Manifest(id) => StoredManifest::from_file(id, file.into()).is_some(),
+        StoreKey::Tag(id) => TagRecord::from_file(id, file.into()).is_some(),
+        StoreKey::Listing(id) => StoredListing::from_file(id, file.into()).is_some(),
         StoreKey::Blob(digest) => Digest::of(&file) == *digest,
         // Nothing is known of a part.
         StoreKey::Partial(_) => true,

@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::oci::digest::Digest;
@@ -66,7 +67,7 @@ impl Document for TagRecord {
         serde_json::to_vec(&file).unwrap_or_default()
     }
 
-    fn from_file((_, tag): &Self::Id, file: Vec<u8>) -> Option<Self> {
+    fn from_file((_, tag): &Self::Id, file: Bytes) -> Option<Self> {
         let file: File<Self> = serde_json::from_slice(&file).ok()?;
         let mut record = file.record;
         if file.rules < RULES && is_fallback_tag(tag) {
@@ -107,7 +108,7 @@ mod tests {
             assert_eq!(read.checked_at != UNIX_EPOCH, is_kept, "{tag}");
             let mut now = read.clone();
             now.checked_at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(9);
-            assert_eq!(TagRecord::from_file(&id, now.to_file()), Some(now));
+            assert_eq!(TagRecord::from_file(&id, now.to_file().into()), Some(now));
         }
     }
 }

@@ -291,7 +291,7 @@ impl Permission<'_> {
             | Error::RateLimited { .. }
             | Error::Wrong(_) => self.succeeded(),
             // It was not asked.
-            Error::CircuitOpen { .. } | Error::Credentials(_) => {}
+            Error::Busy(_) | Error::CircuitOpen { .. } | Error::Credentials(_) => {}
         }
     }
 }

@@ -14,6 +14,7 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpInfo;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use crate::memory::{Held, Memory};
 use crate::metrics::Metrics;
 
 use super::connect::{Connector, Connectors, Proxies};
@@ -295,27 +296,54 @@ impl Body {
         }
     }
 
-    /// All of it, if it is complete at `until` and not longer than `limit` bytes. `what` names it in errors.
+    /// All of it, if it is complete at `until` and not longer than `limit` bytes. `what` names it in errors. It takes room
+    /// in `memory` as it comes, and before it is read.
     pub(crate) async fn collect(
         self,
         limit: usize,
         what: &str,
         until: Instant,
+        memory: &Memory,
     ) -> Result<Bytes, Error> {
         let late = |_| Error::Silent(format!("{what} was not whole in time").into());
-        tokio::time::timeout_at(until.into(), self.collect_up_to(limit))
+        tokio::time::timeout_at(until.into(), self.collect_within(limit, memory))
             .await
             .map_err(late)?
     }
 
-    /// All of it, if it is not longer than `limit` bytes.
+    async fn collect_within(mut self, limit: usize, memory: &Memory) -> Result<Bytes, Error> {
+        let (mut all, mut held) = (Vec::new(), Held::default());
+        let mut room = self.incoming.size_hint().exact().unwrap_or(0);
+        let mut next = Bytes::new();
+        loop {
+            let length = usize::try_from(room).unwrap_or(usize::MAX);
+            if length > limit {
+                return Err(Error::too_long(limit));
+            }
+            if length > all.capacity() {
+                memory.grow(&mut held, length).await.map_err(Error::Busy)?;
+                all.reserve_exact(length - all.len());
+            }
+            all.extend_from_slice(&next);
+            match self.chunk().await? {
+                Some(chunk) => next = chunk,
+                None => return Ok(held.with(all)),
+            }
+            let needed = all.len() + next.len();
+            room = match needed > all.capacity() && needed <= limit {
+                // Twice as long each time, so that little is copied.
+                true => needed.max(2 * all.capacity()).min(limit) as u64,
+                false => needed as u64,
+            };
+        }
+    }
+
+    /// All of it, if it is not longer than `limit` bytes, which are few.
     pub(crate) async fn collect_up_to(mut self, limit: usize) -> Result<Bytes, Error> {
         let mut all = BytesMut::new();
         while let Some(chunk) = self.chunk().await? {
             if all.len() + chunk.len() > limit {
-                return Err(Error::wrong(format!(
-                    "upstream sent more than {limit} bytes where that is the most allowed"
-                )));
+                return Err(Error::too_long(limit));
             }
             all.extend_from_slice(&chunk);
         }

@@ -6,30 +6,31 @@ pub const ALLOWED: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "api", "app", "config", "logging", "metrics", "oci", "sites", "store", "upstream",
+            "api", "app", "config", "logging", "memory", "metrics", "oci", "sites", "store",
+            "upstream",
         ],
     ),
     // Wires everything together.
     (
         "app",
         &[
-            "access", "config", "metrics", "mirror", "secret", "server", "sites", "store",
-            "upstream",
+            "access", "config", "memory", "metrics", "mirror", "secret", "server", "sites",
+            "store", "upstream",
         ],
     ),
     // Settings live with their component, so the configuration knows all components, and none of them knows it.
     (
         "config",
         &[
-            "access", "logging", "mirror", "oci", "secret", "server", "sites", "store", "upstream",
+            "access", "logging", "memory", "mirror", "oci", "secret", "server", "sites", "store",
+            "upstream",
         ],
     ),
     (
         "server",
         &[
-            "access", "api", "headers", "metrics", "mirror", "oci", "secret", "sites", "store",
-            "access", "api", "headers", "memory", "metrics", "mirror", "oci", "sites", "store",
-            "upstream",
+            "access", "api", "headers", "memory", "metrics", "mirror", "oci", "secret", "sites",
+            "store", "upstream",
         ],
     ),
     (
@@ -39,7 +40,7 @@ pub const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // These two never import each other.
-    ("store", &["metrics", "oci"]),
+    ("store", &["memory", "metrics", "oci"]),
     (
         "upstream",
         &[

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::*;
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::oci::digest::Digest;
 use crate::oci::name::{QualifiedName, Tag};
@@ -14,7 +15,11 @@ use crate::store::room::scan;
 fn tags(root: &Path, max_size: u64) -> Arc<Documents<TagRecord>> {
     let metrics = Arc::new(Metrics::new().unwrap());
     let disk = Disk::open(root.to_path_buf(), 0, metrics).unwrap();
-    Documents::new(&Room::new(disk, max_size))
+    let memory = Memory::new(memory::Settings {
+        buffered: 1 << 30,
+        manifest: 1 << 20,
+    });
+    Documents::new(&Room::new(disk, max_size), &memory)
 }
 
 fn count(tags: &Documents<TagRecord>) {
