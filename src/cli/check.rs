@@ -177,8 +177,13 @@ fn table(reports: &[UpstreamReport]) -> String {
                     .window_seconds
                     .map(std::time::Duration::from_secs)
                     .map(format_duration);
+                let state = if remaining == 0 {
+                    "SPENT   "
+                } else {
+                    "ok      "
+                };
                 format!(
-                    "ok      {remaining} of {limit} pulls left per {}",
+                    "{state}{remaining} of {limit} pulls left per {}",
                     window.unwrap_or("window".to_owned())
                 )
             }

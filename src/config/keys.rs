@@ -95,7 +95,7 @@ keys! {
     [STORE] {
         STORE_PATH: "path", "Default: $STATE_DIRECTORY, else $XDG_CACHE_HOME/pierglass, else ~/.cache/pierglass.";
         STORE_MAX_SIZE: "max_size" = "50GiB", "All that is stored, ingests in progress included.";
-        STORE_MIN_FREE: "min_free" = "1GiB", "Of the file system, always left alone.";
+        STORE_MIN_FREE: "min_free" = "1GiB", "Keep at least this much of the disk free.";
         STORE_SCRUB_RATE: "scrub_rate" = "8MiB", "Bytes a second read again to find damage on disk; 0 turns that off.";
         STORE_SCRUB_EVERY: "scrub_every" = "7d", "How long a blob goes without being read again.";
     }
@@ -107,7 +107,7 @@ keys! {
             "URLs asked before url, in this order and anonymously; what they do not give is asked of the next.";
     }
     [UPSTREAM, MORE_CREDENTIALS] {
-        USERNAME: "username", "Who to be at this registry. Default: anonymous.";
+        USERNAME: "username", "User name at this registry. Default: anonymous.";
         PASSWORD: "password", "Password or token, or one of the two below.";
         PASSWORD_FILE: "password_file", "A file that holds the password and nothing else.";
         PASSWORD_ENV: "password_env", "The name of an environment variable that holds the password.";
@@ -128,7 +128,7 @@ keys! {
         TAG_TTL: "tag_ttl" = "60s", "A tag is served this long without asking upstream.";
         MAX_STALE: "max_stale" = "30d",
             "Upstream unreachable or limiting: how old a tag, or its word that a blob is there, may be.";
-        NEGATIVE_TTL: "negative_ttl" = "10s", "How long \"not there\" is believed.";
+        NEGATIVE_TTL: "negative_ttl" = "10s", "How long a 404 of upstream is cached.";
         STALE_AFTER: "stale_after" = "2s", "Upstream slow: after this long, what is stored is served, unless it is older than max_stale.";
         QUOTA_RESERVE: "quota_reserve" = "25%",
             "The last part of the pull quota, kept for what is not stored: moved tags are then served as they were.";

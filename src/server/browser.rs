@@ -6,7 +6,8 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use http::header::{HOST, HeaderName, HeaderValue, ORIGIN};
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -29,11 +30,22 @@ const CLOSED: [(HeaderName, HeaderValue); 2] = [
     ),
 ];
 
+/// Between two warnings about hosts: each request could be one.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
+
 /// Which requests an address answers.
 #[derive(Debug, Clone)]
 pub(crate) struct Gate {
-    /// The names besides those of loopback addresses; `None`: any host.
-    names: Option<Arc<[String]>>,
+    /// `None`: any host.
+    hosts: Option<Arc<Hosts>>,
+}
+
+/// The hosts that a loopback address is known by.
+#[derive(Debug)]
+struct Hosts {
+    /// Besides those of loopback addresses.
+    further: Vec<String>,
+    warned: Mutex<Option<Instant>>,
 }
 
 /// Why a request is not answered.
@@ -49,8 +61,12 @@ impl Gate {
     /// The gate of a listener at `address`, where requests may also give one of `names` as their host.
     pub(crate) fn new(address: IpAddr, names: &[String]) -> Self {
         let any = !address.to_canonical().is_loopback() || names.iter().any(|name| name == "*");
+        let hosts = || Hosts {
+            further: names.to_vec(),
+            warned: Mutex::default(),
+        };
         Self {
-            names: (!any).then(|| names.into()),
+            hosts: (!any).then(|| Arc::new(hosts())),
         }
     }
 
@@ -73,18 +89,50 @@ impl Gate {
                 return Err(Turned::Page);
             }
         }
-        let Some(names) = &self.names else {
-            return Ok(());
-        };
-        // RFC 9112 3.2.2: with an absolute target, and over HTTP/2, `Host` does not count.
-        if let Some(host) = host {
-            return is_known(host, names);
+        match &self.hosts {
+            None => Ok(()),
+            Some(hosts) => hosts
+                .judge(host, headers)
+                .inspect_err(|turned| hosts.warn(turned)),
+        }
+    }
+}
+
+impl Hosts {
+    /// RFC 9112 3.2.2: with an absolute target, and over HTTP/2, `Host` does not count.
+    fn judge(&self, target: Option<&str>, headers: &HeaderMap) -> Result<(), Turned> {
+        if let Some(host) = target {
+            return self.know(host);
         }
         // None is HTTP/1.0: a health check, and no browser.
         headers.get_all(HOST).iter().try_for_each(|host| {
             let host = host.to_str().map_err(|_| Turned::Host("?".to_owned()))?;
-            is_known(host, names)
+            self.know(host)
         })
+    }
+
+    fn know(&self, host: &str) -> Result<(), Turned> {
+        let name = without_port(host);
+        let is_loopback = match name.parse::<IpAddr>() {
+            Ok(address) => address.to_canonical().is_loopback(),
+            // An empty one is what clients send that have no name for where they ask (RFC 9112 3.2).
+            Err(_) => is_localhost(name) || host.is_empty(),
+        };
+        let given =
+            |known: &String| known.eq_ignore_ascii_case(name) || known.eq_ignore_ascii_case(host);
+        match is_loopback || self.further.iter().any(given) {
+            true => Ok(()),
+            false => Err(Turned::Host(cut(name).into_owned())),
+        }
+    }
+
+    /// Clients that find no answer turn to the registry in silence, so the operator has to be told.
+    fn warn(&self, turned: &Turned) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|at| at.elapsed() >= BETWEEN_WARNINGS) {
+            *warned = Some(Instant::now());
+            tracing::warn!("a request is not answered: {turned}");
+        }
     }
 }
 
@@ -121,22 +169,6 @@ pub(super) fn close(headers: &mut HeaderMap) {
 fn is_followed_link<B>(request: &Request<B>) -> bool {
     let mode = request.headers().get(SEC_FETCH_MODE);
     *request.method() == Method::GET && mode.is_some_and(|mode| mode == "navigate")
-}
-
-fn is_known(host: &str, names: &[String]) -> Result<(), Turned> {
-    let name = without_port(host);
-    let known = match name.parse::<IpAddr>() {
-        Ok(address) => address.to_canonical().is_loopback(),
-        Err(_) => is_localhost(name),
-    };
-    // An empty one is what clients send that have no name for where they ask (RFC 9112 3.2).
-    let known = known || host.is_empty();
-    let named =
-        |known: &String| known.eq_ignore_ascii_case(name) || known.eq_ignore_ascii_case(host);
-    match known || names.iter().any(named) {
-        true => Ok(()),
-        false => Err(Turned::Host(cut(name).into_owned())),
-    }
 }
 
 fn without_port(host: &str) -> &str {

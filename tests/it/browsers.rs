@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::support::client::{Ending, raw};
 use crate::support::disk::blobs;
+use crate::support::mirror::log_field;
 use crate::support::tls::get_h2;
 use crate::support::{Mirror, client, plain, scene};
 
@@ -77,6 +78,14 @@ async fn a_page_whose_name_leads_to_loopback_read_private_images_and_metrics() {
     );
     assert!(said(&mirror, &absolute).await.starts_with("HTTP/1.1 421 "));
     assert_eq!(registry.requests().len(), 0);
+    // The operator is told once, and not for each request.
+    let warnings = mirror.logs().into_iter().filter(|line| {
+        let message = log_field(line, "message").and_then(serde_json::Value::as_str);
+        log_field(line, "level") == Some(&"WARN".into())
+            && message.is_some_and(|it| it.contains("allowed_hosts"))
+    });
+    // One for each of the two addresses.
+    assert_eq!(warnings.count(), 2);
 }
 
 async fn said(mirror: &Mirror, request: &str) -> String {

@@ -223,7 +223,14 @@ impl Api {
 /// Breaks off when the client is gone.
 fn tell(sender: &mpsc::Sender<Bytes>, event: &Event) -> ControlFlow<()> {
     if let Event::End(summary) = event {
-        tracing::info!(?summary, "verified the store");
+        tracing::info!(
+            files = summary.files,
+            bytes = summary.bytes,
+            damaged = summary.damaged,
+            dropped = summary.dropped,
+            unchecked = summary.unchecked,
+            "verified the store"
+        );
     }
     let mut line = serde_json::to_vec(event).unwrap_or_default();
     line.push(b'\n');

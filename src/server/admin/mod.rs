@@ -59,7 +59,6 @@ impl Admin {
     ) -> Response<Body> {
         let is_api = request.uri().path().starts_with(ROOT);
         if let Err(turned) = guard.judge(request, !is_api) {
-            tracing::info!(%turned, "a request to the admin address is not answered");
             return ApiError::new(turned.status(), turned.to_string()).into_response();
         }
         if is_api {
