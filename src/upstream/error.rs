@@ -108,8 +108,17 @@ impl Error {
             | Self::Silent(detail)
             | Self::CircuitOpen { detail, .. }
             | Self::Wrong(detail)
-            | Self::Credentials(detail) => detail,
+            | Self::Credentials(detail) => cut(detail),
         }
+    }
+}
+
+/// Upstream's own words may be part of a cause: hosts, headers, messages.
+fn cut(words: &str) -> &str {
+    const LONGEST: usize = 512;
+    match words.char_indices().nth(LONGEST) {
+        Some((end, _)) => words.get(..end).unwrap_or_default(),
+        None => words,
     }
 }
 
@@ -149,6 +158,18 @@ impl FailedTry {
             transient: true,
         }
     }
+
+    /// With other words, if access was refused.
+    pub(super) fn denied_because(self, words: &str) -> Self {
+        match self.error {
+            Error::Denied { status, .. } => Error::Denied {
+                status,
+                detail: words.into(),
+            }
+            .into(),
+            _ => self,
+        }
+    }
 }
 
 impl From<Error> for FailedTry {
@@ -177,3 +198,14 @@ impl std::fmt::Display for CertificateError {
 }
 
 impl std::error::Error for CertificateError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_words_are_cut() {
+        let error = Error::wrong("é".repeat(60_000));
+        assert!(error.to_string().len() < 1200);
+    }
+}

@@ -8,7 +8,7 @@ use crate::oci::name::{Reference, Repository};
 
 use super::asking::client::Client;
 use super::asking::failover::Endpoints;
-use super::asking::request::Question;
+use super::asking::request::{Question, Reply, content_type};
 use super::error::Error;
 use super::login::account::Account;
 use super::manifests;
@@ -57,9 +57,22 @@ impl Probe<'_> {
         self.account?.quota().stated()
     }
 
-    /// Asks for `/v2/`, with a token if that is wanted.
+    /// Asks for `/v2/`, with a token if that is wanted. What answers it as no registry does is told as that.
     pub(crate) async fn ping(&self) -> Result<(), Error> {
-        self.ask(Question::new(Method::GET, Endpoint::Base)).await
+        let no_registry = |answer: &str| {
+            let base = self.client.base();
+            let words =
+                format!("{base}/v2/ answers {answer}: there is no registry; is its url right?");
+            Error::Wrong(words.into())
+        };
+        let asked = self.ask(Question::new(Method::GET, Endpoint::Base)).await;
+        match asked {
+            Err(Error::NotFound) => Err(no_registry("404")),
+            Ok(reply) if content_type(&reply.headers).is_some_and(is_page) => {
+                Err(no_registry("with a page"))
+            }
+            result => result.map(drop),
+        }
     }
 
     /// Asks for a manifest with a HEAD, for what the registry states of the quota.
@@ -74,15 +87,18 @@ impl Probe<'_> {
             ..Question::new(Method::HEAD, endpoint)
         })
         .await
+        .map(drop)
     }
 
-    async fn ask(&self, question: Question) -> Result<(), Error> {
+    async fn ask(&self, question: Question) -> Result<Reply, Error> {
         let until = self.client.deadline();
-        let reply = match self.account {
-            Some(account) => self.client.ask_as(account, &question, until).await?,
-            None => self.client.send(&question, until).await?,
-        };
-        drop(reply);
-        Ok(())
+        match self.account {
+            Some(account) => Ok(self.client.ask_as(account, &question, until).await?),
+            None => self.client.send(&question, until).await,
+        }
     }
+}
+
+fn is_page(content_type: &str) -> bool {
+    content_type.to_ascii_lowercase().starts_with("text/html")
 }

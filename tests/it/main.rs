@@ -42,6 +42,8 @@
 //!
 //! Upstream:
 //! - `auth`: tokens, passwords and redirects, and where none of them may go
+//! - `messages`: what is said of an upstream that cannot be used
+//! - `logins`: a user that upstream refuses
 //! - `addresses`: where a registry may lead the mirror
 //! - `proxy`: how an upstream is reached: proxies, TLS, timeouts
 //! - `endpoints`: several places to ask, several users to be
@@ -101,8 +103,10 @@ mod hostile;
 mod layers;
 mod lessons;
 mod limits;
+mod logins;
 mod media_types;
 mod memory;
+mod messages;
 mod old_store;
 mod ownership;
 mod partials;

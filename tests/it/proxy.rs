@@ -451,9 +451,8 @@ async fn a_proxy_that_failed_was_taken_for_the_registry() {
             let mirror = Mirror::start(config);
             let answer = mirror.manifest(REPO, TAG).await;
             assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-            let log = mirror.output();
             let named = format!("the proxy {proxy}://{address}");
-            assert!(log.contains(&named), "{named}: {log}");
+            let log = mirror.log_of_failure(&named);
             assert!(!log.contains("user:pass"), "{log}");
         }
     }

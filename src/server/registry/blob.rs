@@ -219,8 +219,10 @@ impl BlobRequest<'_> {
     }
 
     fn bad_gateway(&self, why: &dyn std::fmt::Display) -> Problem {
-        let message = format!("{}: {why}", self.namespace());
+        let namespace = self.namespace();
+        let message = format!("{namespace}: the blob cannot be delivered in this form");
         Problem::new(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, message)
+            .because(format!("{namespace}: {why}"))
     }
 }
 

@@ -54,6 +54,12 @@ impl Problem {
             .with(ALLOW, HeaderValue::from_static("GET, HEAD"))
     }
 
+    /// Says more to the log than to the client.
+    pub(super) fn because(mut self, cause: String) -> Self {
+        self.cause = Some(cause);
+        self
+    }
+
     /// Adds a header to the response, such as a challenge.
     fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
@@ -172,10 +178,7 @@ impl Problem {
             mirror::Error::OverShare(over) => return (*over).into(),
             mirror::Error::Upstream(error) => error,
         };
-        Self {
-            cause: Some(format!("{namespace}: {error}")),
-            ..Self::of_upstream(error, namespace)
-        }
+        Self::of_upstream(error, namespace).because(format!("{namespace}: {error}"))
     }
 
     fn of_upstream(error: &upstream::Error, namespace: &str) -> Self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_ENCODING, WWW_AUTHENTICATE};
-use http::{Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::headers::challenge::{self, Challenge};
@@ -208,17 +208,66 @@ impl Client {
             }
             _ => Ok(None),
         };
-        let Some(authorization) = answer? else {
+        let (arrival, sent) = match answer? {
             // There is nothing better to send: the response stands.
-            return self.reply(arrival, question, Some(account)).await;
+            None => (arrival, sent),
+            Some(authorization) => {
+                self.transport.drain(arrival.response).await;
+                let again = if away { arrival.at } else { uri };
+                let arrival = self
+                    .transport
+                    .send(question, again, zone, Some(&authorization), until)
+                    .await?;
+                (arrival, Some(authorization))
+            }
         };
-        self.transport.drain(arrival.response).await;
-        let again = if away { arrival.at } else { uri };
-        let arrival = self
+        let unauthorized = arrival.response.status() == StatusCode::UNAUTHORIZED;
+        match (&sent, self.transport.is_here(&arrival.at)) {
+            (Some(sent), true) if unauthorized => {
+                self.judge_login(account, question, sent, until).await;
+            }
+            // A token for a host that a redirect led to, which may take a new one.
+            (Some(sent), false) if unauthorized => {
+                authenticator.forget_expired(sent);
+            }
+            _ => {}
+        }
+        let reply = self.reply(arrival, question, Some(account)).await;
+        reply.map_err(|failed| match authenticator.refusal() {
+            Some(words) if unauthorized => failed.denied_because(&words),
+            _ => failed,
+        })
+    }
+
+    /// After a 401 to a password: whether the registry refuses that itself or only this question, which `/v2/` tells.
+    async fn judge_login(
+        &self,
+        account: &Account,
+        question: &Question,
+        sent: &HeaderValue,
+        until: Instant,
+    ) {
+        let authenticator = account.authenticator();
+        if !authenticator.is_doubtful(sent).await {
+            return;
+        }
+        if question.endpoint == Endpoint::Base {
+            return authenticator.judge(false).await;
+        }
+        let base = Question::new(Method::GET, Endpoint::Base);
+        let Ok(uri) = base.uri(self.base()) else {
+            return;
+        };
+        let asked = self
             .transport
-            .send(question, again, zone, Some(&authorization), until)
-            .await?;
-        self.reply(arrival, question, Some(account)).await
+            .send(&base, uri, Zone::Public, Some(sent), until)
+            .await;
+        let Ok(base) = asked else { return };
+        match base.response.status() {
+            StatusCode::UNAUTHORIZED => authenticator.judge(false).await,
+            status if status.is_success() => authenticator.judge(true).await,
+            _ => {}
+        }
     }
 
     /// What a 401 asks for. Some registries (Artifact Registry) refuse without a challenge; `/v2/` has it.

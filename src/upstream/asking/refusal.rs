@@ -31,7 +31,12 @@ pub(super) async fn read(
     let detail: Arc<str> = detail(status, &text).into();
     match status.as_u16() {
         404 | 410 => Error::NotFound.into(),
-        401 | 403 | 407 => Error::Denied { status, detail }.into(),
+        401 | 403 => Error::Denied { status, detail }.into(),
+        407 => {
+            let words = "a proxy on the way wants a user name and a password (407); HTTPS_PROXY and HTTP_PROXY may have \
+                         them: http://user:password@host:port";
+            Error::Credentials(words.into()).into()
+        }
         429 => {
             let stated = RateLimit::read(&parts.headers).and_then(|quota| quota.remaining);
             // The response to a HEAD has no body to tell from.
@@ -66,8 +71,17 @@ fn detail(status: StatusCode, body: &[u8]) -> String {
             let printable = message.chars().filter(|c| !c.is_control());
             format!("{status}: {}", printable.take(200).collect::<String>())
         }
+        None if status == StatusCode::BAD_REQUEST && wants_tls(body) => {
+            format!("{status}: it speaks TLS; write https:// in its url")
+        }
         None => status.to_string(),
     }
+}
+
+/// How servers answer plain HTTP at a port for TLS, those in Go and nginx among them.
+fn wants_tls(body: &[u8]) -> bool {
+    let words = String::from_utf8_lossy(body).to_ascii_lowercase();
+    words.contains("http request") && words.contains("https")
 }
 
 #[cfg(test)]
@@ -82,5 +96,20 @@ mod tests {
         );
         let json = br#"{"errors":[{"code":"DENIED","message":"no"}]}"#;
         assert_eq!(detail(StatusCode::FORBIDDEN, json), "403 Forbidden: no");
+    }
+
+    #[test]
+    fn a_port_for_tls_is_known_by_its_words() {
+        for words in [
+            "Client sent an HTTP request to an HTTPS server.\n",
+            "<title>400 The plain HTTP request was sent to HTTPS port</title>",
+        ] {
+            let detail = detail(StatusCode::BAD_REQUEST, words.as_bytes());
+            assert!(
+                detail.contains("https://") && !detail.contains('<'),
+                "{detail}"
+            );
+        }
+        assert_eq!(detail(StatusCode::BAD_REQUEST, b"HTTP"), "400 Bad Request");
     }
 }

@@ -151,7 +151,8 @@ impl Transport {
         let request = request(&question, question.uri(&self.base)?, None)?;
         let kind = question.endpoint.kind().as_str();
         let reach = Reach::Anywhere;
-        let response = self.http.send(request, kind, reach, until).await?;
+        let asked = self.http.send(request, kind, reach, until).await;
+        let response = asked.inspect_err(|_| self.http.note_up(false))?;
         let status = response.status();
         let told = retry_after(response.headers(), SystemTime::now());
         self.drain(response).await;

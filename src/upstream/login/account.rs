@@ -58,8 +58,10 @@ impl Account {
         self.refused.insert(repository.clone(), ());
     }
 
+    /// Whether it was refused that repository, or its login altogether.
     fn was_refused(&self, repository: Option<&Repository>) -> bool {
-        repository.is_some_and(|repository| self.refused.contains_key(repository))
+        self.authenticator.is_held()
+            || repository.is_some_and(|repository| self.refused.contains_key(repository))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::upstream::wire::zone::Zone;
 use super::cache::CredentialCache;
 use super::kinds::Login;
 use super::realm::Realms;
-use super::token::{Realm, TokenId, Tokens};
+use super::token::{Bearer, Realm, TokenId, Tokens};
 
 /// Authenticates one login at one upstream.
 pub(crate) struct Authenticator {
@@ -33,7 +33,7 @@ enum Scheme {
 
 impl Authenticator {
     pub(super) fn new(login: Login, realms: Arc<Realms>, http: Http) -> Self {
-        let credentials = CredentialCache::new(login);
+        let credentials = CredentialCache::new(login, http.namespace());
         Self {
             tokens: Tokens::new(Arc::clone(&credentials), realms, http),
             credentials,
@@ -56,7 +56,7 @@ impl Authenticator {
             Some(Scheme::Basic) => self.basic().await,
             Some(Scheme::Bearer(realm)) => {
                 let scope = repository.map(pull_scope);
-                let id = TokenId::new(true, realm, scope);
+                let id = TokenId::new(self.bearer().await, realm, scope);
                 let header = self.tokens.get(id).await;
                 if header.is_err() {
                     // Realms move: the next request learns from upstream where it is now.
@@ -77,7 +77,8 @@ impl Authenticator {
     ) -> Result<Option<HeaderValue>, Error> {
         let realm = challenges.iter().find_map(|it| Realm::of(it, zone));
         if let Some((realm, scope, error)) = realm {
-            let id = TokenId::new(true, Arc::clone(&realm), wanted_scope(scope, repository));
+            let scope = wanted_scope(scope, repository);
+            let id = TokenId::new(self.bearer().await, Arc::clone(&realm), scope);
             let header = self.tokens.other_than(id, error, sent).await?;
             // Only now, since the realm gave a token: what is learned here is used without asking upstream.
             self.learn(Some(Scheme::Bearer(realm)));
@@ -104,7 +105,7 @@ impl Authenticator {
         let Some((realm, scope, _)) = realm else {
             return Ok(None);
         };
-        let id = TokenId::new(false, realm, wanted_scope(scope, repository));
+        let id = TokenId::new(Bearer::Elsewhere, realm, wanted_scope(scope, repository));
         self.tokens.get(id).await.map(Some)
     }
 
@@ -112,6 +113,24 @@ impl Authenticator {
     /// whether it was. Some registries refuse an expired token with 403 instead of 401.
     pub(crate) fn forget_expired(&self, sent: &HeaderValue) -> bool {
         self.tokens.forget_expired(sent)
+    }
+
+    /// Whether the credential is held back, because it was refused.
+    pub(super) fn is_held(&self) -> bool {
+        self.credentials.may_be_held()
+    }
+
+    /// What to say of a 401 because of which the credential is held back; `None` if there is no such thing.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.is_held().then(|| self.credentials.refusal())
+    }
+
+    /// As whom a token for the upstream itself is asked for.
+    async fn bearer(&self) -> Bearer {
+        match self.credentials.is_held().await {
+            true => Bearer::Nobody,
+            false => Bearer::Account,
+        }
     }
 
     fn learn(&self, scheme: Option<Scheme>) {
@@ -135,8 +154,28 @@ impl Authenticator {
         if sent != Some(&header) {
             return Ok(Some(header));
         }
-        let other = self.credentials.other_than(&credential).await?;
+        let other = self.credentials.changed_from(&credential).await?;
         other.map(|credential| credential.basic()).transpose()
+    }
+
+    /// Whether a header that was refused is that of the credential, and nothing shows that this is right.
+    pub(crate) async fn is_doubtful(&self, sent: &HeaderValue) -> bool {
+        match self.credentials.credential().await {
+            Ok(Some(credential)) => {
+                credential.basic().is_ok_and(|basic| basic == sent)
+                    && !self.credentials.is_proven(&credential)
+            }
+            _ => false,
+        }
+    }
+
+    /// The registry takes the credential, or refuses it whatever is asked for.
+    pub(crate) async fn judge(&self, taken: bool) {
+        match self.credentials.credential().await {
+            Ok(Some(credential)) if taken => self.credentials.prove(&credential),
+            Ok(Some(credential)) => self.credentials.hold(&credential),
+            _ => {}
+        }
     }
 }
 

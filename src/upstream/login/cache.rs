@@ -1,29 +1,47 @@
-//! The credential of one login, kept while it is current, and obtained once however many requests wait for it.
+//! The credential of one login, kept while it is current, obtained once however many requests wait for it, and not shown
+//! for a while after it was refused.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::flight::Flights;
 use crate::upstream::error::Error;
 
 use super::credential::Credential;
+use super::hold::Hold;
 use super::kinds::Login;
 
-/// `None` for an anonymous login.
+/// How long a credential that was taken is not suspected.
+const PROVEN_FOR: Duration = Duration::from_secs(60);
+
+/// `None` for an anonymous login, and while its credential is held back.
 type Obtained = Option<Arc<Credential>>;
 
 /// Keeps the credential of one login. A failure to obtain it is never kept.
 pub(super) struct CredentialCache {
     login: Login,
-    /// Guards one pointer, never held while waiting.
-    kept: Mutex<Obtained>,
+    /// The upstream's, for the log.
+    namespace: Arc<str>,
+    /// Guards small values, never held while waiting.
+    state: Mutex<State>,
     flights: Arc<Flights<(), Result<Obtained, Error>>>,
 }
 
+#[derive(Default)]
+struct State {
+    kept: Obtained,
+    /// The credential that was refused last. It is not shown before the hold is over; another one is.
+    refused: Option<(Arc<Credential>, Hold)>,
+    /// One that was taken, and when. If it is refused soon after, the repository is why.
+    proven: Option<(Arc<Credential>, Instant)>,
+}
+
 impl CredentialCache {
-    pub(super) fn new(login: Login) -> Arc<Self> {
+    pub(super) fn new(login: Login, namespace: &str) -> Arc<Self> {
         Arc::new(Self {
             login,
-            kept: Mutex::default(),
+            namespace: namespace.into(),
+            state: Mutex::default(),
             flights: Arc::default(),
         })
     }
@@ -32,12 +50,92 @@ impl CredentialCache {
         matches!(self.login, Login::Anonymous)
     }
 
-    /// The credential, obtained if none is kept that is current.
+    /// The credential to show, obtained if none is kept that is current.
     pub(super) async fn credential(self: &Arc<Self>) -> Result<Obtained, Error> {
+        let obtained = self.obtained().await?;
+        let mut state = self.state();
+        let Some((credential, (refused, hold))) = obtained.as_ref().zip(state.refused.as_ref())
+        else {
+            return Ok(obtained);
+        };
+        if !credential.same(refused) {
+            state.refused = None;
+            return Ok(obtained);
+        }
+        match hold.lasts(Instant::now()) {
+            true => Ok(None),
+            false => Ok(obtained),
+        }
+    }
+
+    /// Whether the login is asked for as if it were anonymous, because its credential is held back.
+    pub(super) async fn is_held(self: &Arc<Self>) -> bool {
+        // Without a refusal nothing is read.
+        self.may_be_held() && matches!(self.credential().await, Ok(None))
+    }
+
+    /// The same, without a look at whether the credential has changed.
+    pub(super) fn may_be_held(&self) -> bool {
+        let state = self.state();
+        let refused = state.refused.as_ref();
+        refused.is_some_and(|(_, hold)| hold.lasts(Instant::now()))
+    }
+
+    /// Obtains the credential again; `None` if it is still the same.
+    pub(super) async fn changed_from(
+        self: &Arc<Self>,
+        known: &Arc<Credential>,
+    ) -> Result<Obtained, Error> {
+        self.state().kept.take_if(|kept| kept.same(known));
+        let obtained = self.obtained().await?;
+        Ok(obtained.filter(|credential| !credential.same(known)))
+    }
+
+    /// It was refused, whatever was asked for with it: it is not shown for a while.
+    pub(super) fn hold(&self, refused: &Arc<Credential>) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let earlier = state.refused.take();
+        let earlier = earlier.filter(|(known, _)| known.same(refused));
+        let mut hold = earlier.map(|(_, hold)| hold).unwrap_or_default();
+        let begun = hold.refused(now);
+        state.refused = Some((Arc::clone(refused), hold));
+        state.proven = None;
+        drop(state);
+        if let Some(pause) = begun {
+            let (upstream, words) = (&self.namespace, self.refusal());
+            tracing::warn!(%upstream, identity = self.login.name(), ?pause, "{words}; it is not tried again before this is over, unless it changes, and others or nobody are asked as meanwhile");
+        }
+    }
+
+    /// What to say of a credential that was refused.
+    pub(super) fn refusal(&self) -> String {
+        let user = self.login.name();
+        match self.login.password_file() {
+            Some(path) => format!(
+                "the registry refused user {user}; is the password in password_file {} right?",
+                path.display()
+            ),
+            None => format!("the registry refused user {user}; is the password right?"),
+        }
+    }
+
+    /// It was taken.
+    pub(super) fn prove(&self, credential: &Arc<Credential>) {
+        self.state().proven = Some((Arc::clone(credential), Instant::now()));
+    }
+
+    pub(super) fn is_proven(&self, credential: &Credential) -> bool {
+        let state = self.state();
+        let proven = state.proven.as_ref();
+        proven.is_some_and(|(known, at)| known.same(credential) && at.elapsed() < PROVEN_FOR)
+    }
+
+    async fn obtained(self: &Arc<Self>) -> Result<Obtained, Error> {
         if self.is_anonymous() {
             return Ok(None);
         }
-        let kept = self.kept().clone();
+        let kept = self.state().kept.clone();
         if let Some(kept) = kept.filter(|kept| kept.is_current()) {
             return Ok(Some(kept));
         }
@@ -46,7 +144,7 @@ impl CredentialCache {
             let obtained = this.login.credential().await;
             let obtained = obtained.map(|credential| credential.map(Arc::new));
             if let Ok(credential) = &obtained {
-                this.kept().clone_from(credential);
+                this.state().kept.clone_from(credential);
             }
             slot.publish(obtained.map_err(|detail| Error::Credentials(detail.into())));
         });
@@ -56,18 +154,8 @@ impl CredentialCache {
             .map_err(|_| Error::unavailable("reading the credentials was called off"))?
     }
 
-    /// Obtains the credential again after `refused` was refused; `None` if it is still the same.
-    pub(super) async fn other_than(
-        self: &Arc<Self>,
-        refused: &Arc<Credential>,
-    ) -> Result<Obtained, Error> {
-        self.kept().take_if(|kept| kept.same(refused));
-        let obtained = self.credential().await?;
-        Ok(obtained.filter(|credential| !credential.same(refused)))
-    }
-
-    fn kept(&self) -> MutexGuard<'_, Obtained> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -80,7 +168,7 @@ mod tests {
 
     fn login(password: Password) -> Arc<CredentialCache> {
         let user = "u".to_owned();
-        CredentialCache::new(Login::Password { user, password })
+        CredentialCache::new(Login::Password { user, password }, "r.example")
     }
 
     async fn secret(cache: &Arc<CredentialCache>) -> String {
@@ -95,12 +183,33 @@ mod tests {
         let cache = login(Password::File(file.path().to_owned()));
         let old = cache.credential().await.unwrap().unwrap();
         assert_eq!(old.secret.expose(), "old");
-        assert!(cache.other_than(&old).await.unwrap().is_none());
+        assert!(cache.changed_from(&old).await.unwrap().is_none());
         std::fs::write(&file, "new\n").unwrap();
         assert_eq!(secret(&cache).await, "old", "it is kept for a second");
-        let new = cache.other_than(&old).await.unwrap().unwrap();
+        let new = cache.changed_from(&old).await.unwrap().unwrap();
         assert_eq!(new.secret.expose(), "new");
         assert_eq!(secret(&cache).await, "new");
+    }
+
+    #[tokio::test]
+    async fn a_refused_password_is_held_back_until_it_changes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "wrong").unwrap();
+        let cache = login(Password::File(file.path().to_owned()));
+        let wrong = cache.credential().await.unwrap().unwrap();
+        assert!(!cache.is_held().await);
+        assert!(cache.changed_from(&wrong).await.unwrap().is_none());
+        cache.hold(&wrong);
+        assert!(
+            cache.credential().await.unwrap().is_none(),
+            "it is not shown"
+        );
+        assert!(cache.is_held().await);
+        std::fs::write(&file, "right").unwrap();
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert!(!cache.is_held().await);
+        assert_eq!(secret(&cache).await, "right");
+        assert!(!cache.may_be_held());
     }
 
     #[tokio::test]
@@ -125,7 +234,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_anonymous_login_has_no_credential() {
-        let cache = CredentialCache::new(Login::Anonymous);
+        let cache = CredentialCache::new(Login::Anonymous, "r.example");
         assert!(cache.credential().await.unwrap().is_none());
     }
 
@@ -148,7 +257,7 @@ mod tests {
                 tokio::spawn(async move { secret(&cache).await })
             })
             .collect();
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(waiting.iter().all(|it| !it.is_finished()));
         tokio::task::spawn_blocking(move || std::fs::write(path, "late"))
             .await

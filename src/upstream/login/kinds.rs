@@ -1,6 +1,7 @@
 //! The kinds of login, one variant each. A new kind, such as that of ECR, is a variant here, a file in this folder that
 //! obtains its credential, and its keys in `src/config/credentials.rs`.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::credential::Credential;
@@ -26,6 +27,17 @@ impl Login {
         match self {
             Self::Anonymous => "anonymous",
             Self::Password { user, .. } => user,
+        }
+    }
+
+    /// Where its password is, if that is a file.
+    pub(super) fn password_file(&self) -> Option<&Path> {
+        match self {
+            Self::Password {
+                password: Password::File(path),
+                ..
+            } => Some(path),
+            _ => None,
         }
     }
 

@@ -5,12 +5,13 @@
 //!
 //! Reading order: `account` (one account with its quota), `authenticator` (what it sends, how a challenge is answered),
 //! `token` (bearer tokens), `realm` (who may be sent a credential), `cache` (a credential kept while it is current),
-//! [`kinds`] (the kinds of login), [`password`], `credential`.
+//! `hold` (one that was refused), [`kinds`] (the kinds of login), [`password`], `credential`.
 
 pub(super) mod account;
 mod authenticator;
 mod cache;
 mod credential;
+mod hold;
 pub(super) mod kinds;
 pub(super) mod password;
 pub(super) mod realm;

@@ -67,19 +67,28 @@ impl Realm {
     }
 }
 
+/// As whom a token is asked for, and for whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Bearer {
+    /// As the account, for the upstream itself: only that is shown the credential.
+    Account,
+    /// As nobody, for the upstream itself, while the credential is held back.
+    Nobody,
+    /// As nobody, for a host that upstream redirects to.
+    Elsewhere,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TokenId {
-    /// Whether it is for the upstream itself and not for a host that it redirects to: only the upstream itself is shown
-    /// the credential.
-    for_upstream: bool,
+    bearer: Bearer,
     realm: Arc<Realm>,
     scope: Option<String>,
 }
 
 impl TokenId {
-    pub(super) fn new(for_upstream: bool, realm: Arc<Realm>, scope: Option<String>) -> Self {
+    pub(super) fn new(bearer: Bearer, realm: Arc<Realm>, scope: Option<String>) -> Self {
         Self {
-            for_upstream,
+            bearer,
             realm,
             scope,
         }
@@ -87,12 +96,21 @@ impl TokenId {
 }
 
 struct Token {
-    header: HeaderValue,
+    /// The value of `Authorization`. Kept as a secret, so that it is wiped when it is dropped.
+    bearer: Secret,
     issued: Instant,
     renew_after: Duration,
 }
 
 impl Token {
+    fn header(&self) -> Result<HeaderValue, Error> {
+        sensitive(&self.bearer)
+    }
+
+    fn is(&self, header: &HeaderValue) -> bool {
+        header.as_bytes() == self.bearer.expose().as_bytes()
+    }
+
     fn is_good(&self) -> bool {
         self.issued.elapsed() < self.renew_after
     }
@@ -107,7 +125,7 @@ pub(super) struct Tokens {
 impl Tokens {
     pub(super) fn new(credentials: Arc<CredentialCache>, realms: Arc<Realms>, http: Http) -> Self {
         let weigh = |_: &TokenId, token: &Arc<Token>| {
-            u32::try_from(token.header.len() + 512).unwrap_or(u32::MAX)
+            u32::try_from(token.bearer.expose().len() + 512).unwrap_or(u32::MAX)
         };
         Self {
             kept: Cache::builder()
@@ -126,7 +144,7 @@ impl Tokens {
     /// The header with the token for `id`.
     pub(super) async fn get(&self, id: TokenId) -> Result<HeaderValue, Error> {
         if let Some(token) = self.kept.get(&id).filter(|token| token.is_good()) {
-            return Ok(token.header.clone());
+            return token.header();
         }
         let (kept, exchange, key) = (self.kept.clone(), Arc::clone(&self.exchange), id.clone());
         let (landing, _) = self.flights.join(id, |slot| async move {
@@ -144,7 +162,7 @@ impl Tokens {
             .value()
             .await
             .map_err(|_| Error::unavailable("the token exchange was called off"))??;
-        Ok(token.header.clone())
+        token.header()
     }
 
     /// A token for `id` other than the one that upstream has just refused with `error`.
@@ -155,7 +173,7 @@ impl Tokens {
         sent: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, Error> {
         let kept = self.kept.get(&id);
-        if let Some(token) = kept.filter(|token| sent == Some(&token.header)) {
+        if let Some(token) = kept.filter(|token| sent.is_some_and(|sent| token.is(sent))) {
             if error == Some("insufficient_scope") && token.issued.elapsed() < JUST_ISSUED {
                 return Ok(None);
             }
@@ -166,7 +184,7 @@ impl Tokens {
 
     /// Forgets the token that was sent if it was not issued just now, and returns whether it was one of these.
     pub(super) fn forget_expired(&self, sent: &HeaderValue) -> bool {
-        let is_old = |token: &Token| token.header == *sent && token.issued.elapsed() > JUST_ISSUED;
+        let is_old = |token: &Token| token.is(sent) && token.issued.elapsed() > JUST_ISSUED;
         let old = self.kept.iter().find(|(_, token)| is_old(token));
         if let Some((id, _)) = &old {
             self.kept.invalidate(id.as_ref());
@@ -194,21 +212,55 @@ impl Exchange {
     /// Obtains a token; once more if the credential was refused and has changed meanwhile.
     async fn obtain(&self, id: &TokenId) -> Result<Token, Error> {
         let realm = parse_uri(&id.realm.url)?;
-        let with_credential = id.for_upstream && !self.credentials.is_anonymous();
+        let with_credential = id.bearer == Bearer::Account && !self.credentials.is_anonymous();
         let reach = self.realms.check(with_credential, &realm, id.realm.zone)?;
-        if !with_credential {
+        let credential = match with_credential {
+            true => self.credentials.credential().await?,
+            false => None,
+        };
+        let Some(credential) = credential else {
             return self.run(id, None, reach).await;
-        }
-        let credential = self.credentials.credential().await?;
-        match (self.run(id, credential.as_deref(), reach).await, credential) {
-            (Err(denied @ Error::Denied { .. }), Some(refused)) => {
-                match self.credentials.other_than(&refused).await? {
-                    Some(other) => self.run(id, Some(&other), reach).await,
-                    None => Err(denied),
+        };
+        let denied = match self.run(id, Some(&credential), reach).await {
+            Err(denied @ Error::Denied { .. }) => denied,
+            result => {
+                if result.is_ok() {
+                    self.credentials.prove(&credential);
                 }
+                return result;
             }
-            (result, _) => result,
+        };
+        if let Some(other) = self.credentials.changed_from(&credential).await? {
+            return self.run(id, Some(&other), reach).await;
         }
+        if self.credentials.is_proven(&credential) || !self.refuses(&credential, id, reach).await {
+            return Err(denied);
+        }
+        self.credentials.hold(&credential);
+        Err(match denied {
+            Error::Denied { status, .. } => Error::Denied {
+                status,
+                detail: self.credentials.refusal().into(),
+            },
+            error => error,
+        })
+    }
+
+    /// Whether a realm refuses the credential itself, and not what was asked for with it, which is answered by a token
+    /// that allows nothing. Statuses do not tell: there are realms that answer 401 to both, or 403.
+    async fn refuses(&self, credential: &Arc<Credential>, id: &TokenId, reach: Reach) -> bool {
+        if id.scope.is_none() {
+            return true;
+        }
+        let nothing = TokenId {
+            scope: None,
+            ..id.clone()
+        };
+        let result = self.run(&nothing, Some(credential), reach).await;
+        if result.is_ok() {
+            self.credentials.prove(credential);
+        }
+        matches!(result, Err(Error::Denied { .. }))
     }
 
     /// One exchange, within the time that a response header may take.
@@ -220,10 +272,10 @@ impl Exchange {
     ) -> Result<Token, Error> {
         let request = token_request(id, credential)?;
         let until = Instant::now() + self.http.header_limit();
-        let result = match id.for_upstream {
-            true => self.restrained(id, request, reach, until).await,
+        let result = match id.bearer {
+            Bearer::Account | Bearer::Nobody => self.restrained(id, request, reach, until).await,
             // A realm that gives anonymous tokens after a redirect is not the upstream's own.
-            false => self
+            Bearer::Elsewhere => self
                 .ask_realm(request, reach, until)
                 .await
                 .map_err(Error::from),
@@ -375,11 +427,14 @@ impl Exchange {
             .filter(|seconds| *seconds > 0)
             .map_or(DEFAULT_LIFETIME, Duration::from_secs);
         // Renewed when a tenth of its life is left: an exchange takes a moment, and clocks differ.
-        Ok(Token {
-            header: sensitive(&Secret::concat(&["Bearer ", token.expose()]))?,
+        let token = Token {
+            bearer: Secret::concat(&["Bearer ", token.expose()]),
             issued,
             renew_after: lifetime.mul_f64(0.9),
-        })
+        };
+        // One that no header can carry is refused now.
+        token.header()?;
+        Ok(token)
     }
 }
 

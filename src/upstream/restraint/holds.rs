@@ -70,7 +70,7 @@ impl Default for Holds {
 impl Holds {
     /// Asks whether a request about `repository` may be sent; `None` if it is about none.
     pub(crate) fn ask(&mut self, repository: Option<&str>, now: Instant) -> Leave {
-        if let Some(left) = self.origin.left(now) {
+        if let Some(left) = self.held(repository, now) {
             return Leave::Held(left);
         }
         if self.origin.is_struck() {
@@ -78,10 +78,6 @@ impl Holds {
                 true => Leave::Held(PROBING),
                 false => Leave::AfterProbe,
             };
-        }
-        let held = repository.and_then(|name| self.repositories.get(name));
-        if let Some(left) = held.and_then(|held| held.left(now)) {
-            return Leave::Held(left);
         }
         let of_another = |(limited, until): &(String, Instant)| {
             now < *until && repository != Some(limited.as_str())
@@ -91,6 +87,13 @@ impl Holds {
             return Leave::AfterProbe;
         }
         Leave::Granted
+    }
+
+    /// How much longer not to ask about `repository`.
+    pub(crate) fn held(&mut self, repository: Option<&str>, now: Instant) -> Option<Duration> {
+        let held = repository.and_then(|name| self.repositories.get(name));
+        let of_repository = held.and_then(|held| held.left(now));
+        self.origin.left(now).or(of_repository)
     }
 
     /// A question about `repository` was answered with 429; returns how long not to ask about it, and whether that is

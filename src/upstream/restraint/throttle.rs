@@ -59,9 +59,9 @@ impl Throttle {
             let (upstream, host) = (&*self.namespace, &*self.host);
             tracing::warn!(%upstream, host, limit = "abuse", ?pause, "upstream limits; it is not asked before this is over, and what is stored is served");
         }
-        match self.holds().ask(repository, now) {
-            Leave::Held(left) => Err(not_asked(LimitKind::Abuse, left)),
-            Leave::Granted | Leave::AfterProbe => Ok(()),
+        match self.holds().held(repository, now) {
+            Some(left) => Err(not_asked(LimitKind::Abuse, left)),
+            None => Ok(()),
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::PROXY_AUTHORIZATION;
-use http::{Response, Uri};
+use http::{Response, StatusCode, Uri};
 use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -126,17 +126,22 @@ impl Http {
             }
         };
         let status = match &result {
-            Ok(response) => response.status().as_u16().to_string(),
+            Ok(response) => status_word(response.status()),
             Err(FailedTry {
                 error: Error::Silent(_),
                 ..
-            }) => "timeout".to_owned(),
-            Err(_) => "unreachable".to_owned(),
+            }) => "timeout",
+            Err(_) => "unreachable",
         };
-        self.note_up(result.is_ok());
+        // Silence, and a connection that breaks, may be about this one question.
+        match &result {
+            Ok(_) => self.note_up(true),
+            Err(failed) if status == "unreachable" && !failed.transient => self.note_up(false),
+            Err(_) => {}
+        }
         self.metrics
             .upstream_requests
-            .with_label_values(&[&*self.namespace, kind, method.as_str(), &status])
+            .with_label_values(&[&*self.namespace, kind, method.as_str(), status])
             .inc();
         let duration = self
             .metrics
@@ -357,6 +362,24 @@ impl std::fmt::Debug for Body {
     }
 }
 
+/// A status as the metric has it: those that registries use, else its class. Upstream could make a series of each of 900.
+fn status_word(status: StatusCode) -> &'static str {
+    macro_rules! words {
+        ($($code:literal)*) => {
+            match status.as_u16() {
+                $($code => stringify!($code),)*
+                100..200 => "1xx",
+                200..300 => "2xx",
+                300..400 => "3xx",
+                400..500 => "4xx",
+                500..600 => "5xx",
+                _ => "other",
+            }
+        };
+    }
+    words!(200 206 301 302 303 304 307 308 400 401 403 404 405 406 407 410 416 429 500 501 502 503 504)
+}
+
 /// A URL that upstream named, without the user name and password that may be in it: nothing here sends them, and every
 /// log and error would repeat them.
 pub(crate) fn parse_uri(text: &str) -> Result<Uri, Error> {
@@ -458,5 +481,13 @@ mod tests {
             let error = parse_uri(text).unwrap_err().to_string();
             assert!(!error.contains("hunter2"), "{error}");
         }
+    }
+
+    #[test]
+    fn upstream_makes_no_series_of_its_own() {
+        let all = (100..1000).map(|code| status_word(StatusCode::from_u16(code).unwrap()));
+        assert!(all.collect::<std::collections::BTreeSet<_>>().len() < 32);
+        assert_eq!(status_word(StatusCode::OK), "200");
+        assert_eq!(status_word(StatusCode::IM_A_TEAPOT), "4xx");
     }
 }

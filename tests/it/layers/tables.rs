@@ -125,7 +125,7 @@ pub const INSIDE: &[(&str, &str)] = &[
     ),
     (
         "upstream/login",
-        "account authenticator token cache kinds credential password realm",
+        "account authenticator token cache hold kinds credential password realm",
     ),
     (
         "upstream/restraint",

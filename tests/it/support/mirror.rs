@@ -227,6 +227,19 @@ impl Mirror {
 
     /// Waits until a log line satisfies the test.
     #[track_caller]
+    /// The log, once it has the line of a request that failed because of `words`. The line comes after the answer.
+    #[allow(
+        dead_code,
+        reason = "only tests/it asks what the log says of a failure"
+    )]
+    pub fn log_of_failure(&self, words: &str) -> String {
+        self.wait_for_log(Duration::from_secs(10), |line| {
+            let error = log_field(line, "error").and_then(Value::as_str);
+            error.is_some_and(|error| error.contains(words))
+        });
+        self.output()
+    }
+
     pub fn wait_for_log(&self, patience: Duration, test: impl Fn(&Value) -> bool) -> Value {
         let found = self.output.wait_for(patience, |line| {
             let value: Value = serde_json::from_str(line).ok()?;

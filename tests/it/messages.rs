@@ -1,0 +1,189 @@
+//! What is said of an upstream that cannot be used: to clients the kind of error alone, to the operator what to do.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+use http::StatusCode;
+
+use crate::support::loopback::any_port;
+use crate::support::tls::{Certificate, Front};
+use crate::support::{
+    FakeRegistry, Fault, Mirror, MirrorConfig, On, REPO, TAG, client, image, scene,
+};
+
+/// What `check --online` says of one upstream, and its exit code.
+fn check_online(url: &str, more: &str) -> (Option<i32>, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("p.toml");
+    let config = format!("[upstream.\"docker.io\"]\nurl = \"{url}\"\n{more}\n");
+    std::fs::write(&path, config).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_pierglass"))
+        .args(["check", "--online", "--config"])
+        .arg(&path)
+        .env_clear()
+        .env("HOME", directory.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+/// The advice is in `check --online` and in the log, and neither it nor the host in what a client gets.
+async fn assert_advised(url: &str, advice: &str) {
+    let (code, words) = check_online(url, "");
+    assert_eq!(code, Some(1), "{words}");
+    assert!(words.contains(advice), "{advice}: {words}");
+    let mirror = Mirror::start(MirrorConfig::for_url(url));
+    let answer = mirror.manifest(REPO, TAG).await;
+    assert!(!answer.status.is_success());
+    mirror.log_of_failure(advice);
+    let text = answer.text();
+    assert!(!text.contains(advice) && !text.contains("127."), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_to_a_plain_port_and_the_other_way_round_say_what_to_write() {
+    let registry = scene::registry_with(FakeRegistry::builder(), &image(1));
+    // What most servers do with bytes that are no request.
+    let listener = TcpListener::bind(any_port()).unwrap();
+    let tls = format!("https://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    assert_advised(&tls, "does not speak TLS; if that is right, write http://").await;
+    let certificate = Certificate::new();
+    let front = Front::start(&certificate, registry.authority()).await;
+    let plain = format!("http://{}", front.address);
+    assert_advised(&plain, "if it speaks TLS, write https://").await;
+    // A server that answers such a request in words, as those in Go do.
+    let words = "Client sent an HTTP request to an HTTPS server.\n";
+    let fault = Fault::Status(400, words.to_owned(), Vec::new());
+    registry.fault(On::any().forever(), fault);
+    assert_advised(&registry.url(), "it speaks TLS; write https://").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authority_that_is_not_trusted_says_how_to_trust_it() {
+    let registry = scene::registry_with(FakeRegistry::builder(), &image(1));
+    let certificate = Certificate::new();
+    let front = Front::start(&certificate, registry.authority()).await;
+    let url = format!("https://{}", front.address);
+    assert_advised(&url, "set ca_file to the authority's certificate").await;
+}
+
+#[test]
+fn what_is_no_registry_is_called_so() {
+    let registry = FakeRegistry::builder().start_now();
+    for (fault, advice) in [
+        (Fault::status(404), "/v2/ answers 404: there is no registry"),
+        (
+            Fault::Html(200),
+            "/v2/ answers with a page: there is no registry",
+        ),
+    ] {
+        registry.fault(On::any().forever(), fault);
+        let (code, words) = check_online(&registry.url(), "");
+        assert_eq!(code, Some(1), "{words}");
+        assert!(
+            words.contains(advice) && words.contains(&registry.url()),
+            "{words}"
+        );
+        registry.clear_faults();
+    }
+    let (code, words) = check_online(&registry.url(), "");
+    assert_eq!(code, Some(0), "{words}");
+}
+
+#[test]
+fn a_wrong_password_names_the_user_and_the_file() {
+    for builder in [
+        FakeRegistry::builder().basic("lab", "right"),
+        FakeRegistry::builder().bearer(Some(("lab", "right"))),
+    ] {
+        let registry = builder.start_now();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "wrong").unwrap();
+        let path = file.path().display();
+        let login = format!("username = \"lab\"\npassword_file = \"{path}\"");
+        let (code, words) = check_online(&registry.url(), &login);
+        assert_eq!(code, Some(1), "{words}");
+        let advice = format!(
+            "the registry refused user lab; is the password in password_file {path} right?"
+        );
+        assert!(words.contains(&advice), "{words}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_were_told_files_hosts_and_causes() {
+    let registry = FakeRegistry::builder()
+        .bearer(Some(("lab", "right")))
+        .start()
+        .await;
+    let file = tempfile::NamedTempFile::with_prefix("secret-place").unwrap();
+    std::fs::write(&file, "right").unwrap();
+    let path = file.path().display().to_string();
+    let login = format!("username = \"lab\"\npassword_file = \"{path}\"");
+    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).toml(&login));
+    drop(file);
+    let answer = mirror.manifest(REPO, TAG).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    for word in ["secret-place", "os error", "127."] {
+        assert!(!answer.text().contains(word), "{}", answer.text());
+    }
+    let log = mirror.log_of_failure(&path);
+    assert!(log.contains("os error"), "{log}");
+    let gone = format!("http://{}", any_port().ip());
+    let mirror = Mirror::start(MirrorConfig::for_url(&gone));
+    let answer = mirror.manifest(REPO, TAG).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(!answer.text().contains("127."), "{}", answer.text());
+    mirror.log_of_failure("refused");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_words_of_upstream_made_long_lines() {
+    let (registry, mirror, _) = scene::cold_image(|config| config.asking_each_time());
+    let long = "x".repeat(20_000);
+    let header =
+        |name: &str, value: String| Fault::Status(200, "{}".into(), vec![(name.to_owned(), value)]);
+    let redirect = vec![("Location".to_owned(), format!("http://{long}.invalid/"))];
+    for fault in [
+        header("Content-Encoding", long.clone()),
+        Fault::Status(307, String::new(), redirect),
+        Fault::Status(400, "{}".into(), Vec::new()),
+    ] {
+        registry.fault(On::manifest(), fault);
+        let answer = mirror.manifest(REPO, TAG).await;
+        assert!(answer.status.is_server_error());
+        assert!(answer.text().len() < 500, "{}", answer.text());
+    }
+    let log = mirror.output();
+    let longest = log.lines().map(str::len).max().unwrap();
+    assert!(longest < 4096, "{longest}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstream_chose_the_series_of_a_metric() {
+    let (registry, mirror, _) = scene::cold_image(|config| config.asking_each_time());
+    for status in (540..600).chain(440..470) {
+        registry.fault(On::manifest(), Fault::status(status));
+        let name = format!("acme/app{status}");
+        mirror.manifest(&name, TAG).await;
+    }
+    let metrics = client::get(&format!("{}/metrics", mirror.admin_url()), &[]).await;
+    let text = metrics.unwrap().text();
+    let series = text
+        .lines()
+        .filter(|line| line.starts_with("pierglass_upstream_requests_total"));
+    assert!(series.count() < 12, "{text}");
+    let fives = mirror
+        .metric("pierglass_upstream_requests_total", &[("status", "5xx")])
+        .await;
+    assert!(fives >= Some(50.0), "{fives:?}");
+}
