@@ -7,6 +7,7 @@
 //! what a user sees down to what everything stands on:
 //!
 //! - [`cli`]: the commands, one file each: their flags, what they do, what they print.
+//! - [`fuzzing`]: parsers of what upstream says, for fuzz targets.
 //! - [`app`]: builds all parts from a configuration, starts them and stops them. It decides nothing about a request.
 //! - [`config`]: reads the file, the environment and the flags; gives settings, or every mistake at once.
 //! - [`server`]: connections, requests, responses, bodies; the admin address. The only place that knows HTTP towards
@@ -41,6 +42,7 @@ mod app;
 pub mod cli;
 mod config;
 mod flight;
+pub mod fuzzing;
 pub mod headers;
 mod logging;
 pub mod memory;

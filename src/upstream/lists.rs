@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::LINK;
 use http::{HeaderMap, Method, StatusCode};
 
@@ -39,21 +40,23 @@ pub(super) async fn tags(
     client: &Client,
     repository: &Repository,
     memory: &Memory,
-) -> Result<String, Error> {
+) -> Result<Bytes, Error> {
     let found = |reply: &Reply| reply.status.is_success();
     let question = Question {
         answers: NO_SUCH_PAGE,
         ..tags_question(repository, Some(FULL_PAGE))
     };
-    let list = match pages(client, question, found, Tags::default(), memory).await? {
-        Some(list) => list,
+    let listed = match pages(client, question, found, Tags::default(), memory).await? {
+        Some(listed) => listed,
         None => {
             let question = tags_question(repository, None);
-            let list = pages(client, question, found, Tags::default(), memory).await?;
-            list.unwrap_or_default()
+            let listed = pages(client, question, found, Tags::default(), memory).await?;
+            listed.unwrap_or_default()
         }
     };
-    Ok(work_on(list.length, move || list.tags.into_lines()).await)
+    let (list, held) = listed;
+    let lines = work_on(list.length, move || list.tags.into_lines()).await;
+    Ok(held.with(lines.into()))
 }
 
 /// Whether upstream has the repository and shows it: a 404 for one thing in it can also come from a load balancer
@@ -77,13 +80,13 @@ pub(super) async fn has_repository(
     page.is_ok_and(|page| TagList::is_page(&page))
 }
 
-/// The manifests that refer to one; `None` if upstream does not have that API.
+/// The manifests that refer to one, and the room they take; `None` if upstream does not have that API.
 pub(super) async fn referrers(
     client: &Client,
     repository: &Repository,
     digest: &Digest,
     memory: &Memory,
-) -> Result<Option<Referrers>, Error> {
+) -> Result<Option<(Referrers, Held)>, Error> {
     let endpoint = Endpoint::Referrers {
         repository: repository.clone(),
         digest: digest.clone(),
@@ -135,14 +138,14 @@ impl List for Referrers {
     }
 }
 
-/// The list that the pages make; `None` if the first reply is not a page of one.
+/// The list that the pages make, and the room it takes; `None` if the first reply is not a page of one.
 async fn pages<L: List>(
     client: &Client,
     question: Question,
     is_page: impl Fn(&Reply) -> bool,
     list: L,
     memory: &Memory,
-) -> Result<Option<L>, Error> {
+) -> Result<Option<(L, Held)>, Error> {
     let walk = walk(client, question, is_page, list, memory);
     // The state of a walk is large, and there is one for every list that is asked for.
     match tokio::time::timeout(WITHIN, Box::pin(walk)).await {
@@ -160,7 +163,7 @@ async fn walk<L: List>(
     is_page: impl Fn(&Reply) -> bool,
     mut list: L,
     memory: &Memory,
-) -> Result<Option<L>, Error> {
+) -> Result<Option<(L, Held)>, Error> {
     let mut length = 0;
     // For the list itself: it is no longer than its pages together.
     let mut held = Held::default();
@@ -183,7 +186,7 @@ async fn walk<L: List>(
         });
         list = added.await.map_err(Error::wrong)?;
         match next {
-            None => return Ok(Some(list)),
+            None => return Ok(Some((list, held))),
             Some(query) if length <= MAX_LIST && question.query.as_ref() != Some(&query) => {
                 question.query = Some(query);
             }

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::headers::range::Span;
-use crate::memory::Memory;
+use crate::memory::{Held, Memory};
 use crate::metrics::Metrics;
 use crate::oci::digest::Digest;
 use crate::oci::name::{Namespace, Reference, Repository};
@@ -43,6 +43,14 @@ pub(crate) use wire::http::Body;
 pub(crate) use wire::settings::{ConnectionSettings, Proxy, Timeouts};
 
 use asking::failover::Endpoints;
+
+/// How answers are read, for fuzz targets.
+pub(crate) mod answers {
+    pub(crate) use super::asking::refusal::detail as refusal;
+    pub(crate) use super::login::token::is_token;
+    pub(crate) use super::restraint::backoff::retry_after;
+    pub(crate) use super::search::is_search;
+}
 
 pub(crate) struct Upstream {
     settings: Settings,
@@ -148,7 +156,7 @@ impl Upstream {
     }
 
     /// All tags of a repository, sorted, one to a line, without names that are not valid as a tag.
-    pub(crate) async fn tags(&self, repository: &Repository) -> Result<String, Error> {
+    pub(crate) async fn tags(&self, repository: &Repository) -> Result<Bytes, Error> {
         lists::tags(self.endpoints.registry(), repository, &self.memory).await
     }
 
@@ -157,12 +165,12 @@ impl Upstream {
         lists::has_repository(self.endpoints.registry(), repository, &self.memory).await
     }
 
-    /// The manifests that refer to one; `None` if upstream does not have that API.
+    /// The manifests that refer to one, and the room they take; `None` if upstream does not have that API.
     pub(crate) async fn referrers(
         &self,
         repository: &Repository,
         digest: &Digest,
-    ) -> Result<Option<Referrers>, Error> {
+    ) -> Result<Option<(Referrers, Held)>, Error> {
         lists::referrers(self.endpoints.registry(), repository, digest, &self.memory).await
     }
 
@@ -170,6 +178,11 @@ impl Upstream {
     pub(crate) async fn search(&self, query: String) -> Result<Bytes, Error> {
         let elsewhere = hub::search(&self.settings.namespace, self.settings.url.host());
         search::search(self.endpoints.registry(), elsewhere, query, &self.memory).await
+    }
+
+    /// The room for what is made of its answers.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// A body from an endpoint was wrong: for a while, blobs are asked of the registry itself alone.

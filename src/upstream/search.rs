@@ -51,9 +51,14 @@ pub(super) async fn search(
         .collect(MAX_RESULTS, "the search", client.deadline(), memory)
         .await?;
     // Many servers have a page for every path, and podman takes a page for a broken registry.
-    serde_json::from_slice::<Results>(&bytes)
-        .map(|_| bytes)
-        .map_err(|_| Error::NotFound)
+    match is_search(&bytes) {
+        true => Ok(bytes),
+        false => Err(Error::NotFound),
+    }
+}
+
+pub(crate) fn is_search(body: &[u8]) -> bool {
+    serde_json::from_slice::<Results>(body).is_ok()
 }
 
 #[cfg(test)]
@@ -62,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_page_is_no_search() {
-        let is = |text: &str| serde_json::from_slice::<Results>(text.as_bytes()).is_ok();
+        let is = |text: &str| is_search(text.as_bytes());
         assert!(is(r#"{"query":"x","num_results":0,"results":[]}"#));
         assert!(is(
             r#"{"results":[{"name":"library/nginx","star_count":1}]}"#

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::memory::work_on;
+use crate::memory::{Held, work_on};
 use crate::mirror::answer::{Error, Outcome, Want};
 use crate::mirror::manifest::digest::ManifestAnswer;
 use crate::mirror::manifest::tag::ByTag;
@@ -27,21 +27,21 @@ pub(super) async fn fetch(
     digest: &Digest,
 ) -> Answered<Fetched> {
     let upstream = context.site.upstream();
-    let (referrers, tag) = match upstream.referrers(&name.repository, digest).await? {
-        Some(referrers) => (Some(referrers), None),
+    let (listed, tag) = match upstream.referrers(&name.repository, digest).await? {
+        Some(listed) => (Some(listed), None),
         None => under_fallback_tag(tags, context, name, digest).await?,
     };
     let age = tag.as_ref().map_or(Duration::ZERO, |tag| tag.age);
     let stale = tag.filter(|tag| tag.outcome == Outcome::Stale);
     let now = SystemTime::now();
-    let is_refusal = referrers.is_none();
-    let referrers = referrers.unwrap_or_default();
+    let is_refusal = listed.is_none();
+    let (referrers, held) = listed.unwrap_or_default();
     Ok(Fetched {
         is_empty: referrers.is_empty(),
         is_refusal,
         stale: stale.map(|tag| tag.outcome),
         listing: StoredListing {
-            bytes: referrers.into_text().into(),
+            bytes: held.with(referrers.into_text().into()),
             // What came by a tag is as old as what is known of the tag.
             fetched_at: now.checked_sub(age).unwrap_or(now),
         },
@@ -55,7 +55,7 @@ async fn under_fallback_tag(
     context: &Context,
     name: &QualifiedName,
     digest: &Digest,
-) -> Answered<(Option<Referrers>, Option<ManifestAnswer>)> {
+) -> Answered<(Option<(Referrers, Held)>, Option<ManifestAnswer>)> {
     let Some(tag) = fallback_tag(digest) else {
         return Ok((None, None));
     };
@@ -64,11 +64,11 @@ async fn under_fallback_tag(
             // A user may have pushed that tag, and what is not an index says nothing of referrers.
             let index = manifest.content.clone();
             let index = index.filter(|_| manifest.media_type == OCI_INDEX);
-            let referrers = match index {
-                Some(index) => work_on(index.len(), move || referrers_of(&index)).await,
-                None => Referrers::default(),
-            };
-            Ok((Some(referrers), Some(manifest)))
+            let index = index.unwrap_or_default();
+            let held = context.site.upstream().memory().hold(index.len()).await;
+            let held = held.map_err(upstream::Error::Busy)?;
+            let referrers = work_on(index.len(), move || referrers_of(&index)).await;
+            Ok((Some((referrers, held)), Some(manifest)))
         }
         // Only upstream's own word makes an empty list; that it is away does not.
         Err(Error::Upstream(error)) => Err(error),

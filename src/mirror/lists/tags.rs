@@ -16,7 +16,7 @@ pub(super) async fn fetch(site: &Site, name: &QualifiedName) -> Answered<Fetched
         is_refusal: false,
         stale: None,
         listing: StoredListing {
-            bytes: lines.into(),
+            bytes: lines,
             fetched_at: SystemTime::now(),
         },
     })

@@ -8,7 +8,7 @@
 pub(super) mod client;
 pub(super) mod failover;
 mod redirect;
-mod refusal;
+pub(super) mod refusal;
 pub(super) mod request;
 mod retry;
 mod transport;

@@ -60,7 +60,7 @@ pub(super) async fn read(
 }
 
 /// The first message of an OCI error body, else only the status: what is not JSON (a proxy's HTML) is not repeated.
-fn detail(status: StatusCode, body: &[u8]) -> String {
+pub(crate) fn detail(status: StatusCode, body: &[u8]) -> String {
     let json = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
     let error = json.get("errors").and_then(|errors| errors.get(0));
     let message = error

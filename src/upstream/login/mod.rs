@@ -15,4 +15,4 @@ mod hold;
 pub(super) mod kinds;
 pub(super) mod password;
 pub(super) mod realm;
-mod token;
+pub(super) mod token;

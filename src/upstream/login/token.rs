@@ -208,6 +208,10 @@ struct TokenAnswer {
     expires_in: Option<u64>,
 }
 
+pub(crate) fn is_token(body: &[u8]) -> bool {
+    serde_json::from_slice::<TokenAnswer>(body).is_ok()
+}
+
 impl Exchange {
     /// Obtains a token; once more if the credential was refused and has changed meanwhile.
     async fn obtain(&self, id: &TokenId) -> Result<Token, Error> {

@@ -10,6 +10,7 @@ pub const ALLOWED: &[(&str, &[&str])] = &[
             "upstream",
         ],
     ),
+    ("fuzzing", &["upstream"]),
     // Wires everything together.
     (
         "app",
