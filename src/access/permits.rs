@@ -17,6 +17,7 @@ use prometheus::IntCounterVec;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::client::ClientId;
+use super::misses::{Misses, OverRate};
 
 /// How long a permit is waited for: less than clients wait for an answer (Docker gives `/v2/` 15 s).
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -32,6 +33,8 @@ pub(crate) struct PerClient {
     pub requests: Option<usize>,
     /// Transfers from upstream that it started, whether it still waits for them or not.
     pub fills: Option<usize>,
+    /// Questions to upstream that it causes in a minute.
+    pub misses: Option<usize>,
 }
 
 /// The shares of all clients that have something.
@@ -39,15 +42,26 @@ pub(crate) struct Shares {
     /// Guards the table alone, for a look or an entry. Nothing may be dropped under it: a share locks it too.
     table: Mutex<HashMap<ClientId, Weak<Share>>>,
     limits: PerClient,
+    misses: Misses,
     limited: IntCounterVec,
+    /// Requests being answered, of all clients, and how many there may be.
+    requests: AtomicUsize,
+    most_requests: usize,
 }
 
 impl Shares {
-    pub(crate) fn new(limits: PerClient, limited: IntCounterVec) -> Arc<Self> {
+    pub(crate) fn new(
+        limits: PerClient,
+        most_requests: usize,
+        limited: IntCounterVec,
+    ) -> Arc<Self> {
         Arc::new(Self {
             table: Mutex::default(),
             limits,
+            misses: Misses::new(limits.misses),
             limited,
+            requests: AtomicUsize::new(0),
+            most_requests,
         })
     }
 
@@ -101,9 +115,16 @@ impl Share {
         self.take(&self.connections).await
     }
 
-    /// A permit for one more request.
+    /// A permit for one more request. Past the limit of all clients together it is refused at once.
     pub(crate) async fn request(self: &Arc<Self>) -> Result<Permit, OverShare> {
-        self.take(&self.requests).await
+        let mut permit = self.take(&self.requests).await?;
+        // Also where it is refused: dropping the permit gives it back.
+        permit.of_all = true;
+        if self.home.requests.fetch_add(1, Ordering::Relaxed) < self.home.most_requests {
+            return Ok(permit);
+        }
+        self.count("all_requests", "refused");
+        Err(OverShare::ALL)
     }
 
     async fn take(self: &Arc<Self>, limit: &Limit) -> Result<Permit, OverShare> {
@@ -111,8 +132,14 @@ impl Share {
         Ok(self.permit(permit))
     }
 
+    fn count(&self, limit: &str, result: &str) {
+        let limited = &self.home.limited;
+        limited.with_label_values(&[limit, result]).inc();
+    }
+
     fn permit(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Permit {
         Permit {
+            of_all: false,
             _permit: permit,
             share: Arc::clone(self),
         }
@@ -134,6 +161,8 @@ impl Drop for Share {
 
 /// One of what a client may have; given back when dropped.
 pub(crate) struct Permit {
+    /// It counts as one of the requests of all clients.
+    of_all: bool,
     _permit: OwnedSemaphorePermit,
     share: Arc<Share>,
 }
@@ -143,28 +172,52 @@ impl Permit {
     pub(crate) async fn fill(&self) -> Result<Self, OverShare> {
         self.share.take(&self.share.fills).await
     }
+
+    /// The same, if one is free at once.
+    pub(crate) fn try_fill(&self) -> Option<Self> {
+        let permit = self.share.fills.try_take()?;
+        Some(self.share.permit(permit))
+    }
+
+    /// Counts a question to upstream that the client causes.
+    pub(crate) fn miss(&self) -> Result<(), OverRate> {
+        let share = &self.share;
+        let counted = share.home.misses.take(share.client);
+        counted.inspect_err(|_| share.count("misses", "refused"))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.of_all {
+            self.share.home.requests.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A client has as much as it may, and gave nothing of it back in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OverShare {
-    /// What it has too many of.
-    of: &'static str,
+    /// What it has too many of; `None` if all clients together have too many requests.
+    of: Option<&'static str>,
 }
 
 impl OverShare {
+    const ALL: Self = Self { of: None };
+
     pub(crate) fn connections() -> Self {
-        Self { of: "connections" }
+        Self {
+            of: Some("connections"),
+        }
     }
 }
 
 impl std::fmt::Display for OverShare {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "this client has more {} at a time than its share",
-            self.of
-        )
+        match self.of {
+            Some(of) => write!(f, "this client has more {of} at a time than its share"),
+            None => f.write_str("this mirror answers as many requests at a time as it may"),
+        }
     }
 }
 
@@ -198,7 +251,7 @@ impl Limit {
             return Ok(permit);
         }
         let count = |result| limited.with_label_values(&[self.of, result]).inc();
-        let over = OverShare { of: self.of };
+        let over = OverShare { of: Some(self.of) };
         let Some(_waiting) = Waiting::new(self) else {
             count("refused");
             return Err(over);
@@ -244,7 +297,7 @@ mod tests {
             requests: Some(requests),
             ..PerClient::default()
         };
-        (Shares::new(limits, limited.clone()), limited)
+        (Shares::new(limits, 3, limited.clone()), limited)
     }
 
     fn share(shares: &Arc<Shares>, address: &str) -> Arc<Share> {
@@ -267,6 +320,23 @@ mod tests {
         assert!(waiting.await.unwrap());
         let count = |result| limited.with_label_values(&["requests", result]).get();
         assert_eq!((count("waited"), count("refused")), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn many_clients_together_have_a_limit_too() {
+        let (shares, limited) = shares(100);
+        let mut taken = Vec::new();
+        for last in 1..=3 {
+            let share = share(&shares, &format!("192.0.2.{last}"));
+            taken.push(share.request().await.unwrap());
+        }
+        let last = share(&shares, "192.0.2.4");
+        assert_eq!(last.request().await.err(), Some(OverShare::ALL));
+        assert_eq!(last.request().await.err(), Some(OverShare::ALL));
+        let refused = limited.with_label_values(&["all_requests", "refused"]);
+        assert_eq!(refused.get(), 2);
+        taken.pop();
+        last.request().await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -37,7 +37,7 @@ mod tests {
     fn everything_may_be_pulled_and_nothing_changed() {
         let address = IpAddr::from([192, 0, 2, 1]);
         let limited = IntCounterVec::new(Opts::new("limited", "-"), &["limit", "result"]).unwrap();
-        let share = Shares::new(PerClient::default(), limited).of(address);
+        let share = Shares::new(PerClient::default(), 1, limited).of(address);
         let caller = Caller::new(address, share);
         let may = |verb, kind| authorize(&caller, &Action::new(verb, kind));
         for kind in [

@@ -40,7 +40,12 @@ pub(super) fn limits_for_clients(
             "the limit on open files allows fewer connections than max_connections; for {wanted} raise it to {needed} (ulimit -n, LimitNOFILE=)"
         );
     }
-    let connections = ConnectionLimit::new(wanted.min(possible), settings.per_client, metrics);
+    let connections = ConnectionLimit::new(
+        wanted.min(possible),
+        settings.max_requests,
+        settings.per_client,
+        metrics,
+    );
     limits(settings, connections)
 }
 
@@ -54,7 +59,12 @@ pub(super) fn limits_for_admin(settings: &server::Settings, metrics: &Metrics) -
         connections: Some(ADMIN_CONNECTIONS_PER_CLIENT),
         ..PerClient::default()
     };
-    let connections = ConnectionLimit::new(ADMIN_CONNECTIONS, per_client, metrics);
+    let connections = ConnectionLimit::new(
+        ADMIN_CONNECTIONS,
+        settings.max_requests,
+        per_client,
+        metrics,
+    );
     limits(settings, connections)
 }
 

@@ -79,6 +79,8 @@ keys! {
         MAX_CONNECTIONS: "max_connections" = "16000", "Connections of clients at a time; more of them wait.";
         MAX_CONNECTIONS_PER_CLIENT: "max_connections_per_client",
             "Of one address (IPv6: /64), or \"none\". Default: three quarters of max_connections.";
+        MAX_REQUESTS: "max_requests" = "16000",
+            "Requests answered at a time, of all clients; more of them are told to come back.";
         MAX_REQUESTS_PER_CLIENT: "max_requests_per_client" = "1000",
             "Requests of one address answered at a time, or \"none\"; more of them wait.";
         MAX_FILLS_PER_CLIENT: "max_fills_per_client" = "256",
@@ -87,6 +89,8 @@ keys! {
             "Manifests and lists in memory at a time, remembered ones included; without room in 5 s the answer is 503.";
         MAX_MANIFEST: "max_manifest" = "4MiB",
             "The largest manifest that is taken from upstream; clients take no more than 4 MiB.";
+        MAX_MISSES_PER_CLIENT: "max_misses_per_client" = "3000",
+            "Questions to upstream that one address causes in a minute, or \"none\"; more of them are refused.";
         HEADER_TIMEOUT: "header_timeout" = "60s",
             "A client may take this long to send a request's header, or to stay idle between two.";
         IDLE_TIMEOUT: "idle_timeout" = "60s", "A client that takes no byte of its answer for this long is cut off.";
@@ -122,7 +126,7 @@ keys! {
         UPSTREAM_CONNECT_TIMEOUT: "connect_timeout" = "5s", "How long a connection may take to be made, TLS included.";
         UPSTREAM_HEADER_TIMEOUT: "header_timeout" = "10s", "How long an answer may take to begin.";
         UPSTREAM_IDLE_TIMEOUT: "idle_timeout" = "30s",
-            "An answer that brings no byte for this long is given up and resumed.";
+            "An answer that brings no byte for this long, or next to nothing for four times as long, is given up and resumed.";
     }
     [FRESHNESS, UPSTREAM] {
         TAG_TTL: "tag_ttl" = "60s", "A tag is served this long without asking upstream.";

@@ -220,8 +220,10 @@ fn server(
     let allowed_hosts = lookup.required(&keys::ALLOWED_HOSTS, url::hosts);
     let max_connections = lookup.required(&keys::MAX_CONNECTIONS, value::connections);
     let of_client = lookup.optional(&keys::MAX_CONNECTIONS_PER_CLIENT, value::limit);
+    let max_requests = lookup.required(&keys::MAX_REQUESTS, value::connections);
     let requests = lookup.required(&keys::MAX_REQUESTS_PER_CLIENT, value::limit);
     let fills = lookup.required(&keys::MAX_FILLS_PER_CLIENT, value::limit);
+    let misses = lookup.required(&keys::MAX_MISSES_PER_CLIENT, value::limit);
     let header_timeout = lookup.required(&keys::HEADER_TIMEOUT, value::timeout);
     let idle_timeout = lookup.required(&keys::IDLE_TIMEOUT, value::timeout);
     let drain_timeout = lookup.required(&keys::DRAIN_TIMEOUT, value::duration);
@@ -250,6 +252,7 @@ fn server(
         connections: of_client?.unwrap_or(Some(three_quarters)),
         requests: requests?,
         fills: fills?,
+        misses: misses?,
     };
     Ok(server::Settings {
         listen,
@@ -258,6 +261,7 @@ fn server(
         admin_token_file: admin_token_file?,
         allowed_hosts: allowed_hosts?,
         max_connections,
+        max_requests: max_requests?,
         per_client,
         header_timeout: header_timeout?,
         idle_timeout: idle_timeout?,

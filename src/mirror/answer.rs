@@ -1,5 +1,7 @@
 //! What all answers of the mirror have in common: how they came about, how much was wanted, why there is none.
 
+use std::time::Duration;
+
 use crate::access::permits::OverShare;
 use crate::flight::Role;
 use crate::upstream;
@@ -69,6 +71,8 @@ pub(crate) enum Error {
     RepositoryUnknown,
     /// Upstream has no search.
     NoSearch,
+    /// What upstream sent as this blob was wrong again and again; it is not asked for it until then.
+    WrongBlob { again_in: Duration },
     /// The client may not start another transfer yet.
     OverShare(OverShare),
     /// Upstream was asked and gave nothing that can be passed on.
@@ -92,6 +96,9 @@ impl std::fmt::Display for Error {
             Self::BlobUnknown => f.write_str("upstream has no such blob in this repository"),
             Self::RepositoryUnknown => f.write_str("upstream has no such repository"),
             Self::NoSearch => f.write_str("upstream has no search"),
+            Self::WrongBlob { .. } => f.write_str(
+                "what upstream sent as this blob was wrong; it is not asked for a while",
+            ),
             Self::OverShare(over) => over.fmt(f),
             Self::Upstream(error) => error.fmt(f),
         }

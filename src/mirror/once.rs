@@ -56,7 +56,7 @@ where
         let (refusals, site) = (self.refusals.clone(), Arc::clone(&context.site));
         let key = (name.clone(), what.clone());
         let id = key.clone();
-        join(&self.under_way, key, async move {
+        join(context, &self.under_way, key, async move {
             let answered = work.await;
             if let Err(error) = &answered {
                 refusals.note(&site, &id.0, &id.1, error);
@@ -66,8 +66,9 @@ where
     }
 }
 
-/// Joins the flight for `key`, or starts it with `work`.
+/// Joins the flight for `key`, or starts it with `work`, which is a question that the client of `context` causes.
 pub(super) fn join<K, V, F>(
+    context: &Context,
     flights: &Arc<Flights<K, Answered<V>>>,
     key: K,
     work: F,
@@ -77,12 +78,21 @@ where
     V: Clone + Send + Sync + 'static,
     F: Future<Output = Answered<V>> + Send + 'static,
 {
+    if let Some(landing) = flights.find(&key) {
+        return (Asked::UnderWay(landing), Outcome::Joined);
+    }
+    if let Err(over) = context.miss() {
+        return (Asked::Refused(over), Outcome::Error);
+    }
     let (landing, role) = flights.join(key, |slot| async move { slot.publish(work.await) });
-    (Asked(landing), role.into())
+    (Asked::UnderWay(landing), role.into())
 }
 
-/// A question that is under way.
-pub(super) struct Asked<V>(Landing<Answered<V>>);
+/// A question that is under way, or why it is not.
+pub(super) enum Asked<V> {
+    UnderWay(Landing<Answered<V>>),
+    Refused(upstream::Error),
+}
 
 impl<V: Clone> Asked<V> {
     pub(super) async fn answer(self) -> Answered<V> {
@@ -91,7 +101,10 @@ impl<V: Clone> Asked<V> {
                 "the request was called off".into(),
             ))
         };
-        self.0.value().await.unwrap_or_else(called_off)
+        match self {
+            Self::UnderWay(landing) => landing.value().await.unwrap_or_else(called_off),
+            Self::Refused(error) => Err(error),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::access::permits::{OverShare, Permit};
 use crate::oci::name::{Namespace, QualifiedName, Repository};
 use crate::sites::budget::{Budget, Pulls};
-use crate::upstream::{Error, Upstream};
+use crate::upstream::{self, Upstream};
 
 use super::clock::seconds_now;
 use super::freshness::Freshness;
@@ -56,7 +56,7 @@ impl Site {
     }
 
     /// Says in the log that something is served stale, and why. In an outage each request would be a warning.
-    pub(super) fn tell_stale(&self, repository: &QualifiedName, what: &dyn Display, error: &Error) {
+    pub(super) fn tell_stale(&self, repository: &QualifiedName, what: &dyn Display, error: &upstream::Error) {
         let (now, before) = (seconds_now(), self.warned_at.load(Ordering::Relaxed));
         // That the circuit is open was said when it opened.
         let is_news = !error.is_circuit_open() && now.abs_diff(before) >= BETWEEN_WARNINGS;
@@ -88,6 +88,19 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn new(site: Arc<Site>, permit: Arc<Permit>) -> Self {
         Self { site, permit }
+    }
+
+    /// Counts a question to upstream that the client causes.
+    pub(super) fn miss(&self) -> Result<(), upstream::Error> {
+        let counted = self.permit.miss();
+        counted.map_err(|over| upstream::Error::OverRate {
+            again_in: over.again_in,
+        })
+    }
+
+    /// A permit for a request that runs beside a transfer, if the client may have one more.
+    pub(super) fn try_fill(&self) -> Option<Permit> {
+        self.permit.try_fill()
     }
 
     /// The same for a transfer, which has a permit of its own.

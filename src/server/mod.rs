@@ -53,6 +53,8 @@ pub(crate) struct Settings {
     /// Connections at a time; more wait in the kernel's queue.
     pub max_connections: usize,
     /// What one client may have at a time.
+    /// Requests answered at a time, of all clients.
+    pub max_requests: usize,
     pub per_client: PerClient,
     /// Until a request's header is complete; also how long an idle connection is kept.
     pub header_timeout: Duration,

@@ -38,6 +38,8 @@ pub(crate) enum Error {
         /// What failed, since when, and why.
         detail: Arc<str>,
     },
+    /// The client that asks causes more questions than it may: upstream is not asked.
+    OverRate { again_in: Duration },
     /// Upstream answered with what cannot be right: wrong digest, wrong length, no manifest, a redirect loop.
     Wrong(Arc<str>),
     /// Upstream's answer is there, and this mirror has no room for it in memory.
@@ -102,6 +104,7 @@ impl Error {
         match self {
             Self::NotFound => "upstream has no such thing",
             Self::Busy(_) => "no room in memory",
+            Self::OverRate { .. } => "this client asks too often for what is not stored",
             Self::Denied { detail, .. }
             | Self::RateLimited { detail, .. }
             | Self::Unavailable(detail)
@@ -134,7 +137,7 @@ impl std::fmt::Display for Error {
             Self::RateLimited { limit, .. } => limit.words(),
             Self::Unavailable(_) => "upstream is unavailable",
             Self::Silent(_) => "upstream does not answer",
-            Self::CircuitOpen { .. } => "upstream is not asked",
+            Self::CircuitOpen { .. } | Self::OverRate { .. } => "upstream is not asked",
             Self::Wrong(_) => "upstream's answer is wrong",
             Self::Credentials(_) => "cannot authenticate",
         };

@@ -232,11 +232,73 @@ async fn a_client_could_keep_others_from_a_blob_that_it_may_not_fetch_yet() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_had_upstream_asked_as_often_as_it_liked() {
+    let (registry, mirror) = scene::start_with(|config| {
+        let config = config.top("max_misses_per_client", "20");
+        config.tag_ttl("0s").negative_ttl("0s")
+    });
+    let image = scene::image(1);
+    registry.put_image("a/b", Some(scene::TAG), &image);
+    mirror.pull("a/b", scene::TAG, &image).await;
+    mirror.wait_until_stored(&image.blobs());
+    registry.reset_counts();
+    let mut refused = 0;
+    for number in 0..50 {
+        let path = match number % 4 {
+            0 => format!("/v2/a/b/manifests/typo-{number}"),
+            1 => format!("/v2/a/b/blobs/{}", digest_of(&[number])),
+            2 => format!("/v2/a/b{number}/tags/list"),
+            _ => format!("/v1/search?q=typo{number}"),
+        };
+        let answer = get_from(&mirror, GREEDY, &path).await.unwrap();
+        if answer.status == StatusCode::TOO_MANY_REQUESTS {
+            assert_eq!(answer.json()["errors"][0]["code"], "TOOMANYREQUESTS");
+            assert!(answer.header("retry-after").is_some());
+            refused += 1;
+        }
+    }
+    assert!(refused >= 25, "{refused}");
+    let asked = registry.counts().requests();
+    assert!(asked <= 25, "upstream was asked {asked} times");
+    assert!(limited(&mirror, "misses", "refused").await >= 25.0);
+    // What is stored is served, even if upstream would have been asked whether it is still so.
+    for path in [
+        format!("/v2/a/b/blobs/{}", image.blobs()[0]),
+        format!("/v2/a/b/manifests/{}", scene::TAG),
+    ] {
+        let answer = get_from(&mirror, GREEDY, &path).await.unwrap();
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+    }
+    let other = get_from(&mirror, OTHER, "/v2/a/b/manifests/typo").await;
+    assert_eq!(other.unwrap().status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_clients_together_could_have_any_number_of_requests() {
+    let (_registry, mirror, digest) =
+        scene::stored_blob(LARGE, |config| config.top("max_requests", "3")).await;
+    let mut all = Vec::new();
+    for from in ["127.0.0.5", "127.0.0.6", "127.0.0.7"] {
+        all.push(stuck(&mirror, from, &digest).await);
+    }
+    let over = get_from(&mirror, OTHER, "/v2/_catalog").await.unwrap();
+    assert_eq!(over.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(over.header("retry-after").is_some());
+    drop(all);
+    until("there is room again", async || {
+        let answer = get_from(&mirror, OTHER, "/v2/_catalog").await;
+        answer.unwrap().status == StatusCode::OK
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_may_be_allowed_everything() {
     let none = "\"none\"";
     let (_registry, mirror, digest) = scene::stored_blob(LARGE, |config| {
         let config = config.top("max_connections_per_client", none);
         let config = config.top("max_requests_per_client", none);
+        let config = config.top("max_misses_per_client", none);
         config.top("max_fills_per_client", none)
     })
     .await;

@@ -7,7 +7,7 @@ use http::StatusCode;
 use crate::support::client::{Response, download, get};
 use crate::support::disk::blobs;
 use crate::support::{
-    FakeRegistry, Fault, Mirror, MirrorConfig, On, REPO, Redirect, image, scene, until,
+    FakeRegistry, Fault, MIB, Mirror, MirrorConfig, On, REPO, Redirect, image, scene, until,
 };
 
 /// `header_timeout` here, and what a busy machine may add to it.
@@ -295,4 +295,29 @@ async fn a_list_without_end_ends_within_the_clients_patience() {
     assert!(started.elapsed() < Duration::from_secs(28));
     assert!(answer.text().contains("docker.io"), "{}", answer.text());
     mirror.wait_for_cause("list");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trickle_held_room_and_clients_for_ever() {
+    let idle = "idle_timeout = \"300ms\"";
+    let (registry, mirror, digest) = scene::cold_blob(4 * MIB, |config| config.toml(idle));
+    // First as fast as can be, so that something is worth keeping.
+    registry.fault(On::blob().get(), Fault::CutAfter(2 * MIB));
+    let trickle = Fault::Slow { bytes_per_sec: 400 };
+    registry.fault(On::blob().get().forever(), trickle);
+    let url = mirror.blob_url(REPO, &digest);
+    let torn = tokio::time::timeout(Duration::from_secs(60), download(&url, &[])).await;
+    assert!(torn.expect("it ends").unwrap().error.is_some());
+    until("the transfer is over", async || {
+        mirror.metric("pierglass_fills_in_flight", &[]).await == Some(0.0)
+    })
+    .await;
+    registry.clear_faults();
+    registry.reset_counts();
+    download(&url, &[]).await.unwrap().assert_is(&digest);
+    let sent = registry.counts().bytes_sent;
+    assert!(
+        sent < 3 * MIB,
+        "{sent} bytes, although half of it was there"
+    );
 }

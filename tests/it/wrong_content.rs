@@ -55,8 +55,7 @@ async fn downloaded(url: &str) -> Option<Download> {
 
 #[tokio::test]
 async fn a_wrong_blob_is_never_delivered_whole_nor_kept() {
-    let (registry, mirror, digest) = scene::cold_blob(SIZE, plain);
-    let url = mirror.blob_url(REPO, &digest);
+    let (registry, mirror) = scene::start();
     // Never right, however often it is asked for.
     let hopeless = [
         Fault::WrongBytes,
@@ -67,7 +66,10 @@ async fn a_wrong_blob_is_never_delivered_whole_nor_kept() {
         Fault::WrongLength(-500_000),
         Fault::WrongLength(500_000),
     ];
-    for fault in hopeless {
+    for (seed, fault) in (1..).zip(hopeless) {
+        // Another blob each time: one that was wrong again and again is not asked for at once.
+        let digest = registry.put_generated_blob(REPO, seed, SIZE);
+        let url = mirror.blob_url(REPO, &digest);
         let before = failures(&mirror).await;
         let id = registry.fault(On::blob().get().forever(), fault.clone());
         let download = downloaded(&url).await;
@@ -86,9 +88,37 @@ async fn a_wrong_blob_is_never_delivered_whole_nor_kept() {
         assert_nothing_wrong_kept(&mirror, &fault).await;
         registry.clear_faults();
     }
-    // Not believed, not remembered.
-    let right = client::download(&url, &[]).await.unwrap();
-    right.assert_is(&digest);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_is_wrong_upstream_was_transferred_for_every_request() {
+    for room in ["50MiB", "500KiB"] {
+        let (registry, mirror) = scene::start_with(|config| config.max_size(room));
+        let digest = registry.put_generated_blob(REPO, 1, SIZE);
+        let other = "of/another";
+        registry.put_generated_blob(other, 1, SIZE);
+        let wrong = On::blob().get().repo(REPO).forever();
+        registry.fault(wrong, Fault::WrongBytes);
+        let url = mirror.blob_url(REPO, &digest);
+        for _ in 0..6 {
+            if let Some(download) = downloaded(&url).await {
+                assert_not_wrong(&download, &digest, &Fault::WrongBytes);
+            }
+        }
+        assert_eq!(registry.counts().blob_gets, 2, "{room}");
+        let answer = client::get(&url, &[]).await.unwrap();
+        assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+        let pause: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=5).contains(&pause), "{pause}");
+        // It is no fault of those who have it right.
+        mirror.pull_blob(other, &digest).await;
+        registry.clear_faults();
+        until("it is asked for again", async || {
+            let again = client::download(&url, &[]).await.unwrap();
+            again.status == StatusCode::OK && again.digest == digest
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -25,6 +25,8 @@ fn nothing_written_is_a_docker_hub_mirror() {
         per_client.fills,
     );
     assert_eq!(of_client, (Some(12_000), Some(1000), Some(256)));
+    assert_eq!(config.server.max_requests, 16_000);
+    assert_eq!(per_client.misses, Some(3000));
     assert_eq!(config.store.path, Path::new("/home/u/.cache/pierglass"));
     assert_eq!(
         (config.store.max_size, config.store.min_free),

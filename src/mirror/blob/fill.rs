@@ -224,7 +224,7 @@ impl Fills {
             Err(failure) => {
                 tracing::error!(%repository, %digest, error = %failure, "a blob did not arrive whole; it is not stored");
                 if let IngestFailure::Digest { .. } | IngestFailure::Length { .. } = failure {
-                    source.distrust_endpoints();
+                    source.note_wrong();
                 }
                 if let IngestFailure::NoRoom(_) = failure {
                     let key = (repository.namespace.clone(), digest.clone());
@@ -236,6 +236,7 @@ impl Fills {
                 return failed.tell();
             }
         };
+        source.note_right();
         fill.sharers.verified.store(true, Ordering::SeqCst);
         // Only now is it known that upstream has this blob, and not just something. Readers get the end meanwhile.
         let (committed, ()) = tokio::join!(ingest.commit(verified), self.vouch(source, fill));

@@ -17,6 +17,7 @@ mod passthrough;
 mod proof;
 mod receive;
 mod source;
+mod wrong;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ use fill::{Fills, Landed};
 use opening::{Joined, Openings};
 use passthrough::{Passthrough, compare};
 use proof::{Proofs, blob_error};
-use source::Source;
+use source::{Source, SourceNotes};
 
 /// How often a request tries to get into a transfer that fails under it before it gives up.
 const ATTEMPTS: usize = 3;
@@ -53,7 +54,7 @@ pub(crate) struct BlobAnswer {
 /// Answers for blobs.
 pub(crate) struct Blobs {
     store: Arc<Store>,
-    metrics: Arc<Metrics>,
+    notes: Arc<SourceNotes>,
     fills: Arc<Fills>,
     openings: Arc<Openings>,
     /// What upstream says it has no blob of.
@@ -64,13 +65,14 @@ pub(crate) struct Blobs {
 impl Blobs {
     pub(super) fn new(store: &Arc<Store>, metrics: &Arc<Metrics>) -> Arc<Self> {
         let refusals = Refusals::default();
+        let notes = SourceNotes::new(metrics);
         let fills = Fills::new(store, metrics);
         Arc::new(Self {
             store: Arc::clone(store),
-            metrics: Arc::clone(metrics),
-            openings: Openings::new(store, metrics, &refusals, &fills),
+            openings: Openings::new(store, &notes, &refusals, &fills),
             proofs: Proofs::new(store, &fills, &refusals),
             fills,
+            notes,
             refusals,
         })
     }
@@ -131,7 +133,7 @@ impl Blobs {
         digest: &Digest,
         part: Range<u64>,
     ) -> Result<Delivery, Error> {
-        let source = Source::new(&self.metrics, site, &site.qualify(repository), digest);
+        let source = Source::new(&self.notes, site, &site.qualify(repository), digest);
         let part = Passthrough::part(source, part.into()).await;
         let part = part.map_err(blob_error)?;
         Ok(Box::new(part).into())
@@ -144,7 +146,7 @@ impl Blobs {
         digest: &Digest,
         reader: BlobReader,
     ) -> Content {
-        let source = Source::new(&self.metrics, site, name, digest);
+        let source = Source::new(&self.notes, site, name, digest);
         Content::Stored(StoredBlob::new(&self.store, reader, source))
     }
 
@@ -169,8 +171,7 @@ impl Blobs {
         let (landed, outcome) = match found {
             Some(fill) => (Landed::Growing(fill), Outcome::Joined),
             None => {
-                let asked = self.openings.join(context, name, digest).await;
-                let (opening, outcome) = asked.map_err(Error::OverShare)?;
+                let (opening, outcome) = self.openings.join(context, name, digest).await?;
                 match opening.value().await {
                     Ok(Ok(Joined { landed, as_joiner })) => {
                         let outcome = if as_joiner { Outcome::Joined } else { outcome };
@@ -211,7 +212,7 @@ impl Blobs {
         digest: &Digest,
         fetched: Option<FetchedBlob>,
     ) -> Result<BlobAnswer, Error> {
-        let source = Source::new(&self.metrics, site, name, digest);
+        let source = Source::new(&self.notes, site, name, digest);
         let fetched = match fetched {
             Some(fetched) => fetched,
             None => source.open(None).await.map_err(blob_error)?,

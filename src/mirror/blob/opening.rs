@@ -6,11 +6,9 @@
 
 use std::sync::Arc;
 
-use crate::access::permits::OverShare;
 use crate::flight::{Flights, Landing, Role, Slot};
 use crate::headers::range::Span;
-use crate::metrics::Metrics;
-use crate::mirror::answer::Outcome;
+use crate::mirror::answer::{Error, Outcome};
 use crate::mirror::once::{Answered, Refusals};
 use crate::mirror::site::{Context, Site};
 use crate::oci::digest::Digest;
@@ -20,7 +18,8 @@ use crate::store::blobs::partial::Partial;
 use crate::upstream::{self, FetchedBlob};
 
 use super::fill::{FillPermit, Fills, Landed, Opened};
-use super::source::Source;
+use super::source::{Source, SourceNotes};
+use super::wrong::WrongBlobs;
 
 type OpeningKey = (QualifiedName, Digest);
 type OpeningSlot = Slot<OpeningKey, Answered<Joined>>;
@@ -36,7 +35,8 @@ pub(super) struct Joined {
 /// The openings under way, one for each repository and digest.
 pub(super) struct Openings {
     store: Arc<Store>,
-    metrics: Arc<Metrics>,
+    notes: Arc<SourceNotes>,
+    wrong: WrongBlobs,
     refusals: Refusals,
     fills: Arc<Fills>,
     under_way: Arc<Flights<OpeningKey, Answered<Joined>>>,
@@ -45,13 +45,14 @@ pub(super) struct Openings {
 impl Openings {
     pub(super) fn new(
         store: &Arc<Store>,
-        metrics: &Arc<Metrics>,
+        notes: &Arc<SourceNotes>,
         refusals: &Refusals,
         fills: &Arc<Fills>,
     ) -> Arc<Self> {
         Arc::new(Self {
             store: Arc::clone(store),
-            metrics: Arc::clone(metrics),
+            notes: Arc::clone(notes),
+            wrong: notes.wrong.clone(),
             refusals: refusals.clone(),
             fills: Arc::clone(fills),
             under_way: Arc::default(),
@@ -66,12 +67,16 @@ impl Openings {
         context: &Context,
         name: &QualifiedName,
         digest: &Digest,
-    ) -> Result<(Landing<Answered<Joined>>, Outcome), OverShare> {
+    ) -> Result<(Landing<Answered<Joined>>, Outcome), Error> {
         let key = (name.clone(), digest.clone());
         if let Some(landing) = self.under_way.find(&key) {
             return Ok((landing, Outcome::Joined));
         }
-        let (this, context) = (Arc::clone(self), context.for_fill().await?);
+        let wrong = self.wrong.check(name, digest);
+        wrong.map_err(|again_in| Error::WrongBlob { again_in })?;
+        context.miss().map_err(Error::Upstream)?;
+        let context = context.for_fill().await.map_err(Error::OverShare)?;
+        let this = Arc::clone(self);
         let (name, digest) = key.clone();
         // Boxed: it is large, and few requests start one.
         let start = |slot| Box::pin(this.run(context, name, digest, slot));
@@ -87,11 +92,11 @@ impl Openings {
         mut slot: OpeningSlot,
     ) {
         let site = Arc::clone(&context.site);
-        let permit = FillPermit::new(context, &self.metrics);
+        let permit = FillPermit::new(context, &self.notes.metrics);
         if self.has_come(&site, &name, &digest).await {
             return;
         }
-        let source = Source::new(&self.metrics, &site, &name, &digest);
+        let source = Source::new(&self.notes, &site, &name, &digest);
         let begun = match fetch(&self.store, &source).await {
             Ok((fetched, partial)) => self.check_size(&name, &digest, fetched, partial).await,
             Err(error) => Err(error),

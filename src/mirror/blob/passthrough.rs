@@ -158,6 +158,7 @@ impl Passthrough {
                 if let Some(hasher) = check.hasher.take() {
                     compare(self.source.digest(), &hasher.finish()).inspect_err(|_| {
                         check.held_back = None;
+                        self.source.note_wrong();
                     })?;
                 }
                 return Ok(check.held_back.take());
@@ -165,6 +166,7 @@ impl Passthrough {
             if self.size.is_some_and(|size| self.position > size) {
                 // The client was told that length: what is held back now would be the end of it.
                 check.held_back = None;
+                self.source.note_wrong();
                 return Err(upstream::Error::Wrong(
                     "upstream sent more than it announced".into(),
                 ));

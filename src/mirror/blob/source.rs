@@ -13,6 +13,8 @@ use crate::oci::digest::Digest;
 use crate::oci::name::QualifiedName;
 use crate::upstream::{self, Body, FetchedBlob, Upstream};
 
+use super::wrong::WrongBlobs;
+
 /// How often in a row a transfer may break off without getting ahead before it is given up.
 const ATTEMPTS: u32 = 4;
 /// What counts as getting ahead.
@@ -26,12 +28,27 @@ pub(super) struct Source {
     upstream: Arc<Upstream>,
     name: QualifiedName,
     digest: Digest,
-    metrics: Arc<Metrics>,
+    notes: Arc<SourceNotes>,
+}
+
+/// Where sources note what happens to them.
+pub(super) struct SourceNotes {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) wrong: WrongBlobs,
+}
+
+impl SourceNotes {
+    pub(super) fn new(metrics: &Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            metrics: Arc::clone(metrics),
+            wrong: WrongBlobs::default(),
+        })
+    }
 }
 
 impl Source {
     pub(super) fn new(
-        metrics: &Arc<Metrics>,
+        notes: &Arc<SourceNotes>,
         site: &Site,
         name: &QualifiedName,
         digest: &Digest,
@@ -40,7 +57,7 @@ impl Source {
             upstream: Arc::clone(site.upstream()),
             name: name.clone(),
             digest: digest.clone(),
-            metrics: Arc::clone(metrics),
+            notes: Arc::clone(notes),
         }
     }
 
@@ -58,20 +75,27 @@ impl Source {
         self.upstream.get_blob(repository, &self.digest, part).await
     }
 
-    /// The bytes that came were wrong: for a while, blobs are asked of the registry itself alone.
-    pub(super) fn distrust_endpoints(&self) {
+    /// The bytes that came were wrong: for a while, blobs are asked of the registry itself alone, and this one not again
+    /// and again.
+    pub(super) fn note_wrong(&self) {
         self.upstream.distrust_endpoints();
+        self.notes.wrong.note(&self.name, &self.digest);
+    }
+
+    /// The bytes that came were right.
+    pub(super) fn note_right(&self) {
+        self.notes.wrong.forget(&self.name, &self.digest);
     }
 
     /// Counts a transfer that broke off and is continued.
     pub(super) fn count_resume(&self) {
-        let resumes = &self.metrics.fill_resumes;
+        let resumes = &self.notes.metrics.fill_resumes;
         resumes.with_label_values(&[self.namespace()]).inc();
     }
 
     /// Counts a body that the store could not finish.
     pub(super) fn count_rescue(&self) {
-        let rescues = &self.metrics.body_rescues;
+        let rescues = &self.notes.metrics.body_rescues;
         rescues.with_label_values(&[self.namespace()]).inc();
     }
 

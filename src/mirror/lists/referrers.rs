@@ -72,8 +72,10 @@ async fn under_fallback_tag(
         }
         // Only upstream's own word makes an empty list; that it is away does not.
         Err(Error::Upstream(error)) => Err(error),
-        // Only transfers of blobs need a permit beyond the request's.
-        Err(Error::OverShare(over)) => Err(upstream::Error::Unavailable(over.to_string().into())),
+        // Only transfers of blobs need a permit beyond the request's, or bring wrong blobs.
+        Err(error @ (Error::OverShare(_) | Error::WrongBlob { .. })) => {
+            Err(upstream::Error::Unavailable(error.to_string().into()))
+        }
         Err(
             Error::ManifestUnknown
             | Error::BlobUnknown

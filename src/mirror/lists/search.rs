@@ -70,10 +70,10 @@ impl Searches {
                 age: at.elapsed(),
             });
         }
-        let (this, context, key) = (Arc::clone(self), context.clone(), id.clone());
-        let (result, outcome) = join(&self.under_way, key, async move {
-            let result = context.site.upstream().search(id.1.clone()).await;
-            this.note(id, &result, &context.site);
+        let (this, asking, key) = (Arc::clone(self), context.clone(), id.clone());
+        let (result, outcome) = join(context, &self.under_way, key, async move {
+            let result = asking.site.upstream().search(id.1.clone()).await;
+            this.note(id, &result, &asking.site);
             result
         });
         Ok(SearchAnswer {

@@ -29,11 +29,16 @@ pub(crate) struct ConnectionLimit {
 }
 
 impl ConnectionLimit {
-    pub(crate) fn new(most: usize, per_client: PerClient, metrics: &Metrics) -> Arc<Self> {
+    pub(crate) fn new(
+        most: usize,
+        most_requests: usize,
+        per_client: PerClient,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
         Arc::new(Self {
             all: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
             waiting: Semaphore::new(MOST_WAITING),
-            shares: Shares::new(per_client, metrics.client_limited.clone()),
+            shares: Shares::new(per_client, most_requests, metrics.client_limited.clone()),
             open: OpenConnections::default(),
             closed_for_room: metrics.closed_for_room.clone(),
         })

@@ -175,6 +175,11 @@ impl Problem {
                 let message = format!("{namespace} has no search");
                 return Self::new(StatusCode::NOT_FOUND, ErrorCode::Unsupported, message);
             }
+            mirror::Error::WrongBlob { again_in } => {
+                let message = format!("{namespace}: {error}");
+                return Self::new(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, message)
+                    .retry_after(*again_in);
+            }
             mirror::Error::OverShare(over) => return (*over).into(),
             mirror::Error::Upstream(error) => error,
         };
@@ -203,6 +208,12 @@ impl Problem {
                 of(status, ErrorCode::TooManyRequests, words)
                     .retry_after(retry_after.unwrap_or(RETRY_AFTER_QUOTA))
             }
+            upstream::Error::OverRate { again_in } => of(
+                StatusCode::TOO_MANY_REQUESTS,
+                ErrorCode::TooManyRequests,
+                "this client asks too often for what is not stored",
+            )
+            .retry_after(*again_in),
             upstream::Error::Unavailable(_) => unavailable(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "upstream is unavailable; the log of the mirror says why",

@@ -291,7 +291,10 @@ impl Permission<'_> {
             | Error::RateLimited { .. }
             | Error::Wrong(_) => self.succeeded(),
             // It was not asked.
-            Error::Busy(_) | Error::CircuitOpen { .. } | Error::Credentials(_) => {}
+            Error::Busy(_)
+            | Error::CircuitOpen { .. }
+            | Error::OverRate { .. }
+            | Error::Credentials(_) => {}
         }
     }
 }

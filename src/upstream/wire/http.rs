@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 
 use super::connect::{Connector, Connectors, Proxies};
 use super::failure::{Way, causes};
+use super::pace::Pace;
 use super::settings::{ConnectionSettings, Timeouts};
 use super::zone::{Reach, Zone};
 use crate::upstream::error::{CertificateError, Error, FailedTry};
@@ -192,6 +193,7 @@ impl Http {
             bytes,
             left: None,
             breaks: None,
+            pace: Pace::default(),
         }
     }
 
@@ -243,6 +245,7 @@ pub(crate) struct Body {
     left: Option<u64>,
     /// Noted when it breaks off.
     breaks: Option<Arc<Breaks>>,
+    pace: Pace,
 }
 
 impl Body {
@@ -278,6 +281,7 @@ impl Body {
 
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
+            let asked = Instant::now();
             let frame = std::future::poll_fn(|cx| Pin::new(&mut self.incoming).poll_frame(cx));
             let frame = tokio::time::timeout(self.idle, frame).await.map_err(|_| {
                 Error::Silent(format!("no byte of the body within {:?}", self.idle).into())
@@ -294,6 +298,10 @@ impl Body {
                     // Trailers are ignored.
                     if let Ok(bytes) = frame.into_data() {
                         self.bytes.inc_by(bytes.len() as u64);
+                        if !self.pace.note(asked.elapsed(), bytes.len(), self.idle) {
+                            let words = "the body comes more slowly than 64 KiB a minute";
+                            return Err(Error::Silent(words.into()));
+                        }
                         return Ok(Some(bytes));
                     }
                 }

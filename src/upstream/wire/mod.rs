@@ -1,6 +1,6 @@
 //! Requests as they are: names, sockets, TLS, proxies, time limits. No login and no redirects.
 //!
-//! Reading order: `http` (one request), [`settings`] (how connections are made), `failure` (why there was no response),
+//! Reading order: `http` (one request), `pace` (how slow a body may be), [`settings`] (how connections are made), `failure` (why there was no response),
 //! `connect`, `resolve`, `zone` (where an address is, and what may be reached from where), `origin` (what a URL says of
 //! where it leads).
 
@@ -8,6 +8,7 @@ mod connect;
 mod failure;
 pub(super) mod http;
 pub(super) mod origin;
+mod pace;
 mod resolve;
 pub(super) mod settings;
 pub(super) mod zone;
