@@ -56,7 +56,12 @@ impl Site {
     }
 
     /// Says in the log that something is served stale, and why. In an outage each request would be a warning.
-    pub(super) fn tell_stale(&self, repository: &QualifiedName, what: &dyn Display, error: &upstream::Error) {
+    pub(super) fn tell_stale(
+        &self,
+        repository: &QualifiedName,
+        what: &dyn Display,
+        error: &upstream::Error,
+    ) {
         let (now, before) = (seconds_now(), self.warned_at.load(Ordering::Relaxed));
         // That the circuit is open was said when it opened.
         let is_news = !error.is_circuit_open() && now.abs_diff(before) >= BETWEEN_WARNINGS;

@@ -1,11 +1,15 @@
 //! A part of a blob must never be other bytes than asked for, and must never be answered with all of it.
 
+use std::time::Duration;
+
 use http::StatusCode;
 
+use crate::support::client::download;
 use crate::support::content::Content;
 use crate::support::image::OCI_MANIFEST;
 use crate::support::{
-    Client, FakeRegistry, Image, Mirror, REPO, client, digest_of, plain, scene, until,
+    Client, FakeRegistry, Fault, Image, KIB, MIB, Mirror, On, REPO, client, digest_of, plain,
+    scene, until,
 };
 
 const SIZE: u64 = 300_000;
@@ -177,7 +181,7 @@ async fn ranges_of_a_cold_blob_are_parts_and_one_transfer() {
     for asker in askers {
         asker.await.unwrap();
     }
-    let whole = client::download(&url, &[]).await.unwrap();
+    let whole = download(&url, &[]).await.unwrap();
     whole.assert_is(url.rsplit('/').next().unwrap());
     let whole_gets = registry
         .requests()
@@ -194,10 +198,7 @@ async fn ranges_of_a_cold_blob_are_parts_and_one_transfer() {
 #[tokio::test]
 async fn a_range_of_a_cold_blob_of_unknown_length_has_a_numeric_total() {
     let (registry, _mirror, url) = cold();
-    registry.fault(
-        crate::support::On::blob().get(),
-        crate::support::Fault::NoContentLength,
-    );
+    registry.fault(On::blob().get(), Fault::NoContentLength);
     let answer = client::get(&url, &[("range", "bytes=10-19")])
         .await
         .unwrap();
@@ -228,14 +229,11 @@ async fn a_range_does_no_harm_to_a_manifest() {
 async fn a_range_of_a_cold_blob_of_unknown_length_waited_for_all_of_it() {
     let (registry, mirror) = scene::start();
     let digest = registry.put_generated_blob(REPO, 2, 16 * 1024 * 1024);
-    registry.fault(
-        crate::support::On::blob().get(),
-        crate::support::Fault::NoContentLength,
-    );
+    registry.fault(On::blob().get(), Fault::NoContentLength);
     registry.set_rate(1024 * 1024);
     let url = mirror.blob_url(REPO, &digest);
     let asked = client::get(&url, &[("range", "bytes=0-1")]);
-    let answer = tokio::time::timeout(std::time::Duration::from_secs(6), asked).await;
+    let answer = tokio::time::timeout(Duration::from_secs(6), asked).await;
     let answer = answer.expect("long before the blob is whole").unwrap();
     assert_eq!(answer.status, StatusCode::PARTIAL_CONTENT);
     assert_eq!(answer.header("content-range"), Some("bytes 0-1/16777216"));
@@ -246,7 +244,7 @@ async fn an_upstream_that_knows_no_head_costs_no_pull() {
     let (registry, mirror, blob) = cold();
     let image = Image::random(1, &[100]);
     registry.put_image(REPO, Some("1.0"), &image);
-    let (on, fault) = (crate::support::On::any, crate::support::Fault::status);
+    let (on, fault) = (On::any, Fault::status);
     registry.fault(on().head().forever(), fault(405));
     let tag = mirror.head(REPO, "1.0").await;
     assert_eq!(
@@ -256,4 +254,64 @@ async fn an_upstream_that_knows_no_head_costs_no_pull() {
     let length = client::head(&blob, &[]).await.unwrap();
     assert_eq!(length.status, StatusCode::OK);
     assert_eq!(length.header("content-length"), Some("300000"));
+}
+
+/// As many parts of a byte, so far apart, from `first` on.
+fn bytes_apart(first: u64, count: u64, apart: u64) -> String {
+    let parts = (0..count).map(|number| {
+        let place = first + number * apart;
+        format!("{place}-{place}")
+    });
+    format!("bytes={}", parts.collect::<Vec<_>>().join(","))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_ranges_were_a_thousand_requests() {
+    const SIZE: u64 = 400 * MIB;
+    for (count, apart, most) in [(1000, 390 * KIB, 16), (1000, 10 * KIB, 6)] {
+        let (registry, mirror) = scene::start();
+        // Parts of a blob are not verified, and its fill gets nowhere.
+        let digest = digest_of(b"never whole");
+        registry.insert_blob(REPO, &digest, Content::generated(1, SIZE));
+        let slow = Fault::Slow { bytes_per_sec: 10 };
+        registry.fault(On::blob().get().whole(), slow);
+        let url = mirror.blob_url(REPO, &digest);
+        let ranges = bytes_apart(4 * MIB, count, apart);
+        let asking = tokio::spawn(async move {
+            let headers = [("range", &*ranges)];
+            let answer = tokio::time::timeout(Duration::from_secs(5), download(&url, &headers));
+            answer.await.map(Result::unwrap)
+        });
+        let answer = asking.await.unwrap();
+        let asked = registry.counts().blob_gets - 1;
+        assert!(asked <= most, "{asked} requests for {count} ranges");
+        assert!(asked > 0);
+        if most < 16 {
+            let answer = answer.expect("the windows have all of it");
+            assert_eq!(answer.status, StatusCode::PARTIAL_CONTENT);
+            assert_eq!(answer.error, None);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn windows_are_transfers_of_their_client() {
+    let (registry, mirror, digest) =
+        scene::cold_blob(64 * MIB, |config| config.top("max_fills_per_client", "3"));
+    registry.fault(
+        On::blob().get().forever(),
+        Fault::Stall(10, Duration::from_secs(20)),
+    );
+    let url = mirror.blob_url(REPO, &digest);
+    let askers: Vec<_> = (1..10)
+        .map(|number| {
+            let url = url.clone();
+            let first = number * 5 * MIB;
+            let range = format!("bytes={first}-{}", first + 100_000);
+            tokio::spawn(async move { download(&url, &[("range", &*range)]).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(registry.counts().blob_gets, 3);
+    askers.iter().for_each(tokio::task::JoinHandle::abort);
 }

@@ -24,6 +24,12 @@ const SMALL: u64 = 2 * 1024 * 1024;
 const WINDOW: u64 = 2 * 1024 * 1024;
 /// The most requests at a time for one of a client.
 const TOGETHER: usize = 8;
+/// The most requests for one of a client that takes little of what they bring. After that it waits for the fill.
+const ALLOWED: u64 = 16;
+/// For so many bytes that the client took, one more is allowed: a long range takes many windows.
+const BYTES_FOR_ONE: u64 = 1024 * 1024;
+/// Ranges of a request that are no farther apart are fetched as one.
+const NEIGHBOURS: u64 = 256 * 1024;
 /// A fill this near is waited for even if it is slow: a request of its own would take as long.
 const NEAR: u64 = 64 * 1024;
 /// How long a client waits that asked for little, and one that asked for much. The second will read what the fill
@@ -34,7 +40,7 @@ const PATIENCE_LARGE: Duration = Duration::from_secs(20);
 /// How long a fill must run before its pace says anything about much: transfers start slowly.
 const WARM_UP: Duration = Duration::from_millis(500);
 /// How long to wait before the pace is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Decides about the bytes from `wanted.start` on, up to `wanted.end`, which the fill has not reached.
 pub(crate) fn decide(pace: Pace, wanted: &Range<u64>) -> Ahead {
@@ -58,18 +64,51 @@ pub(crate) fn decide(pace: Pace, wanted: &Range<u64>) -> Ahead {
     }
 }
 
+/// How many more windows one request of a client may open.
+#[derive(Debug, Default)]
+pub(crate) struct Allowance {
+    opened: u64,
+    taken: u64,
+}
+
+impl Allowance {
+    pub(crate) fn left(&self) -> u64 {
+        let allowed = ALLOWED.saturating_add(self.taken / BYTES_FOR_ONE);
+        allowed.saturating_sub(self.opened)
+    }
+
+    pub(crate) fn open(&mut self) {
+        self.opened += 1;
+    }
+
+    /// The client took these bytes of a window.
+    pub(crate) fn take(&mut self, bytes: usize) {
+        self.taken = self.taken.saturating_add(bytes as u64);
+    }
+}
+
 /// Which ranges to fetch at the same time when `first` has to be, out of those that come `later` in the same
-/// request: one after the other, each would cost a round trip.
+/// request: one after the other, each would cost a round trip. Neighbours are one range.
 pub(crate) fn together(
     pace: Pace,
     first: Range<u64>,
     later: impl IntoIterator<Item = Range<u64>>,
+    most: usize,
 ) -> Vec<Range<u64>> {
     let mut bytes = first.end.saturating_sub(first.start);
     let mut all = vec![first];
     for wanted in later {
+        if let Some(last) = all.last_mut().filter(|last| is_neighbour(last, &wanted)) {
+            let longer = wanted.end.saturating_sub(last.end);
+            if bytes + longer > WINDOW {
+                break;
+            }
+            bytes += longer;
+            last.end += longer;
+            continue;
+        }
         bytes = bytes.saturating_add(wanted.end.saturating_sub(wanted.start));
-        if all.len() >= TOGETHER || bytes > WINDOW {
+        if all.len() >= TOGETHER.min(most) || bytes > WINDOW {
             break;
         }
         if let Ahead::Fetch(window) = decide(pace, &wanted) {
@@ -77,6 +116,10 @@ pub(crate) fn together(
         }
     }
     all
+}
+
+fn is_neighbour(before: &Range<u64>, wanted: &Range<u64>) -> bool {
+    before.start <= wanted.start && wanted.start <= before.end.saturating_add(NEIGHBOURS)
 }
 
 /// How long a fill at its present pace needs for `gap` more bytes; `None` if it has received none yet.
@@ -158,22 +201,49 @@ mod tests {
         let range = |number: u64| (100 + number) * MIB..(100 + number) * MIB + 50_000;
         let later = |numbers: Range<u64>| numbers.map(range);
         assert_eq!(
-            together(pace(MIB, 1), range(0), later(1..4)),
+            together(pace(MIB, 1), range(0), later(1..4), 16),
             [range(0), range(1), range(2), range(3)]
         );
         assert_eq!(
-            together(pace(MIB, 1), range(0), later(1..100)).len(),
+            together(pace(MIB, 1), range(0), later(1..100), 16).len(),
             TOGETHER
         );
+        assert_eq!(together(pace(MIB, 1), range(0), later(1..100), 2).len(), 2);
         // What the fill has, or is about to have, needs no request.
         let later = [0..50_000, MIB..MIB + 10, range(1)];
         assert_eq!(
-            together(pace(MIB, 1), range(0), later),
+            together(pace(MIB, 1), range(0), later, 16),
             [range(0), range(1)]
         );
         // No more at a time than for a request for one range.
         let large = 200 * MIB..202 * MIB;
-        assert_eq!(together(pace(MIB, 1), range(0), [large]), [range(0)]);
+        assert_eq!(together(pace(MIB, 1), range(0), [large], 16), [range(0)]);
+    }
+
+    #[test]
+    fn a_thousand_neighbours_are_few_windows() {
+        let later = (1..1000).map(|n| 100 * MIB + n * 100_000..100 * MIB + n * 100_000 + 1);
+        let first = 100 * MIB..100 * MIB + 1;
+        let windows = together(pace(MIB, 1), first, later, 16);
+        assert_eq!(windows.len(), 1);
+        assert_eq!(windows[0].end, 100 * MIB + 20 * 100_000 + 1);
+    }
+
+    #[test]
+    fn what_a_client_takes_allows_it_more() {
+        let mut allowance = Allowance::default();
+        for _ in 0..ALLOWED {
+            assert!(allowance.left() > 0);
+            allowance.open();
+            allowance.take(1);
+        }
+        assert_eq!(allowance.left(), 0);
+        // A range of gigabytes.
+        for _ in 0..1000 {
+            allowance.take(2 * 1024 * 1024);
+            assert!(allowance.left() >= 1);
+            allowance.open();
+        }
     }
 
     #[test]

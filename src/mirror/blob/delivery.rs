@@ -20,9 +20,10 @@ use crate::store::blobs::reader::{Available, BlobReader};
 use crate::store::disk::files::read_blocking;
 use crate::upstream;
 
-use super::ahead::{Ahead, decide, together};
+use super::ahead::{Ahead, Allowance, LOOK_AGAIN, decide, together};
 use super::passthrough::Passthrough;
 use super::source::Source;
+use super::window::{Window, WindowLimits};
 
 /// Why a body ends before its end.
 pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
@@ -40,15 +41,23 @@ pub(crate) struct StoredBlob {
     store: Arc<Store>,
     reader: BlobReader,
     source: Source,
+    /// What may be fetched ahead of its fill, if it is on its way.
+    limits: Option<WindowLimits>,
 }
 
 impl StoredBlob {
-    pub(super) fn new(store: &Arc<Store>, reader: BlobReader, source: Source) -> Self {
+    pub(super) fn new(
+        store: &Arc<Store>,
+        reader: BlobReader,
+        source: Source,
+        limits: Option<WindowLimits>,
+    ) -> Self {
         let store = Arc::clone(store);
         Self {
             store,
             reader,
             source,
+            limits,
         }
     }
 
@@ -168,13 +177,6 @@ impl Delivery {
     }
 }
 
-/// A part of the blob that upstream sends.
-struct Window {
-    /// What it has still to bring; never empty.
-    range: Range<u64>,
-    bytes: Passthrough,
-}
-
 /// A delivery from the store; what the store cannot give comes from the source.
 pub(crate) struct FromStore {
     blob: StoredBlob,
@@ -182,6 +184,7 @@ pub(crate) struct FromStore {
     whole: bool,
     /// Whether bytes that the fill has not reached may be fetched from upstream.
     fetches_ahead: bool,
+    allowance: Allowance,
     /// Why the store cannot be read any more, if it cannot.
     failed: Option<Broken>,
     /// Parts of the span that is being sent, and of some that come after it.
@@ -201,6 +204,7 @@ impl FromStore {
             blob,
             whole: false,
             fetches_ahead: true,
+            allowance: Allowance::default(),
             failed: None,
             windows: Vec::new(),
             position: 0,
@@ -281,12 +285,10 @@ impl FromStore {
         }
     }
 
-    /// The window that has what is to be sent next, and nothing that is not.
+    /// The window that has what is to be sent next.
     fn window(&self) -> Option<usize> {
-        let inside = |window: &Window| self.end.is_none_or(|end| window.range.end <= end);
-        self.windows
-            .iter()
-            .position(|window| window.range.start == self.position && inside(window))
+        let windows = &mut self.windows.iter();
+        windows.position(|window| window.has(self.position))
     }
 
     /// Waits for what comes next: from a window, from upstream because the store failed, or from the fill.
@@ -317,7 +319,7 @@ impl FromStore {
         let range = self.position..end.map_err(io::Error::from)?;
         let source = self.blob.source.clone();
         let bytes = Passthrough::part(source, range.clone().into()).await?;
-        self.windows.push(Window { range, bytes });
+        self.windows.push(Window::new(range, bytes, None));
         self.failed = Some(why);
         Ok(())
     }
@@ -345,28 +347,49 @@ impl FromStore {
             }
             Ahead::Fetch(first) => first,
         };
-        let open = |from| self.windows.iter().any(|window| window.range.start == from);
         let later = self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Span(Span { from, to }) if !open(*from) => Some(*from..(*to)?),
-            Piece::Span(_) | Piece::Bytes(_) => None,
+            Piece::Span(Span { from, to }) => Some(*from..(*to)?),
+            Piece::Bytes(_) => None,
         });
+        // What no later piece begins in was for naught.
+        let is_wanted = |window: &Window| later.clone().any(|wanted| window.has(wanted.start));
+        self.windows.retain(is_wanted);
+        let open = |place| self.windows.iter().any(|window| window.has(place));
+        let missing = later.clone().filter(|wanted| !open(wanted.start));
+        let most = usize::try_from(self.allowance.left()).unwrap_or(usize::MAX);
+        let ranges = match most {
+            0 => Vec::new(),
+            most => together(pace, first, missing, most),
+        };
+        let limits = self.blob.limits.as_ref();
+        let permits = std::iter::from_fn(|| limits?.permit());
+        let permitted: Vec<_> = ranges.into_iter().zip(permits).collect();
+        if permitted.is_empty() {
+            let _ = tokio::time::timeout(LOOK_AGAIN, reader.wait(position)).await;
+            return;
+        }
         let source = &self.blob.source;
-        let requests = together(pace, first, later).into_iter().map(async |range| {
+        let requests = permitted.into_iter().map(async |(range, permit)| {
             let bytes = Passthrough::ahead(source.clone(), range.clone()).await?;
-            Ok(Window { range, bytes })
+            Ok(Window::new(range, bytes, Some(permit)))
         });
         match try_join_all(requests).await {
-            Ok(windows) => self.windows.extend(windows),
+            Ok(windows) => {
+                for window in windows {
+                    self.allowance.open();
+                    self.windows.push(window);
+                }
+            }
             Err(error) => self.only_wait(&error),
         }
     }
 
     async fn next_of_window(&mut self, mut window: Window) -> Result<Option<Bytes>, Broken> {
-        match window.bytes.chunk().await {
+        match window.chunk(self.position, self.end).await {
             Ok(Some(bytes)) => {
                 self.position += bytes.len() as u64;
-                window.range.start = self.position;
-                if !window.range.is_empty() {
+                self.allowance.take(bytes.len());
+                if !window.is_empty() {
                     self.windows.push(window);
                 }
                 Ok(Some(bytes))

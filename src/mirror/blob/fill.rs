@@ -25,6 +25,7 @@ use crate::upstream::FetchedBlob;
 
 use super::receive::receive;
 use super::source::Source;
+use super::window::{Windows, WindowsOfBlob};
 
 /// Few blobs are larger than a store; each is a digest.
 const MAX_OUTGROWN: u64 = 1000;
@@ -49,6 +50,7 @@ pub(super) enum Landed {
 #[derive(Clone)]
 pub(super) struct Fill {
     pub(super) growing: Growing,
+    pub(super) windows: WindowsOfBlob,
     sharers: Arc<Sharers>,
 }
 
@@ -132,6 +134,7 @@ pub(super) struct Fills {
     store: Arc<Store>,
     metrics: Arc<Metrics>,
     under_way: Arc<Flights<FillKey, Landed>>,
+    windows: Windows,
     /// Blobs that upstream sent without a length and that did not fit into the store, with the bytes that came until
     /// then. For a while they are passed through: an attempt to store one breaks off under its readers.
     outgrown: Cache<FillKey, u64>,
@@ -143,6 +146,7 @@ impl Fills {
             store: Arc::clone(store),
             metrics: Arc::clone(metrics),
             under_way: Arc::default(),
+            windows: Windows::default(),
             outgrown: Cache::builder()
                 .max_capacity(MAX_OUTGROWN)
                 .time_to_live(OUTGROWN_FOR)
@@ -197,6 +201,7 @@ impl Fills {
         };
         let fill = Fill {
             growing,
+            windows: WindowsOfBlob::new(&self.windows),
             sharers: Arc::default(),
         };
         // Upstream gives it under this name.

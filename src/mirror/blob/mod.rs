@@ -17,6 +17,7 @@ mod passthrough;
 mod proof;
 mod receive;
 mod source;
+mod window;
 mod wrong;
 
 use std::ops::Range;
@@ -38,6 +39,7 @@ use opening::{Joined, Openings};
 use passthrough::{Passthrough, compare};
 use proof::{Proofs, blob_error};
 use source::{Source, SourceNotes};
+use window::WindowLimits;
 
 /// How often a request tries to get into a transfer that fails under it before it gives up.
 const ATTEMPTS: usize = 3;
@@ -93,7 +95,7 @@ impl Blobs {
                 return Ok(BlobAnswer {
                     size: reader.length(),
                     content: (want == Want::Content)
-                        .then(|| self.stored(&context.site, &name, digest, reader)),
+                        .then(|| self.stored(&context.site, &name, digest, reader, None)),
                     outcome,
                 });
             }
@@ -145,9 +147,10 @@ impl Blobs {
         name: &QualifiedName,
         digest: &Digest,
         reader: BlobReader,
+        limits: Option<WindowLimits>,
     ) -> Content {
         let source = Source::new(&self.notes, site, name, digest);
-        Content::Stored(StoredBlob::new(&self.store, reader, source))
+        Content::Stored(StoredBlob::new(&self.store, reader, source, limits))
     }
 
     /// Joins or starts the transfer of a blob; `None` when the one found is over and it is worth another look.
@@ -182,8 +185,8 @@ impl Blobs {
                 }
             }
         };
-        let growing = match landed {
-            Landed::Growing(fill) => fill.growing,
+        let (growing, limits) = match landed {
+            Landed::Growing(fill) => (fill.growing, fill.windows.for_request(context)),
             Landed::NoRoom(open_body) => {
                 let answer = self.pass_through(&context.site, name, digest, open_body.take());
                 return answer.await.map(Some);
@@ -199,7 +202,7 @@ impl Blobs {
         let reader = growing.reader();
         Ok(Some(BlobAnswer {
             size: reader.length(),
-            content: Some(self.stored(&context.site, name, digest, reader)),
+            content: Some(self.stored(&context.site, name, digest, reader, Some(limits))),
             outcome,
         }))
     }

@@ -81,7 +81,7 @@ pub const INSIDE: &[(&str, &str)] = &[
     ),
     (
         "mirror/blob",
-        "delivery proof opening fill receive passthrough ahead source wrong",
+        "delivery proof opening fill receive window passthrough ahead source wrong",
     ),
     ("mirror/lists", "catalog referrers search tags fetched"),
     ("mirror/manifest", "tag digest"),
