@@ -30,7 +30,8 @@ pub struct Settings {
 /// copy of the bytes.
 pub struct Memory {
     room: Arc<Semaphore>,
-    /// The part of all room that one upstream may take: one that stalls must not take the room of the others.
+    /// The part of all room that may be taken through this: those who stall in one place must not take the room of the
+    /// others.
     share: Option<Arc<Semaphore>>,
     settings: Settings,
 }
@@ -62,7 +63,7 @@ impl Memory {
         })
     }
 
-    /// Half of the room, for one upstream.
+    /// Half of the room at most: for one upstream, for what is read from disk, for what is made for clients.
     pub(crate) fn share(&self) -> Arc<Self> {
         Arc::new(Self {
             room: Arc::clone(&self.room),

@@ -111,7 +111,7 @@ impl App {
         let admin_listener = bind(settings.admin_listen, "admin_listen").await?;
         let listen = listener.local_addr().unwrap_or(settings.listen);
         let admin_listen = admin_listener.local_addr().unwrap_or(settings.admin_listen);
-        let store = Store::open(config.store.clone(), &memory, Arc::clone(&metrics));
+        let store = Store::open(config.store.clone(), &memory.share(), Arc::clone(&metrics));
         let store = store.map_err(StartError::Store)?;
         announce_upstreams(&config);
         let mirror = Mirror::new(store, sites, &metrics);
@@ -122,7 +122,7 @@ impl App {
         }
         let limits = build::limits_for_clients(settings, files, &metrics);
         let gate = Gate::new(listen.ip(), &settings.allowed_hosts);
-        let service = Arc::new(Service::new(mirror, gate, memory, &metrics));
+        let service = Arc::new(Service::new(mirror, gate, memory.share(), &metrics));
         let answer = move |request, caller| {
             let service = Arc::clone(&service);
             async move { service.answer(request, caller).await }

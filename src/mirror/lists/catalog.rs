@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
+use crate::memory::work_on;
 use crate::mirror::site::Site;
 use crate::oci::name::{Namespace, QualifiedName};
 use crate::sites::Sites;
@@ -52,27 +53,25 @@ impl Catalog {
         };
         let walk = last.insert(walk);
         let namespace = site.map(Site::namespace);
-        match walk.names.get(&namespace.cloned()) {
-            Some(names) => names.clone(),
-            None => {
-                let stored = walk.stored.iter();
-                let names = match namespace {
-                    Some(namespace) => lines(
-                        stored
-                            .filter(|name| name.namespace == *namespace)
-                            .map(|name| name.repository.to_string()),
-                    ),
-                    None => lines(stored.filter_map(|name| sites.pullable(name))),
-                };
-                walk.names.insert(namespace.cloned(), names.clone());
-                names
-            }
+        if let Some(names) = walk.names.get(&namespace.cloned()) {
+            return names.clone();
         }
+        let stored = walk.stored.iter();
+        let names: Vec<_> = match namespace {
+            Some(namespace) => stored
+                .filter(|name| name.namespace == *namespace)
+                .map(|name| name.repository.to_string())
+                .collect(),
+            None => stored.filter_map(|name| sites.pullable(name)).collect(),
+        };
+        let length = names.iter().map(String::len).sum();
+        let lines = work_on(length, || lines(names)).await;
+        walk.names.insert(namespace.cloned(), lines.clone());
+        lines
     }
 }
 
-fn lines(names: impl Iterator<Item = String>) -> Bytes {
-    let mut names: Vec<_> = names.collect();
+fn lines(mut names: Vec<String>) -> Bytes {
     names.sort_unstable();
     let lines: String = names.iter().flat_map(|name| [name, "\n"]).collect();
     lines.into()
