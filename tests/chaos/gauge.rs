@@ -5,45 +5,57 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::support::disk::Watch;
+use crate::support::disk::{Watch, directories, files};
 use crate::{MAX_SIZE, Run};
 
-/// Resident memory in the order it was seen.
-type Samples = Vec<u64>;
+/// What was seen of a mirror and its store.
+#[derive(Debug)]
+pub struct Measured {
+    /// The most bytes that the store took.
+    pub du: u64,
+    /// The most files and directories that it had.
+    pub files: u64,
+    /// Resident memory, in the order it was seen.
+    pub memory: Vec<u64>,
+}
 
 #[derive(Debug)]
 pub struct Gauge {
     disk: Watch,
     stop: Arc<AtomicBool>,
-    memory: JoinHandle<Samples>,
+    samples: JoinHandle<(u64, Vec<u64>)>,
 }
 
 impl Gauge {
     pub fn start(run: &Arc<Run>) -> Gauge {
         let stop = Arc::new(AtomicBool::new(false));
         let (watched, over) = (run.clone(), stop.clone());
-        let memory = std::thread::spawn(move || {
-            let mut samples = Vec::new();
+        let samples = std::thread::spawn(move || {
+            let (mut most, mut samples) = (0, Vec::new());
             while !over.load(Ordering::Relaxed) {
                 // Taken while the mirror is restarted, and by the verdict, which waits for this thread.
                 if let Ok(mirror) = watched.mirror.try_lock() {
                     samples.extend(resident(mirror.pid()));
                 }
+                let store = watched.ground.store();
+                let seen = files(&store).len() as u64 + directories(&store);
+                most = seen.max(most);
                 std::thread::sleep(Duration::from_millis(200));
             }
-            samples
+            (most, samples)
         });
         Gauge {
             disk: Watch::start(&run.ground.store(), MAX_SIZE),
             stop,
-            memory,
+            samples,
         }
     }
 
-    /// The most that the store took, and the samples of memory.
-    pub fn end(self) -> (u64, Samples) {
+    pub fn end(self) -> Measured {
         self.stop.store(true, Ordering::Relaxed);
-        (self.disk.most(), self.memory.join().unwrap())
+        let (files, memory) = self.samples.join().unwrap();
+        let du = self.disk.most();
+        Measured { du, files, memory }
     }
 }
 

@@ -9,6 +9,7 @@
 //! - `world`: registries, their images, and every digest a tag ever pointed to
 //! - `ground`: the file system the store lies on
 //! - `puller`: a client as real ones are, which knows every byte that it should get
+//! - `hostile`: clients and a registry that try to make the mirror pay
 //! - `upstream_weather`: what goes wrong with the registries
 //! - `local_weather`: what goes wrong with the mirror's process, disk and files
 //! - `gauge`: memory and disk, sampled
@@ -31,6 +32,7 @@ mod support;
 mod dice;
 mod gauge;
 mod ground;
+mod hostile;
 mod local_weather;
 mod puller;
 mod tally;
@@ -45,11 +47,12 @@ use std::time::{Duration, SystemTime};
 use dice::Dice;
 use gauge::Gauge;
 use ground::Ground;
-use support::{Mirror, MirrorConfig};
+use support::{FakeRegistry, Mirror, MirrorConfig};
 use tally::Tally;
 use world::World;
 
 const CLIENTS: u64 = 16;
+const HOSTILE: u64 = 4;
 /// A third of what there is to pull, so that something is evicted all the time.
 const MAX_SIZE: u64 = 16 * 1024 * 1024;
 /// Short, so that what hangs is over before the storm is.
@@ -59,6 +62,7 @@ const PATIENCE: &str = "connect_timeout = \"1s\"\nheader_timeout = \"2s\"\nidle_
 struct Run {
     seed: u64,
     world: World,
+    evil: FakeRegistry,
     ground: Ground,
     /// Taken to restart it; its addresses stay the same.
     mirror: Mutex<Mirror>,
@@ -78,6 +82,8 @@ impl Run {
         ] {
             config = config.upstream(name, registry).toml(PATIENCE);
         }
+        let evil = hostile::registry();
+        config = config.upstream(hostile::NAMESPACE, &evil).toml(PATIENCE);
         let config = config
             .max_size(&MAX_SIZE.to_string())
             .store("min_free", "0")
@@ -88,6 +94,7 @@ impl Run {
         Arc::new(Run {
             seed,
             world,
+            evil,
             ground,
             url: mirror.url(),
             mirror: Mutex::new(mirror),
@@ -124,9 +131,11 @@ fn weather(seed: u64, length: Duration) -> Arc<Run> {
         .build()
         .unwrap();
     let gauge = Gauge::start(&run);
-    let pullers: Vec<_> = (0..CLIENTS)
-        .map(|number| runtime.spawn(puller::keep_pulling(run.clone(), number)))
-        .collect();
+    let pullers =
+        (0..CLIENTS).map(|number| runtime.spawn(puller::keep_pulling(run.clone(), number)));
+    let hostile =
+        (0..HOSTILE).map(|number| runtime.spawn(hostile::keep_attacking(run.clone(), number)));
+    let clients: Vec<_> = pullers.chain(hostile).collect();
     let threads = [upstream_weather::blow, local_weather::blow].map(|blow| {
         let run = run.clone();
         std::thread::spawn(move || blow(&run))
@@ -136,8 +145,8 @@ fn weather(seed: u64, length: Duration) -> Arc<Run> {
     for thread in threads {
         thread.join().unwrap();
     }
-    for puller in pullers {
-        runtime.block_on(puller).unwrap();
+    for client in clients {
+        runtime.block_on(client).unwrap();
     }
     verdict::reach(&run, gauge, &runtime);
     run

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub const HEAD: &str = "| seed | pulls | failed | faults struck | tags moved | kills | disk full | damaged | MiB pulled | MiB from upstream | max RSS | max du | wrong |\n\
-                        |---|---|---|---|---|---|---|---|---|---|---|---|---|";
+pub const HEAD: &str = "| seed | pulls | failed | faults struck | tags moved | kills | disk full | damaged | attacks | MiB pulled | MiB from upstream | requests upstream | of hostile clients | at the hostile registry | max RSS | max du | max files | wrong |\n\
+                        |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 /// No more of one kind is worth reading.
 const MOST: usize = 20;
@@ -21,6 +21,13 @@ pub struct Tally {
     pub kills: AtomicU64,
     pub full: AtomicU64,
     pub damaged: AtomicU64,
+    pub attacks: AtomicU64,
+    pub hostile_requests: AtomicU64,
+    /// Requests that reached the registries, and those that reached the hostile one.
+    pub upstream_requests: AtomicU64,
+    pub evil_requests: AtomicU64,
+    /// Files and directories of the store.
+    pub max_files: AtomicU64,
     pub max_rss: AtomicU64,
     pub max_du: AtomicU64,
     failed: Mutex<BTreeMap<String, u64>>,
@@ -64,7 +71,7 @@ impl Tally {
         let failed = self.failed.lock().unwrap();
         let lines = failed
             .iter()
-            .map(|(cause, count)| format!("chaos: failed {count:6} x {cause}"));
+            .map(|(cause, count)| format!("chaos: refused, as allowed {count:6} x {cause}"));
         let abandoned = self.abandoned.load(Ordering::Relaxed);
         let all: Vec<_> = lines
             .chain([format!("chaos: abandoned {abandoned} on purpose")])
@@ -76,7 +83,7 @@ impl Tally {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mib = |counter: &AtomicU64| of(counter) / (1024 * 1024);
         format!(
-            "| {seed} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} MiB | {:.1} MiB | {} |",
+            "| {seed} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} MiB | {:.1} MiB | {} | {} |",
             of(&self.completed),
             self.failures(),
             of(&self.struck),
@@ -84,10 +91,15 @@ impl Tally {
             of(&self.kills),
             of(&self.full),
             of(&self.damaged),
+            of(&self.attacks),
             mib(&self.bytes),
             mib(&self.upstream_bytes),
+            of(&self.upstream_requests),
+            of(&self.hostile_requests),
+            of(&self.evil_requests),
             mib(&self.max_rss),
             of(&self.max_du) as f64 / (1024.0 * 1024.0),
+            of(&self.max_files),
             self.violations().len(),
         )
     }

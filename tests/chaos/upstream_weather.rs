@@ -1,6 +1,6 @@
 //! What goes wrong with the registries: every fault that they know, outages, limits, tags that move.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Run;
 use crate::dice::Dice;
@@ -40,7 +40,7 @@ pub fn blow(run: &Run) {
             }
         }
         run.sleep(dice.millis(20, 200));
-        count_bytes(run);
+        count_traffic(run);
     }
     for registry in &run.world.registries {
         registry.clear_faults();
@@ -51,15 +51,21 @@ pub fn blow(run: &Run) {
         .map(|(number, id)| run.world.registries[*number].struck(*id));
     let counter = &run.tally.struck;
     counter.store(struck.sum(), Ordering::Relaxed);
-    count_bytes(run);
+    count_traffic(run);
 }
 
 /// The ledgers would grow for as long as the run lasts.
-fn count_bytes(run: &Run) {
+fn count_traffic(run: &Run) {
+    let add = |counter: &AtomicU64, count| {
+        counter.fetch_add(count, Ordering::Relaxed);
+    };
     for registry in &run.world.registries {
-        let sent = registry.take_bytes_sent();
-        run.tally.upstream_bytes.fetch_add(sent, Ordering::Relaxed);
+        let traffic = registry.take_traffic();
+        add(&run.tally.upstream_requests, traffic.requests);
+        add(&run.tally.upstream_bytes, traffic.bytes);
     }
+    let traffic = run.evil.take_traffic();
+    add(&run.tally.evil_requests, traffic.requests);
 }
 
 /// Docker Hub's two kinds of 429.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
-use crate::gauge::{Gauge, resident};
+use crate::gauge::{Gauge, Measured, resident};
 use crate::puller::{self, Stop};
 use crate::support::content::digest_of;
 use crate::support::disk::{blobs, files};
@@ -19,6 +19,10 @@ const HEALING: Duration = Duration::from_secs(90);
 const SLACK: u64 = 48 * 1024 * 1024;
 /// More than that is never right, whatever was pulled.
 const MOST: u64 = 256 * 1024 * 1024;
+/// Each file and directory counts as 4 KiB at least, and the store's own few are not evicted.
+const MOST_FILES: u64 = MAX_SIZE / 4096 + 32;
+/// Requests at the hostile registry for each request of a hostile client: a token, a HEAD, a GET, a second try.
+const MOST_FOR_ONE: u64 = 4;
 /// Connections of the log, the admin address and our own questions.
 const FEW: usize = 12;
 
@@ -30,7 +34,13 @@ pub fn reach(run: &Run, gauge: Gauge, runtime: &Runtime) {
     runtime.block_on(becomes_quiet(run, &mirror));
     nothing_stored_is_wrong(run);
     let bytes = runtime.block_on(mirror.metric("pierglass_store_bytes", &[]));
-    let (du, memory) = gauge.end();
+    let Measured { du, files, memory } = gauge.end();
+    run.tally.max_files.store(files, Ordering::Relaxed);
+    if files > MOST_FILES {
+        run.tally
+            .wrong(format!("the store had {files} files and directories"));
+    }
+    upstream_is_not_flooded(run);
     run.tally.max_du.store(du, Ordering::Relaxed);
     if du > MAX_SIZE {
         run.tally
@@ -51,9 +61,21 @@ fn something_was_proved(run: &Run) {
     let completed = run.tally.completed.load(Ordering::Relaxed);
     let kills = run.tally.kills.load(Ordering::Relaxed);
     let struck = run.tally.struck.load(Ordering::Relaxed);
-    if completed < 10 || kills == 0 || struck == 0 {
+    let attacks = run.tally.attacks.load(Ordering::Relaxed);
+    if completed < 10 || kills == 0 || struck == 0 || attacks < 10 {
         run.tally.wrong(format!(
-            "proves nothing: {completed} pulls, {kills} kills, {struck} faults"
+            "proves nothing: {completed} pulls, {kills} kills, {struck} faults, {attacks} attacks"
+        ));
+    }
+}
+
+/// Only hostile clients ask for what the hostile registry has.
+fn upstream_is_not_flooded(run: &Run) {
+    let asked = run.tally.hostile_requests.load(Ordering::Relaxed);
+    let reached = run.tally.evil_requests.load(Ordering::Relaxed);
+    if reached > asked * MOST_FOR_ONE {
+        run.tally.wrong(format!(
+            "{asked} requests of hostile clients became {reached} upstream"
         ));
     }
 }
@@ -186,6 +208,7 @@ fn memory_is_flat(run: &Run, samples: &[u64], pid: u32) {
 /// With its upstreams gone the mirror has no connection that it needs.
 async fn nothing_is_held(run: &Run, mirror: &Mirror) {
     run.world.registries.iter().for_each(FakeRegistry::down);
+    run.evil.down();
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let open = sockets_and_files(mirror.pid(), &mirror.store_path());

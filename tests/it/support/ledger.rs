@@ -84,6 +84,13 @@ impl Counts {
     }
 }
 
+/// Requests, and body bytes of blobs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Traffic {
+    pub requests: u64,
+    pub bytes: u64,
+}
+
 /// All that was seen since the start or the last reset.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -110,9 +117,10 @@ impl Ledger {
 
     /// Like [`Ledger::reset`]; bytes that are counted meanwhile are not lost.
     #[allow(dead_code, reason = "only tests/chaos runs for long")]
-    pub fn take_bytes(&self) -> u64 {
-        self.seen.lock().unwrap().clear();
-        self.blob_bytes.swap(0, Ordering::Relaxed)
+    pub fn take(&self) -> Traffic {
+        let requests = std::mem::take(&mut *self.seen.lock().unwrap()).len() as u64;
+        let bytes = self.blob_bytes.swap(0, Ordering::Relaxed);
+        Traffic { requests, bytes }
     }
 
     pub fn seen(&self) -> Vec<Seen> {

@@ -10,7 +10,7 @@ use super::auth::{Auth, Scheme};
 use super::content::{Content, Manifest, Repository, digest_of, generated_digest};
 use super::fault::{Fault, FaultId, Faults, On};
 use super::image::{Image, Index, OCI_INDEX, OCI_MANIFEST};
-use super::ledger::{Counts, Ledger, Seen};
+use super::ledger::{Counts, Ledger, Seen, Traffic};
 use super::link::Link;
 use super::loopback;
 use super::origin::Origin;
@@ -381,10 +381,10 @@ impl FakeRegistry {
         self.shared.ledger.reset();
     }
 
-    /// Body bytes of blobs sent since the last call; all that was seen is forgotten, as a long run needs it to be.
+    /// What was asked and sent since the last call; it is forgotten, as a long run needs it to be.
     #[allow(dead_code, reason = "only tests/chaos runs for long")]
-    pub fn take_bytes_sent(&self) -> u64 {
-        self.shared.ledger.take_bytes()
+    pub fn take_traffic(&self) -> Traffic {
+        self.shared.ledger.take()
     }
 
     /// Connections to the registry itself that are open now.
