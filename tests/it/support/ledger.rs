@@ -86,6 +86,7 @@ impl Counts {
 
 /// Requests, and body bytes of blobs.
 #[derive(Debug, Clone, Copy, Default)]
+#[allow(dead_code, reason = "only tests/chaos runs for long")]
 pub struct Traffic {
     pub requests: u64,
     pub bytes: u64,
