@@ -223,7 +223,7 @@ fn announce(config: &Config, listen: SocketAddr, admin: SocketAddr, secure: bool
     let scheme = if secure { "https" } else { "http" };
     tracing::info!(%listen, %admin, url = format!("{scheme}://{listen}"), "listening");
     if !listen.ip().is_loopback() && !secure {
-        tracing::info!("everybody who reaches this address can pull, over plain http");
+        tracing::info!("every client that reaches this address can pull, over plain http");
     }
     for remark in prepare::remarks(config) {
         match remark.is_warning {

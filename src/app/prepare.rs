@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
-use crate::config::units::format_size;
+use crate::config::units::{format_duration, format_size};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::mirror::Site;
@@ -116,6 +116,7 @@ pub(crate) fn remarks(config: &Config) -> Vec<Remark> {
         is_warning: true,
     };
     let mut remarks = sizes(config);
+    remarks.extend(limits(config).map(warning));
     let readable = config
         .secret_files
         .iter()
@@ -154,6 +155,25 @@ pub(crate) fn remarks(config: &Config) -> Vec<Remark> {
         });
     }
     remarks
+}
+
+/// Limits that another limit leaves without effect.
+fn limits(config: &Config) -> impl Iterator<Item = String> {
+    let server = &config.server;
+    let all = server.max_connections;
+    let share = server.per_client.connections.filter(|share| *share > all);
+    let share = share.map(|share| {
+        format!("max_connections_per_client is {share}, and max_connections is {all}: one client can have them all")
+    });
+    let contradictory = config.upstreams.iter().filter_map(|upstream| {
+        let freshness = &upstream.freshness;
+        let (ttl, stale) = (freshness.tag_ttl, freshness.max_stale);
+        (ttl > stale).then(|| {
+            let (name, ttl, stale) = (&upstream.settings.namespace, format_duration(ttl), format_duration(stale));
+            format!("tag_ttl of {name} is {ttl}, and max_stale is {stale}: its tags are served for {ttl} all the same")
+        })
+    });
+    share.into_iter().chain(contradictory)
 }
 
 /// Sizes that cannot work on the disk that is there.

@@ -150,7 +150,7 @@ async fn a_client_is_told_the_kind_of_a_failure_and_the_log_its_cause() {
     assert!(answer.text().contains("cannot log in"), "{}", answer.text());
     assert!(!answer.text().contains(path), "{}", answer.text());
     mirror.wait_for_cause(path);
-    // The same for what is in front of the registry: its address is nobody's business but the operator's.
+    // The same for what is in front of the registry: only the operator is told its address.
     let (registry, mirror) = scene::start();
     registry.down();
     let authority = registry.authority();

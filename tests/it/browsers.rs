@@ -1,4 +1,4 @@
-//! A web page must not make this machine's mirror fetch, tell or show anything, and nobody else must notice that.
+//! A web page must not make this machine's mirror fetch, tell or show anything, and no other client must notice that.
 
 use std::time::Duration;
 

@@ -151,6 +151,21 @@ fn sizes_that_cannot_work_are_told() {
 }
 
 #[test]
+fn limits_without_effect_are_told() {
+    let directory = TempDir::with_prefix("pierglass-config-").unwrap();
+    let limits = "max_connections = 10\nmax_connections_per_client = 11\n[freshness]\ntag_ttl = \"2h\"\nmax_stale = \"1h\"\n";
+    let output = pierglass(directory.path(), "check", limits);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for word in [
+        "max_connections_per_client is 11",
+        "tag_ttl of quay.io is 2h",
+    ] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+}
+
+#[test]
 fn a_configuration_with_a_password_is_a_secret_too() {
     let directory = TempDir::with_prefix("pierglass-config-").unwrap();
     let open = std::fs::Permissions::from_mode(0o755);

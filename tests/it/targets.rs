@@ -139,7 +139,7 @@ async fn a_socket_is_for_its_owner_and_takes_the_api_off_the_address() {
             StatusCode::OK
         );
     }
-    // A socket that a killed process left is in nobody's way; one that is in use is not taken away.
+    // A socket that a killed process left is replaced; one that is in use is not taken away.
     mirror.kill9();
     assert!(path.exists());
     mirror.restart();
@@ -193,9 +193,9 @@ async fn a_token_is_asked_for_and_may_change() {
     assert!(!mirror.output().contains("-token\""), "{}", mirror.output());
 }
 
-/// On 0.0.0.0 everybody could pin, unpin and have content dropped.
+/// On 0.0.0.0 every client could pin, unpin and have content dropped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn beyond_loopback_there_was_an_api_for_everybody() {
+async fn beyond_loopback_there_was_an_api_for_every_client() {
     let everywhere =
         |config: MirrorConfig| config.environment("PIERGLASS_ADMIN_LISTEN", "0.0.0.0:0");
     let (_registry, mirror) = scene::start_with(everywhere);

@@ -280,3 +280,34 @@ fn mistakes_can_be_read_by_programs() {
     let expected = r#"[{"place":{"position":{"file":"p.toml","line":1,"column":18}},"key":"store.max_size","wrong":"\"0\" is too small","right":"write at least \"1 B\""}]"#;
     assert_eq!(serde_json::to_string(&mistakes).unwrap(), expected);
 }
+
+#[test]
+fn names_that_lead_here_are_a_list_or_in_the_environment_a_line() {
+    let written = |text: &str, variables| parse_in(text, variables).unwrap().server.allowed_hosts;
+    assert_eq!(written("", &[]), Vec::<String>::new());
+    let two = ["a.example", "b.example:5000"];
+    assert_eq!(
+        written("allowed_hosts = [\"A.example\", \"b.example:5000\"]", &[]),
+        two
+    );
+    let variable = [("PIERGLASS_ALLOWED_HOSTS", "a.example, B.example:5000")];
+    assert_eq!(written("", &variable), two);
+    assert_eq!(written("allowed_hosts = [\"*\"]", &[]), ["*"]);
+    assert!(mistakes("allowed_hosts = \"a b\"").contains("p.toml:1:17: allowed_hosts"));
+}
+
+#[test]
+fn files_that_hold_a_secret_are_known() {
+    let files = |text: &str| parse(text).unwrap().secret_files;
+    assert!(files("").is_empty());
+    let hub = "[upstream.\"docker.io\"]\nusername = \"u\"\n";
+    let inline = format!("{hub}password = \"{SECRET}\"");
+    assert_eq!(files(&inline), [Path::new("p.toml")]);
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let named = format!("admin_token_file = {file:?}\n{hub}password_file = {file:?}");
+    assert_eq!(files(&named), [Path::new(file), Path::new(file)]);
+    let more = format!(
+        "{hub}password_file = {file:?}\n[[upstream.\"docker.io\".more_credentials]]\nusername = \"v\"\npassword = \"{SECRET}\""
+    );
+    assert_eq!(files(&more), [Path::new(file), Path::new("p.toml")]);
+}

@@ -21,7 +21,7 @@ enum ApiRule {
     Open,
     /// For those who send what this file holds.
     Token(PathBuf),
-    /// For nobody here; says where it is.
+    /// Not here; says where it is.
     Closed(String),
 }
 
