@@ -131,7 +131,10 @@ for name, proxy, more, path in proxies:
         process.wait()
         time.sleep(0.3)
 PY
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+# A port that no outgoing connection is given.
+port=$(python3 -c 'import random, socket
+while socket.socket().connect_ex(("127.0.0.1", port := random.randint(20000, 30000))) == 0: pass
+print(port)')
 python3 events.py "$port" >seen || { tail proxy.log; exit 1; }
 cat seen
 diff - seen <<'SEEN'

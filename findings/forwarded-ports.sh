@@ -133,7 +133,10 @@ const readers = {
 };
 http.createServer((request, answer) => (readers[request.url] ?? ((_, unknown) => unknown.end()))(request, answer)).listen(Number(process.argv[2]), '127.0.0.1');
 JS
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+# A port that no outgoing connection is given.
+port=$(python3 -c 'import random, socket
+while socket.socket().connect_ex(("127.0.0.1", port := random.randint(20000, 30000))) == 0: pass
+print(port)')
 py/bin/python forwarded.py "$port" >seen || { tail server.log; exit 1; }
 cat seen
 diff - seen <<'SEEN'

@@ -13,8 +13,8 @@
 #   - with "proxy_request_buffering off" nginx hands the 403 on, at once. HAProxy, Squid and Caddy do so by themselves,
 #     lighttpd after the whole body;
 #   - server reads on: 403 through all of them, but nginx, Apache, Varnish and lighttpd let the client send everything first;
-#   - a client that waits for "100 Continue" is told 403 at once by Apache, HAProxy and Squid; nginx, Varnish, lighttpd and Caddy
-#     say "100 Continue" themselves and let it send.
+#   - a client that waits for "100 Continue" is told 403 at once by Apache, HAProxy and Squid; nginx, Varnish and lighttpd say
+#     "100 Continue" themselves and let it send (Caddy does now the one, now the other: not asked below).
 # Why it matters: dockerd tries an upload again after a 5xx, five times, each time with the whole layer, and shows "502"
 #   where the server had said "denied". Who refuses an upload (401, 403, 404, 413, 429) must read on for a while before it closes.
 set -euo pipefail
@@ -137,13 +137,17 @@ for name, command in proxies.items():
                     tries[upload(path, chunked)] += 1
                 most = " or ".join(sorted(tries)) if name == "nginx" else tries.most_common(1)[0][0]
                 print(f"{name}: server {path[1:].replace('-', ' ')}, {'chunked' if chunked else 'length'}: {most}", flush=True)
+        if name == "Caddy": continue
         print(f"{name}: asked to expect:", collections.Counter(upload("/reads-on", False, True) for _ in range(3)).most_common(1)[0][0], flush=True)
     finally:
         proxy.terminate()
         proxy.wait()
         time.sleep(0.3)
 PY
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+# A port that no outgoing connection is given.
+port=$(python3 -c 'import random, socket
+while socket.socket().connect_ex(("127.0.0.1", port := random.randint(20000, 30000))) == 0: pass
+print(port)')
 python3 refused.py "$port" >seen || { tail proxy.log; exit 1; }
 cat seen
 diff - seen <<'SEEN'
@@ -186,5 +190,4 @@ Caddy: server closes, length: 403, at once
 Caddy: server closes, chunked: 403, at once
 Caddy: server reads on, length: 403, at once
 Caddy: server reads on, chunked: 403, at once
-Caddy: asked to expect: says 100 Continue
 SEEN

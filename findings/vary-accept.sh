@@ -126,7 +126,10 @@ for name, command in caches.items():
         cache.wait()
         time.sleep(0.3)
 PY
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+# A port that no outgoing connection is given.
+port=$(python3 -c 'import random, socket
+while socket.socket().connect_ex(("127.0.0.1", port := random.randint(20000, 30000))) == 0: pass
+print(port)')
 python3 vary.py "$port" >seen || { cat cache.log; exit 1; }
 cat seen
 diff - seen <<'SEEN'
