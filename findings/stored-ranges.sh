@@ -115,6 +115,7 @@ for name, command in {"HAProxy": haproxy, "Squid": squid, "Apache": apache, "ngi
         ask("/v2/a/blobs/warm-up")
         for number, (question, headers) in enumerate(questions.items()):
             cold = ask(f"/v2/a/blobs/cold{number}", *headers)
+            time.sleep(0.5)
             again = ask(f"/v2/a/blobs/cold{number}", *headers)
             ask(f"/v2/a/blobs/stored{number}")
             time.sleep(0.5)
