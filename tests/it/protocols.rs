@@ -6,6 +6,7 @@ use http::StatusCode;
 use tokio::net::TcpStream;
 
 use crate::support::client::{Ending, Raw, raw};
+use crate::support::mirror::log_field;
 use crate::support::tls::{Certificate, get_h1, get_h2};
 use crate::support::{
     FakeRegistry, Fault, Image, MIB, Mirror, MirrorConfig, On, digest_of, plain, scene,
@@ -167,4 +168,30 @@ async fn tls_at_a_plain_port_is_answered_in_http() {
     let answer = String::from_utf8_lossy(&answer);
     assert_ne!(ending, Ending::Silent);
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
+/// It left no trace in the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_without_a_certificate_is_refused_and_logged() {
+    let certificate = Certificate::new();
+    let ca = format!(
+        "{}client_ca = {:?}\n",
+        certificate.toml(),
+        certificate.certificate()
+    );
+    let (_registry, mirror) = scene::start_with(|config| config.toml(&ca));
+    // A check whether the port is open is no handshake that failed.
+    drop(TcpStream::connect(mirror.authority()).await.unwrap());
+    let stream = certificate.connect(mirror.authority(), &[]).await;
+    let url = format!("https://{}/v2/", mirror.authority());
+    assert!(get_h1(stream, &url).await.is_err());
+    let failed = |line: &serde_json::Value| {
+        let message = log_field(line, "message").and_then(serde_json::Value::as_str);
+        message == Some("a TLS handshake failed")
+    };
+    let line = mirror.wait_for_log(PATIENCE, failed);
+    assert_eq!(log_field(&line, "client"), Some(&"127.0.0.1".into()));
+    let error = log_field(&line, "error").and_then(serde_json::Value::as_str);
+    assert!(error.is_some_and(|it| it.contains("certificate")), "{line}");
+    assert_eq!(mirror.logs().iter().filter(|line| failed(line)).count(), 1);
 }

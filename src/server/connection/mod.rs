@@ -135,20 +135,29 @@ where
         tls: TlsAcceptor,
         permit: &ConnectionPermit,
     ) -> Result<(), Broken> {
-        let first = tokio::time::timeout(self.limits.header_timeout, speaks_plain_http(&stream));
-        let Some(plain) = unless(&mut self.stopped, first).await else {
+        let first = tokio::time::timeout(self.limits.header_timeout, first_byte(&stream));
+        let Some(first) = unless(&mut self.stopped, first).await else {
             return Ok(());
         };
-        if plain?? {
-            let _ = stream.try_write(NOT_PLAIN);
-            return Err("a client speaks plain http to the TLS port".into());
+        match first?? {
+            // Whether the port is open is all that some checks ask.
+            None => return Ok(()),
+            // A method begins with a letter, TLS with 22 (RFC 8446 5.1).
+            Some(letter) if letter.is_ascii_uppercase() => {
+                let _ = stream.try_write(NOT_PLAIN);
+                return Err("a client speaks plain http to the TLS port".into());
+            }
+            Some(_) => {}
         }
         let handshake =
             tokio::time::timeout(self.limits.header_timeout, tls.accept_with(stream, deepen));
         let Some(stream) = unless(&mut self.stopped, handshake).await else {
             return Ok(());
         };
-        let stream = stream??;
+        let stream = stream?.inspect_err(|error| {
+            // The only trace of a client without the certificate that `client_ca` wants.
+            tracing::info!(client = %self.peer.ip(), %error, "a TLS handshake failed");
+        })?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(tls::H2);
         self.serve(stream, h2, permit).await
     }
@@ -276,11 +285,11 @@ const NOT_PLAIN: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
     This port speaks TLS: write https:// instead of http://.\n";
 
-/// Looks at the first byte, leaving it unread: a method begins with a letter, TLS with 22 (RFC 8446 5.1).
-async fn speaks_plain_http(stream: &TcpStream) -> std::io::Result<bool> {
+/// Looks at the first byte, leaving it unread; `None` at the end.
+async fn first_byte(stream: &TcpStream) -> std::io::Result<Option<u8>> {
     let mut first = [0];
     let read = stream.peek(&mut first).await?;
-    Ok(read > 0 && first[0].is_ascii_uppercase())
+    Ok((read > 0).then_some(first[0]))
 }
 
 /// Looks at the first bytes, leaving them unread: HTTP/2 with prior knowledge begins with `PRI * HTTP/2.0`
