@@ -90,7 +90,7 @@ impl Upstream {
         let ask = |turn| manifests::head(turn, repository, reference, known);
         match is_of_referrers(reference) {
             true => ask(self.endpoints.registry_turn()).await,
-            false => self.endpoints.first_answer(false, ask).await,
+            false => self.endpoints.first_answer(None, ask).await,
         }
     }
 
@@ -103,7 +103,7 @@ impl Upstream {
         let ask = |turn| manifests::get(turn, repository, reference, &self.memory);
         match is_of_referrers(reference) {
             true => ask(self.endpoints.registry_turn()).await,
-            false => self.endpoints.first_answer(false, ask).await,
+            false => self.endpoints.first_answer(None, ask).await,
         }
     }
 
@@ -114,7 +114,7 @@ impl Upstream {
         digest: &Digest,
     ) -> Result<Option<u64>, Error> {
         self.endpoints
-            .first_answer(false, |turn| blobs::head(turn, repository, digest))
+            .first_answer(None, |turn| blobs::head(turn, repository, digest))
             .await
     }
 
@@ -151,7 +151,9 @@ impl Upstream {
         part: Option<Span>,
     ) -> Result<FetchedBlob, Error> {
         self.endpoints
-            .first_answer(true, |turn| blobs::get(turn, repository, digest, part))
+            .first_answer(Some(repository), |turn| {
+                blobs::get(turn, repository, digest, part)
+            })
             .await
     }
 
@@ -185,9 +187,9 @@ impl Upstream {
         &self.memory
     }
 
-    /// A body from an endpoint was wrong: for a while, blobs are asked of the registry itself alone.
-    pub(crate) fn distrust_endpoints(&self) {
-        self.endpoints.distrust();
+    /// A body from an endpoint was wrong: for a while, blobs of this repository are asked of the registry itself alone.
+    pub(crate) fn distrust_endpoints(&self, repository: &Repository) {
+        self.endpoints.distrust(repository);
     }
 
     /// The pull quota of each account. Answers of upstream keep it up to date.

@@ -165,6 +165,26 @@ async fn an_endpoint_that_sent_a_wrong_blob_is_not_asked_for_it_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_blob_that_an_endpoint_breaks_off_cost_all_others_the_endpoint() {
+    let (near, home) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let broken = near.put_generated_blob("attacker/a", 1, MIB);
+    home.put_generated_blob("attacker/a", 1, MIB);
+    let cut = On::blob().get().containing(&broken);
+    near.fault(cut.forever(), Fault::CutAfter(1000));
+    let mirror = Mirror::start(through(&[&near], &home));
+    let url = mirror.blob_url("attacker/a", &broken);
+    download(&url, &[]).await.unwrap().assert_is(&broken);
+    near.reset_counts();
+    home.reset_counts();
+    for seed in 2..6 {
+        let digest = near.put_generated_blob(REPO, seed, MIB);
+        home.put_generated_blob(REPO, seed, MIB);
+        mirror.pull_blob(REPO, &digest).await;
+    }
+    assert_eq!((near.counts().blob_gets, home.counts().blob_gets), (4, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_endpoint_ever_sees_a_password() {
     const PASSWORD: &str = "hunter2-Pa55word";
     let near = FakeRegistry::builder()

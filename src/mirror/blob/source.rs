@@ -75,10 +75,10 @@ impl Source {
         self.upstream.get_blob(repository, &self.digest, part).await
     }
 
-    /// The bytes that came were wrong: for a while, blobs are asked of the registry itself alone, and this one not again
-    /// and again.
+    /// The bytes that came were wrong: for a while, blobs of this repository are asked of the registry itself alone,
+    /// and this one not again and again.
     pub(super) fn note_wrong(&self) {
-        self.upstream.distrust_endpoints();
+        self.upstream.distrust_endpoints(&self.name.repository);
         self.notes.wrong.note(&self.name, &self.digest);
     }
 

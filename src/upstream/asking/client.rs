@@ -21,7 +21,8 @@ use crate::upstream::restraint::jitter;
 use crate::upstream::restraint::quota::RateLimit;
 use crate::upstream::restraint::throttle::Throttle;
 use crate::upstream::settings::Settings;
-use crate::upstream::wire::http::{Breaks, Http};
+use crate::upstream::wire::breaks::Breaks;
+use crate::upstream::wire::http::Http;
 use crate::upstream::wire::zone::Zone;
 
 use super::refusal;
@@ -332,10 +333,11 @@ impl Client {
         }
         let (parts, body) = response.into_parts();
         let length = content_length(&parts.headers);
+        let repository = question.endpoint.repository();
         Ok(Reply {
             status,
             headers: parts.headers,
-            body: http.body(body).watched(&self.breaks, length),
+            body: http.body(body).watched(&self.breaks, repository, length),
         })
     }
 
@@ -376,14 +378,14 @@ impl Client {
         self.transport.http().namespace()
     }
 
-    /// Whether a body broke off within the last `span`.
-    pub(super) fn broke_within(&self, span: Duration) -> bool {
-        self.breaks.within(span)
+    /// Whether a body of this repository broke off within the last `span`.
+    pub(super) fn broke_within(&self, repository: &Repository, span: Duration) -> bool {
+        self.breaks.within(repository, span)
     }
 
-    /// Treats the endpoint as if a body had just broken off.
-    pub(super) fn distrust(&self) {
-        self.breaks.note();
+    /// Treats the endpoint as if a body of this repository had just broken off.
+    pub(super) fn distrust(&self, repository: &Repository) {
+        self.breaks.note(repository);
     }
 }
 

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::metrics::Metrics;
+use crate::oci::name::Repository;
 use crate::upstream::error::{CertificateError, Error};
 use crate::upstream::login::kinds::Login;
 use crate::upstream::settings::Settings;
 
 use super::client::Client;
 
-/// How long an endpoint whose body broke off is not asked for blobs.
+/// How long an endpoint whose body broke off is not asked for blobs of that repository.
 const AVOIDED: Duration = Duration::from_secs(15);
 
 pub(crate) struct Endpoints {
@@ -70,17 +71,20 @@ impl Endpoints {
     }
 
     /// The first answer: an endpoint that gives none is followed by the next one. All of them together have the time
-    /// that a response header may take. For a body, endpoints that broke off lately are left out.
+    /// that a response header may take. For the body of a blob of `repository`, endpoints
+    /// that lately broke one off are left out.
     pub(crate) async fn first_answer<'a, T, F>(
         &'a self,
-        for_body: bool,
+        for_body: Option<&Repository>,
         ask: impl Fn(Turn<'a>) -> F,
     ) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
     {
         let until = self.registry.deadline();
-        let sound = |client: &&Client| !for_body || !client.broke_within(AVOIDED);
+        let broke =
+            |client: &Client| for_body.is_some_and(|name| client.broke_within(name, AVOIDED));
+        let sound = |client: &&Client| !broke(client);
         let mut left = u32::try_from(self.before.iter().filter(sound).count()).unwrap_or(u32::MAX);
         let mut before = self.before.iter().filter(sound);
         loop {
@@ -112,8 +116,10 @@ impl Endpoints {
         }
     }
 
-    /// A body from an endpoint was wrong: for a while, blobs are asked of the registry itself alone.
-    pub(crate) fn distrust(&self) {
-        self.before.iter().for_each(Client::distrust);
+    /// A body from an endpoint was wrong: for a while, blobs of this repository are asked of the registry itself alone.
+    pub(crate) fn distrust(&self, repository: &Repository) {
+        self.before
+            .iter()
+            .for_each(|client| client.distrust(repository));
     }
 }

@@ -1,7 +1,7 @@
 //! One HTTP request and its response: connection pool, time limits, metrics. No login and no redirects.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -16,7 +16,9 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::memory::{Held, Memory};
 use crate::metrics::Metrics;
+use crate::oci::name::Repository;
 
+use super::breaks::Breaks;
 use super::connect::{Connector, Connectors, Proxies};
 use super::failure::{Way, causes};
 use super::pace::Pace;
@@ -220,22 +222,6 @@ impl Http {
     }
 }
 
-/// When a body of one origin last broke off.
-#[derive(Default)]
-pub(crate) struct Breaks(Mutex<Option<Instant>>);
-
-impl Breaks {
-    pub(crate) fn note(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    /// Whether that was at most `span` ago.
-    pub(crate) fn within(&self, span: Duration) -> bool {
-        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.is_some_and(|last| last.elapsed() < span)
-    }
-}
-
 /// A response body that is still arriving. Every piece must come within the idle timeout.
 pub(crate) struct Body {
     incoming: Incoming,
@@ -244,16 +230,21 @@ pub(crate) struct Body {
     /// How much is still to come, if that was announced.
     left: Option<u64>,
     /// Noted when it breaks off.
-    breaks: Option<Arc<Breaks>>,
+    breaks: Option<(Arc<Breaks>, Repository)>,
     pace: Pace,
 }
 
 impl Body {
-    /// Notes in `breaks` if the body ends before `length` bytes have come.
-    pub(crate) fn watched(self, breaks: &Arc<Breaks>, length: Option<u64>) -> Self {
+    /// Notes in `breaks` if this body, which is about a repository, ends before `length` bytes have come.
+    pub(crate) fn watched(
+        self,
+        breaks: &Arc<Breaks>,
+        repository: Option<&Repository>,
+        length: Option<u64>,
+    ) -> Self {
         Self {
             left: length,
-            breaks: Some(Arc::clone(breaks)),
+            breaks: repository.map(|repository| (Arc::clone(breaks), repository.clone())),
             ..self
         }
     }
@@ -271,8 +262,8 @@ impl Body {
             }
             Ok(None) if self.left.is_none_or(|left| left == 0) => {}
             Ok(None) | Err(_) => {
-                if let Some(breaks) = &self.breaks {
-                    breaks.note();
+                if let Some((breaks, repository)) = &self.breaks {
+                    breaks.note(repository);
                 }
             }
         }

@@ -1,9 +1,10 @@
 //! Requests as they are: names, sockets, TLS, proxies, time limits. No login and no redirects.
 //!
-//! Reading order: `http` (one request), `pace` (how slow a body may be), [`settings`] (how connections are made), `failure` (why there was no response),
-//! `connect`, `resolve`, `zone` (where an address is, and what may be reached from where), `origin` (what a URL says of
-//! where it leads).
+//! Reading order: `http` (one request), `breaks` (bodies that broke off), `pace` (how slow a body may be), [`settings`]
+//! (how connections are made), `failure` (why there was no response), `connect`, `resolve`, `zone` (where an address is,
+//! and what may be reached from where), `origin` (what a URL says of where it leads).
 
+pub(super) mod breaks;
 mod connect;
 mod failure;
 pub(super) mod http;

@@ -134,7 +134,7 @@ pub const INSIDE: &[(&str, &str)] = &[
     ),
     (
         "upstream/wire",
-        "http pace failure connect resolve zone origin settings",
+        "http breaks pace failure connect resolve zone origin settings",
     ),
 ];
 
