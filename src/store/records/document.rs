@@ -13,6 +13,7 @@ use bytes::Bytes;
 use moka::sync::Cache;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 
 use crate::memory::{Held, Memory};
 use crate::store::disk::blocking::{run, try_run};
@@ -29,6 +30,9 @@ const PERSIST_EVERY: Duration = Duration::from_secs(600);
 const ANSWER_PATIENCE: Duration = Duration::from_millis(200);
 /// How long a record waits for the start-up scan where no answer waits for it, or where it must be kept.
 const SCAN_PATIENCE: Duration = Duration::from_secs(60);
+/// Records that are made durable behind their answers at a time. Each takes a blocking thread for as long as the disk
+/// takes, and what is read from disk for a client needs those threads too.
+static SYNCS: Semaphore = Semaphore::const_new(32);
 /// A record in memory tells the index of its use at most this often (seconds).
 const PROMOTE_EVERY: u32 = 10;
 
@@ -235,8 +239,9 @@ async fn write_behind(
     patience: Duration,
 ) -> io::Result<()> {
     let (file, directory) = write_within(room, key, file, patience).await?;
-    tokio::task::spawn_blocking(move || {
-        let _ = make_durable(&file, &directory);
+    tokio::spawn(async move {
+        let _permit = SYNCS.acquire().await;
+        try_run(move || make_durable(&file, &directory)).await
     });
     Ok(())
 }
