@@ -102,6 +102,7 @@ impl Stored {
         let settings = Settings {
             path: directory.path().to_path_buf(),
             max_size: 1 << 40,
+            max_files: None,
             min_free: 0,
             scrub_rate: 0,
             scrub_every: Duration::from_secs(1),

@@ -92,6 +92,10 @@ metrics! {
         "Configured limit of the store in bytes.";
     store_blobs: IntGauge = "pierglass_store_blobs", [],
         "Blobs stored.";
+    store_share_bytes: GaugeVec = "pierglass_store_share_bytes", [share],
+        "Bytes by what they are spent on.";
+    store_files: IntGaugeVec = "pierglass_store_files", [share],
+        "Files and directories of the store by what they hold.";
     evicted_bytes: IntCounter = "pierglass_store_evicted_bytes_total", [],
         "Bytes removed to make room.";
     store_pinned: Gauge = "pierglass_store_pinned_bytes", [],

@@ -99,6 +99,8 @@ keys! {
     [STORE] {
         STORE_PATH: "path", "Default: $STATE_DIRECTORY, else $XDG_CACHE_HOME/pierglass, else ~/.cache/pierglass.";
         STORE_MAX_SIZE: "max_size" = "50GiB", "All that is stored, ingests in progress included.";
+        STORE_MAX_FILES: "max_files",
+            "Files that are stored at most. Default: one for each 256 KiB of max_size, 10000 to 1000000.";
         STORE_MIN_FREE: "min_free" = "1GiB", "Keep at least this much of the disk free.";
         STORE_SCRUB_RATE: "scrub_rate" = "8MiB", "Bytes a second read again to find damage on disk; 0 turns that off.";
         STORE_SCRUB_EVERY: "scrub_every" = "7d", "How long a blob goes without being read again.";

@@ -310,6 +310,7 @@ fn tls(lookup: &mut Lookup<'_>) -> Result<Option<tls::Settings>, Reported> {
 fn store(lookup: &mut Lookup<'_>, environment: &Environment) -> Result<store::Settings, Reported> {
     let path = lookup.optional(&keys::STORE_PATH, value::path);
     let max_size = lookup.required(&keys::STORE_MAX_SIZE, value::size(1, MAX_STORE));
+    let max_files = lookup.optional(&keys::STORE_MAX_FILES, value::files);
     let min_free = lookup.required(&keys::STORE_MIN_FREE, value::size(0, MAX_FREE));
     let scrub_rate = lookup.required(&keys::STORE_SCRUB_RATE, value::size(0, MAX_STORE));
     let scrub_every = lookup.required(&keys::STORE_SCRUB_EVERY, value::timeout);
@@ -326,6 +327,7 @@ fn store(lookup: &mut Lookup<'_>, environment: &Environment) -> Result<store::Se
     Ok(store::Settings {
         path: path?,
         max_size: max_size?,
+        max_files: max_files?,
         min_free: min_free?,
         scrub_rate: scrub_rate?,
         scrub_every: scrub_every?,

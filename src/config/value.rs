@@ -40,6 +40,8 @@ pub(super) struct TableEntry {
 /// More connections than a process can have files open on Linux by default (`fs.nr_open`).
 const MAX_CONNECTIONS: usize = 1 << 20;
 
+const MAX_FILES: usize = 1_000_000_000;
+
 /// A text that is not empty.
 pub(super) fn text(value: &Value) -> Result<&str, Fault> {
     secret_text(value).map(Secret::expose)
@@ -71,15 +73,15 @@ fn text_or_number<'a>(value: &'a Value, right: &str) -> Result<&'a str, Fault> {
     }
 }
 
-/// A number from 1 to [`MAX_CONNECTIONS`]. `wrong` says what another one is not.
-fn count(value: &Value, wrong: &str, right: String) -> Result<usize, Fault> {
+/// A number from 1 to `most`. `wrong` says what another one is not.
+fn count(value: &Value, most: usize, wrong: &str, right: String) -> Result<usize, Fault> {
     let number = match value {
         Value::Untyped(number) => number.expose(),
         Value::Integer(number) => number,
         other => return Err(mistyped(other, "a number", right)),
     };
     match number.parse() {
-        Ok(number @ 1..=MAX_CONNECTIONS) => Ok(number),
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
         _ => Err(Fault::new(format!("{} {wrong}", quoted(number)), right)),
     }
 }
@@ -100,7 +102,12 @@ pub(super) fn boolean(value: &Value) -> Result<bool, Fault> {
 /// A number of connections, at least one.
 pub(super) fn connections(value: &Value) -> Result<usize, Fault> {
     let right = format!("write a number from 1 to {MAX_CONNECTIONS}, without quotes");
-    count(value, "is not a number of connections", right)
+    count(
+        value,
+        MAX_CONNECTIONS,
+        "is not a number of connections",
+        right,
+    )
 }
 
 /// A limit on what one client may have: a number, at least one, or "none".
@@ -108,8 +115,14 @@ pub(super) fn limit(value: &Value) -> Result<Option<usize>, Fault> {
     let right = format!("write a number from 1 to {MAX_CONNECTIONS}, or \"none\"");
     match value {
         Value::Untyped(word) | Value::Text(word) if word.expose() == "none" => Ok(None),
-        other => count(other, "is not a limit", right).map(Some),
+        other => count(other, MAX_CONNECTIONS, "is not a limit", right).map(Some),
     }
+}
+
+/// A number of files, at least one.
+pub(super) fn files(value: &Value) -> Result<u64, Fault> {
+    let right = format!("write a number from 1 to {MAX_FILES}, without quotes");
+    count(value, MAX_FILES, "is not a number of files", right).map(|count| count as u64)
 }
 
 /// A size in bytes from `least` to `most`.

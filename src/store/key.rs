@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::oci::digest::Digest;
+use crate::oci::digest::{Algorithm, Digest};
 use crate::oci::name::{Namespace, QualifiedName, Tag};
 
 /// The identity of one stored file.
@@ -17,8 +17,57 @@ pub(crate) enum StoreKey {
     Tag(Arc<(QualifiedName, Tag)>),
     /// What upstream listed about one repository.
     Listing(Arc<(QualifiedName, Listing)>),
+    /// The blobs that one repository vouches for.
+    Vouched(Arc<QualifiedName>),
+    /// The blobs whose bytes one upstream gave.
+    Given(Namespace),
     /// The beginning of a blob that an upstream did not send to its end.
     Partial(Arc<(Namespace, Digest)>),
+}
+
+/// What the stored bytes are spent on: a label of the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Share {
+    Blobs,
+    /// Manifests, tags and lists.
+    Records,
+    Vouched,
+    Partials,
+}
+
+impl Share {
+    pub(crate) const ALL: [Self; 4] = [Self::Blobs, Self::Records, Self::Vouched, Self::Partials];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Blobs => "blobs",
+            Self::Records => "records",
+            Self::Vouched => "vouched",
+            Self::Partials => "partials",
+        }
+    }
+}
+
+/// A directory below the top ones, which exists as long as something is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum StoreDirectory {
+    /// Blobs whose digests begin with the same two digits.
+    Shard(Algorithm, [u8; 2]),
+    Blobs(Algorithm),
+    Repository(QualifiedName),
+    Repositories(Namespace),
+    Partials(Namespace),
+}
+
+impl StoreDirectory {
+    /// The directory it is in, unless that is a top one.
+    pub(crate) fn parent(&self) -> Option<Self> {
+        match self {
+            Self::Shard(algorithm, _) => Some(Self::Blobs(*algorithm)),
+            Self::Repository(name) => Some(Self::Repositories(name.namespace.clone())),
+            Self::Blobs(_) | Self::Repositories(_) | Self::Partials(_) => None,
+        }
+    }
 }
 
 /// What is listed about a repository.
@@ -43,8 +92,38 @@ impl StoreKey {
         Self::Listing(Arc::new((name.clone(), listing.clone())))
     }
 
+    pub(crate) fn vouched(name: &QualifiedName) -> Self {
+        Self::Vouched(Arc::new(name.clone()))
+    }
+
     pub(crate) fn partial(namespace: &Namespace, digest: &Digest) -> Self {
         Self::Partial(Arc::new((namespace.clone(), digest.clone())))
+    }
+
+    pub(crate) fn share(&self) -> Share {
+        match self {
+            Self::Blob(_) => Share::Blobs,
+            Self::Manifest(_) | Self::Tag(_) | Self::Listing(_) => Share::Records,
+            Self::Vouched(_) | Self::Given(_) => Share::Vouched,
+            Self::Partial(_) => Share::Partials,
+        }
+    }
+
+    /// The directory it is in.
+    pub(crate) fn directory(&self) -> StoreDirectory {
+        match self {
+            Self::Blob(digest) => {
+                let hex = digest.hex();
+                let shard = hex.as_bytes().first_chunk().copied();
+                StoreDirectory::Shard(digest.algorithm(), shard.unwrap_or_default())
+            }
+            Self::Manifest(id) => StoreDirectory::Repository(id.0.clone()),
+            Self::Tag(id) => StoreDirectory::Repository(id.0.clone()),
+            Self::Listing(id) => StoreDirectory::Repository(id.0.clone()),
+            Self::Vouched(name) => StoreDirectory::Repository(name.as_ref().clone()),
+            Self::Given(namespace) => StoreDirectory::Repositories(namespace.clone()),
+            Self::Partial(id) => StoreDirectory::Partials(id.0.clone()),
+        }
     }
 }
 

@@ -38,7 +38,12 @@ pub use disk::lock::OpenError;
 use disk::{Disk, lock};
 use images::Images;
 use records::Records;
+use room::usage::Amount;
 use room::{Room, scan};
+
+/// The limit of files that nothing was said about: one for so many bytes of the limit of bytes, between these two.
+const BYTES_A_FILE: u64 = 256 * 1024;
+const FILES: (u64, u64) = (10_000, 1_000_000);
 
 /// Where the store is and how much it may hold.
 #[derive(Debug, Clone)]
@@ -47,12 +52,24 @@ pub struct Settings {
     pub path: PathBuf,
     /// Bytes on disk that are never exceeded, ingests in progress included.
     pub max_size: u64,
+    /// Files that are stored at most: memory and inodes are needed for each. `None`: as many as fit `max_size`.
+    pub max_files: Option<u64>,
     /// Bytes of the file system that are always left free.
     pub min_free: u64,
     /// Bytes a second that the check behind the requests may read; 0 turns it off.
     pub scrub_rate: u64,
     /// How long a blob goes without being checked.
     pub scrub_every: Duration,
+}
+
+impl Settings {
+    fn limit(&self) -> Amount {
+        let files = (self.max_size / BYTES_A_FILE).clamp(FILES.0, FILES.1);
+        Amount {
+            bytes: self.max_size,
+            files: self.max_files.unwrap_or(files),
+        }
+    }
 }
 
 /// The store: its parts.
@@ -74,11 +91,11 @@ impl Store {
         memory: &Arc<Memory>,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, OpenError> {
-        let (path, max_size) = (settings.path.clone(), settings.max_size);
+        let (path, limit) = (settings.path.clone(), settings.limit());
         let disk = Disk::open(settings.path, settings.min_free, metrics)?;
         let layout = disk.layout();
         let leftovers = disk.leftovers().map_err(OpenError::at(&path))?;
-        let room = Room::new(Arc::clone(&disk), max_size);
+        let room = Room::new(Arc::clone(&disk), limit);
         let records = Records::new(&room, memory);
         let images = Images::load(&records, &room).map_err(OpenError::at(&layout.pins()))?;
 
@@ -138,6 +155,9 @@ impl Store {
         &self.images
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 /// A hook that calls a higher part as long as that exists, and does not keep it alive.
 fn told<P: Send + Sync + 'static, T: ?Sized>(

@@ -104,7 +104,7 @@ fn fill_up(run: &Run, dice: &mut Dice) {
 fn damage(run: &Run, dice: &mut Dice) {
     let store = run.ground.store();
     let blobs = files(&store.join("blobs"));
-    let records = files(&store.join("records"));
+    let records = files(&store.join("repositories"));
     let (Some(blob), Some(record)) = (any_of(&blobs, dice), any_of(&records, dice)) else {
         return;
     };
@@ -137,7 +137,10 @@ fn shorten(path: &Path, dice: &mut Dice) {
 fn flip_manifest(records: &[PathBuf], dice: &mut Dice) {
     let manifests: Vec<_> = records
         .iter()
-        .filter(|path| path.parent().is_some_and(|dir| dir.ends_with("_manifests")))
+        .filter(|path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with("manifest-"))
+        })
         .cloned()
         .collect();
     let Some(path) = any_of(&manifests, dice) else {

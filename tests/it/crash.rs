@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde_json::Value;
 
 use crate::support::client::download;
-use crate::support::disk::{blob_file, blobs, directories, files};
+use crate::support::disk::{blob_file, blobs, directories, files, record_file};
 use crate::support::mirror::log_field;
 use crate::support::{Image, MIB, Mirror, MirrorConfig, client, generated_digest, plain, scene};
 
@@ -160,8 +160,9 @@ async fn files_of_others_in_the_store_are_left_alone() {
     let foreign = [
         store.join("notes.txt"),
         shard.with_file_name("notes.txt"),
+        store.join("repositories/docker.io/README"),
         store.join("records/docker.io/README"),
-        store.join("records/docker.io/a/b/_tags/.hidden~"),
+        record_file(&store, "a/b", "tag-.hidden~"),
     ];
     for path in &foreign {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::time::Duration;
 
-use crate::support::disk::{blob_file, blobs, eventually, manifest_file};
+use crate::support::disk::{blob_file, blobs, eventually, manifest_file, record_file};
 use crate::support::{Image, Mirror, REPO, TAG, client, digest_of, plain, scene};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -100,7 +100,7 @@ async fn a_damaged_manifest_is_never_served() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_tag_is_asked_for_again() {
     let (registry, mut mirror, image) = scene::stored_image(plain).await;
-    let file = mirror.store_path().join("records/docker.io/a/b/_tags/1.0");
+    let file = record_file(&mirror.store_path(), "a/b", "tag-1.0");
     let right = std::fs::read(&file).unwrap();
     for damage in [&b""[..], &right[..right.len() / 2], b"{}", &[0xff; 100]] {
         std::fs::write(&file, damage).unwrap();
@@ -115,6 +115,7 @@ async fn a_damaged_tag_is_asked_for_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_deleted_under_the_mirror_costs_no_pull() {
     let (registry, mirror, image) = scene::stored_image(plain).await;
+    mirror.wait_until_at_rest().await;
     std::fs::remove_dir_all(mirror.store_path()).unwrap();
     for _ in 0..2 {
         pull_by_tag_and_digest(&mirror, &image).await;
@@ -132,6 +133,7 @@ async fn a_store_deleted_under_the_mirror_costs_no_pull() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_became_a_file_costs_no_pull() {
     let (_registry, mirror, image) = scene::stored_image(plain).await;
+    mirror.wait_until_at_rest().await;
     let store = mirror.store_path();
     std::fs::remove_dir_all(&store).unwrap();
     File::create(&store).unwrap();
@@ -143,7 +145,7 @@ async fn a_store_that_became_a_file_costs_no_pull() {
 async fn a_torn_list_of_blobs_loses_no_blob_that_is_named_after() {
     let (registry, mut mirror, image) = scene::stored_image(plain).await;
     let store = mirror.store_path();
-    let list = store.join("records/docker.io/a/b/_blobs");
+    let list = record_file(&store, "a/b", "blobs");
     let right = std::fs::read(&list).unwrap();
     for (number, torn) in [&b"sha256:0123"[..], b"\xff\xfe\0\0"].iter().enumerate() {
         mirror.kill9();

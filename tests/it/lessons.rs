@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::StatusCode;
 
 use crate::support::client::download;
-use crate::support::disk::files;
+use crate::support::disk::{files, record_file};
 use crate::support::image::OCI_MANIFEST;
 use crate::support::{FakeRegistry, Fault, Image, Index, Mirror, MirrorConfig, On, client, scene};
 
@@ -52,7 +52,7 @@ async fn a_blob_that_two_repositories_share_outlives_one_of_them() {
     mirror.wait_until_stored(&image.blobs());
     mirror.term_and_wait();
     // As docs/operations.md has it.
-    std::fs::remove_dir_all(mirror.store_path().join("records/docker.io").join(A)).unwrap();
+    std::fs::remove_dir_all(record_file(&mirror.store_path(), A, "")).unwrap();
     registry.down();
     mirror.restart();
     mirror.pull(B, &image.digest, &image).await;

@@ -31,6 +31,7 @@
 //! The store:
 //! - `crash`: the mirror is killed, and what was committed must be there
 //! - `partials`: the mirror is killed or upstream is away, and what has arrived of a blob must be used
+//! - `invented`: clients and upstreams say names and sizes that cost room
 //! - `limits`: the store is full, or a blob does not fit
 //! - `pins`: what is pinned is never evicted
 //! - `store_directory`: a directory that is no store, and other users of the machine
@@ -100,6 +101,7 @@ mod fake_registry;
 mod headers;
 mod herd;
 mod hostile;
+mod invented;
 mod layers;
 mod lessons;
 mod limits;

@@ -36,6 +36,20 @@ fn old_store() -> TempDir {
     directory
 }
 
+/// The records as they are after a move.
+fn moved(store: &Path) -> Vec<String> {
+    let below = |path: PathBuf| {
+        let path = path.strip_prefix(store).unwrap().to_owned();
+        path.to_str().unwrap().to_owned()
+    };
+    let mut all: Vec<_> = files(&store.join("repositories"))
+        .into_iter()
+        .map(below)
+        .collect();
+    all.sort();
+    all
+}
+
 /// A mirror on that store whose upstream has nothing: what it asks shows, and is answered 404.
 fn serve(store: &TempDir) -> (FakeRegistry, Mirror) {
     let registry = FakeRegistry::builder().start_now();
@@ -96,6 +110,63 @@ async fn all_of_a_store_of_an_earlier_version_is_served_without_upstream() {
     assert_eq!(verified.code, Some(0), "{verified:?}");
     assert!(registry.requests().is_empty(), "{:?}", registry.requests());
     assert_eq!(blobs(store.path()), stored);
+}
+
+/// Its directories were one for each component of a name, and a name may have 127.
+#[test]
+fn the_records_of_an_earlier_version_move_to_one_directory_a_repository() {
+    let store = old_store();
+    drop(serve(&store));
+    let directory = "repositories/docker.io/library+demo";
+    let dashed = |digest: &str| digest.replace(':', "-");
+    let mut expected = vec![
+        format!("{directory}/blobs"),
+        format!("{directory}/manifest-{}", dashed(INDEX)),
+        format!("{directory}/manifest-{}", dashed(AMD64)),
+        format!("{directory}/manifest-{}", dashed(SIGNATURE)),
+        format!("{directory}/referrers-{}", dashed(INDEX)),
+        format!("{directory}/tag-1"),
+        format!("{directory}/tag-single"),
+        format!("{directory}/tags"),
+    ];
+    expected.sort();
+    assert_eq!(moved(store.path()), expected);
+    assert!(!store.path().join("records").exists());
+    let version = fs::read_to_string(store.path().join("version")).unwrap();
+    assert_eq!(version, "pierglass store 2\n");
+}
+
+/// Killed after any number of records, with the version of before or of after, and once more by the version before.
+#[test]
+fn a_move_that_was_killed_in_the_middle_is_continued() {
+    let whole = old_store();
+    drop(serve(&whole));
+    let expected = moved(whole.path());
+    let name = "docker.io/library/demo";
+    for (count, version) in [(1, 1), (4, 1), (7, 1), (3, 2)] {
+        let store = old_store();
+        let records = store.path().join("records").join(name);
+        let target = store.path().join("repositories/docker.io/library+demo");
+        fs::create_dir_all(&target).unwrap();
+        for file in files(&records).into_iter().take(count) {
+            let inside = file.strip_prefix(&records).unwrap().to_str().unwrap();
+            let new = inside
+                .replace("_manifests/", "manifest-")
+                .replace("_tags/", "tag-")
+                .replace("_lists/", "")
+                .replace("_blobs", "blobs");
+            fs::rename(&file, target.join(new)).unwrap();
+        }
+        // What that version could not know is not lost either.
+        let foreign = records.join("_tags/.hidden~");
+        fs::create_dir_all(foreign.parent().unwrap()).unwrap();
+        fs::write(&foreign, "mine").unwrap();
+        let text = format!("pierglass store {version}\n");
+        fs::write(store.path().join("version"), text).unwrap();
+        drop(serve(&store));
+        assert_eq!(moved(store.path()), expected, "{count} were moved");
+        assert_eq!(fs::read_to_string(&foreign).unwrap(), "mine");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

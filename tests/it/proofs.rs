@@ -155,7 +155,7 @@ async fn a_blob_of_another_length_than_the_manifest_says_takes_no_room() {
 
 /// The lists of vouched blobs of a mirror that is not running.
 fn lists(mirror: &Mirror) -> Vec<PathBuf> {
-    let mut all = files(&mirror.store_path().join("records"));
+    let mut all = files(&mirror.store_path().join("repositories"));
     all.retain(|path| path.to_string_lossy().ends_with("blobs"));
     assert!(!all.is_empty());
     all

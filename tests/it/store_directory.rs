@@ -170,16 +170,18 @@ fn an_older_version_is_kept_out_and_keeps_out() {
 async fn an_emptied_store_is_begun_again_and_still_locked() {
     let (registry, mirror, digest) = scene::cold_blob(MIB, plain);
     mirror.store_blob("a/b", &digest).await;
+    mirror.wait_until_at_rest().await;
     let store = mirror.store_path();
     for entry in fs::read_dir(&store).unwrap() {
         let path = entry.unwrap().path();
         let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
     }
-    mirror.store_blob("a/b", &digest).await;
+    mirror.pull_blob("a/b", &digest).await;
+    let file = blob_file(&store, &digest);
+    eventually("the commit", || file.exists());
     let said = refused(&store);
     assert!(said.contains("in use by another pierglass"), "{said}");
     assert!(store.join("version").exists() && store.join("lock").exists());
     drop(registry);
-    let stored = fs::read(blob_file(&store, &digest)).unwrap();
-    assert_eq!(digest_of(&stored), digest);
+    assert_eq!(digest_of(&fs::read(file).unwrap()), digest);
 }

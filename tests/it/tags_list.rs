@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::json;
 
+use crate::support::disk::record_file;
 use crate::support::{
     FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, REPO, client, scene, until,
 };
@@ -269,9 +270,7 @@ async fn a_damaged_list_is_fetched_again() {
     let registry = registry_with(&["1", "2"]).await;
     let mut mirror = Mirror::start(config(&registry).tag_ttl("1h"));
     list(&mirror, "").await;
-    let file = mirror
-        .store_path()
-        .join(format!("records/docker.io/{REPO}/_lists/tags"));
+    let file = record_file(&mirror.store_path(), REPO, "tags");
     let whole = std::fs::read(&file).unwrap();
     mirror.kill9();
     std::fs::write(&file, &whole[..whole.len() - 2]).unwrap();

@@ -136,6 +136,7 @@ async fn a_rescue_that_brings_other_bytes_is_never_a_whole_body() {
 async fn a_store_removed_under_the_mirror_is_created_again_and_logged_once() {
     let (registry, mirror) = scene::start();
     let first = stored(&registry, &mirror, 4, MIB).await;
+    mirror.wait_until_at_rest().await;
     std::fs::remove_dir_all(mirror.store_path()).unwrap();
     mirror.pull_blob(REPO, &first).await;
     let store = mirror.store_path();
@@ -162,6 +163,7 @@ async fn a_store_removed_under_the_mirror_is_created_again_and_logged_once() {
 async fn a_store_that_is_no_directory_any_more_is_logged_once_and_heals() {
     let (registry, mirror) = scene::start();
     stored(&registry, &mirror, 6, MIB).await;
+    mirror.wait_until_at_rest().await;
     let store = mirror.store_path();
     std::fs::remove_dir_all(&store).unwrap();
     std::fs::write(&store, b"in the way").unwrap();

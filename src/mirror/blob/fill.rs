@@ -20,7 +20,7 @@ use crate::store::blobs::ingest::{Growing, Ingest, IngestError};
 use crate::store::blobs::partial::Partial;
 use crate::store::blobs::progress::IngestFailure;
 use crate::store::records::Vouch;
-use crate::store::room::index::NoRoom;
+use crate::store::room::usage::NoRoom;
 use crate::upstream::FetchedBlob;
 
 use super::receive::receive;

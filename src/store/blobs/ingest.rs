@@ -25,7 +25,8 @@ use crate::store::disk::health::DiskTrouble;
 use crate::store::disk::xattrs;
 use crate::store::key::StoreKey;
 use crate::store::room::Room;
-use crate::store::room::index::{NoRoom, cost};
+use crate::store::room::reserve::could_ever_fit;
+use crate::store::room::usage::{NoRoom, cost};
 
 use super::partial::{Partial, PartialId};
 use super::progress::{IngestFailure, Progress};
@@ -36,7 +37,10 @@ use super::reader::{Begun, BlobReader, hash_beginning};
 /// A blob shorter than this is verified before its first byte leaves.
 const HOLD_BACK: u64 = 16 * 1024;
 
-/// Room that is reserved at a time for a blob whose size upstream did not say.
+/// The part of the store that is reserved at a time for a blob, and the least and most bytes.
+const STEPS: u64 = 64;
+const STEP: (u64, u64) = (1024 * 1024, 64 * 1024 * 1024);
+/// The most that is reserved at a time for a blob whose size upstream did not say.
 const UNKNOWN_STEP: u64 = 16 * 1024 * 1024;
 
 /// Pieces that one system call takes.
@@ -132,7 +136,10 @@ impl Ingest {
         if let Some(trouble) = room.disk().trouble() {
             return Err(IngestError::Trouble(trouble));
         }
-        let partial = match open(room, id, size.unwrap_or(UNKNOWN_STEP), partial).await {
+        could_ever_fit(room, size.unwrap_or(0)).map_err(IngestError::NoRoom)?;
+        let step = step(room, size);
+        let first = size.map_or(step, |size| size.min(step));
+        let partial = match open(room, id, first, partial).await {
             Ok(Ok(partial)) => partial,
             Ok(Err(no_room)) => {
                 // It may be the disk that is full, and not the store.
@@ -181,16 +188,13 @@ impl Ingest {
     pub async fn append(&mut self, chunks: Vec<Bytes>) -> Result<(), IngestFailure> {
         let length: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         let after = self.written().saturating_add(length);
-        match self.size {
-            Some(expected) if after > expected => {
-                return Err(IngestFailure::Length {
-                    expected,
-                    found: after,
-                });
-            }
-            Some(_) => {}
-            None => self.make_room(after).await?,
+        if let Some(expected) = self.size.filter(|expected| after > *expected) {
+            return Err(IngestFailure::Length {
+                expected,
+                found: after,
+            });
         }
+        self.make_room(after).await?;
         let mut hashing = self.hashing.take().ok_or(IngestFailure::Abandoned)?;
         let (file, at) = (Arc::clone(self.partial.file()), self.written());
         let write = move || {
@@ -211,7 +215,9 @@ impl Ingest {
 
     async fn make_room(&mut self, length: u64) -> Result<(), IngestFailure> {
         while cost(length) > self.partial.reserved() {
-            let upto = self.partial.reserved().saturating_add(UNKNOWN_STEP);
+            let step = step(self.partial.room(), self.size);
+            let upto = self.partial.reserved().saturating_add(step);
+            let upto = self.size.map_or(upto, |size| upto.min(size));
             match self.partial.make_room(upto).await {
                 Ok(Ok(())) => {}
                 Ok(Err(no_room)) => return Err(IngestFailure::NoRoom(no_room)),
@@ -248,7 +254,14 @@ impl Ingest {
         let length = self.written();
         self.progress.send_replace(Progress::Complete(length));
         let (room, partial) = (Arc::clone(self.partial.room()), self.partial);
-        let publish = move || publish(partial);
+        // Of a blob of unknown size more was allocated than it needs.
+        let trim = self.size.is_none();
+        let publish = move || {
+            if trim {
+                partial.file().set_len(length)?;
+            }
+            publish(partial)
+        };
         let published = run(publish).await.ok_or(IngestFailure::Abandoned)?;
         published.map_err(|error| {
             room.disk().write_failed("keep a blob that arrived", &error);
@@ -300,6 +313,16 @@ impl Hashing {
     fn catch_up(&mut self, file: &File) -> io::Result<()> {
         let behind = std::mem::take(&mut self.behind);
         hash_beginning(file, &mut self.hasher, behind)
+    }
+}
+
+/// How much room is reserved at a time as a blob comes, a little part of the store: an announced size alone evicts
+/// nothing.
+fn step(room: &Room, size: Option<u64>) -> u64 {
+    let step = (room.index().max_size() / STEPS).clamp(STEP.0, STEP.1);
+    match size {
+        Some(_) => step,
+        None => step.min(UNKNOWN_STEP),
     }
 }
 

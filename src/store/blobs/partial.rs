@@ -24,8 +24,8 @@ use crate::store::disk::files::{create_directory, options};
 use crate::store::disk::layout::Layout;
 use crate::store::key::StoreKey;
 use crate::store::room::Room;
-use crate::store::room::index::{NoRoom, cost};
-use crate::store::room::reserve::{BLOB_PATIENCE, Reservation};
+use crate::store::room::reserve::{BLOB_PATIENCE, Reservation, make_way};
+use crate::store::room::usage::{NoRoom, cost};
 
 /// Below this size continuing a transfer costs more than fetching the blob again.
 const WORTH_KEEPING: u64 = 1024 * 1024;
@@ -64,13 +64,15 @@ impl Partial {
             Ok(reservation) => reservation,
             Err(no_room) => return Ok(Err(no_room)),
         };
+        let mut created = create_file(room, &id).await;
+        if let Err(error) = &created
+            && make_way(room, error, size).await
+        {
+            created = create_file(room, &id).await;
+        }
+        let (file, path) = created?;
         let room = Arc::clone(room);
-        let create = move || {
-            let path = temporary(&room, &id);
-            let file = room.disk().create_file(&path)?;
-            Ok(Ok(Self::new(room, id, file, path, reservation)))
-        };
-        try_run(create).await
+        Ok(Ok(Self::new(room, id, file, path, reservation)))
     }
 
     /// How much [`Partial::take`] would find. For blocking threads.
@@ -164,19 +166,16 @@ impl Partial {
         if size < ALLOCATE_FROM {
             return Ok(Ok(()));
         }
-        let file = Arc::clone(&self.file);
-        let allocate = move || rustix::fs::fallocate(&*file, FallocateFlags::KEEP_SIZE, 0, size);
-        match run(allocate).await {
-            Some(Ok(())) => {
-                reservation.wrote(size.saturating_sub(reservation.on_disk()));
-                Ok(Ok(()))
-            }
-            Some(Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS))) => {
-                Err(errno.into())
-            }
-            // Not every file system can; then it shows when it is written.
-            Some(Err(_)) | None => Ok(Ok(())),
+        let mut allocated = allocate(&self.file, size).await;
+        if let Err(error) = &allocated
+            && make_way(&self.room, error, missing).await
+        {
+            allocated = allocate(&self.file, size).await;
         }
+        if allocated? {
+            reservation.wrote(size.saturating_sub(reservation.on_disk()));
+        }
+        Ok(Ok(()))
     }
 
     /// Notes that the file has `bytes` more of the blob.
@@ -241,18 +240,16 @@ struct PutAway {
 impl PutAway {
     fn put_away(self) {
         let (room, path, reservation) = (self.room, self.path, self.reservation);
-        let Some(length) = self.keep else {
+        let key = StoreKey::Partial(self.id);
+        let other = room.index().length(&key).unwrap_or(0);
+        let Some(length) = self.keep.filter(|length| *length > other) else {
             return room.unlink(path, move || drop(reservation));
         };
-        let key = StoreKey::Partial(self.id);
         // Gives back what was allocated past its end.
-        let kept = self.file.set_len(length).and_then(|()| {
-            let other = room.index().length(&key);
-            if other.is_some_and(|other| other >= length) {
-                return Err(io::Error::from(io::ErrorKind::AlreadyExists));
-            }
-            reservation.publish(&path, key, length).map(drop)
-        });
+        let kept = self
+            .file
+            .set_len(length)
+            .and_then(|()| reservation.publish(&path, key, length));
         if kept.is_err() {
             room.unlink(path, || {});
         }
@@ -263,6 +260,30 @@ impl PutAway {
 fn worth_continuing(length: u64) -> Option<u64> {
     let cut = length.saturating_sub(1) / CUT * CUT;
     (cut >= WORTH_KEEPING).then_some(cut)
+}
+
+async fn create_file(room: &Arc<Room>, id: &PartialId) -> io::Result<(File, PathBuf)> {
+    let (room, id) = (Arc::clone(room), Arc::clone(id));
+    try_run(move || {
+        let path = temporary(&room, &id);
+        let file = room.disk().create_file(&path)?;
+        Ok((file, path))
+    })
+    .await
+}
+
+/// Has the file system give a file its first `size` bytes; false where that cannot be done.
+async fn allocate(file: &Arc<File>, size: u64) -> io::Result<bool> {
+    let file = Arc::clone(file);
+    let allocate = move || rustix::fs::fallocate(&*file, FallocateFlags::KEEP_SIZE, 0, size);
+    match run(allocate).await {
+        Some(Ok(())) => Ok(true),
+        Some(Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS))) => {
+            Err(errno.into())
+        }
+        // Not every file system can; then it shows when it is written.
+        Some(Err(_)) | None => Ok(false),
+    }
 }
 
 /// Where a blob is written until it has its name.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::oci::digest::Digest;
 
-use crate::store::room::index::NoRoom;
+use crate::store::room::usage::NoRoom;
 
 /// How far a blob being written has come. Three endings, never two: a writer that vanishes is a failure.
 #[derive(Debug, Clone)]

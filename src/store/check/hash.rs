@@ -127,12 +127,17 @@ mod tests {
     use crate::store::blobs::Blobs;
     use crate::store::disk::Disk;
     use crate::store::room::damage::FoundBy;
+    use crate::store::room::usage::Amount;
     use crate::store::room::{Room, scan};
 
     fn room(root: &Path) -> Arc<Room> {
         let metrics = Arc::new(Metrics::new().unwrap());
         let disk = Disk::open(root.to_path_buf(), 0, metrics).unwrap();
-        let room = Room::new(disk, 1 << 30);
+        let limit = Amount {
+            bytes: 1 << 30,
+            files: 1000,
+        };
+        let room = Room::new(disk, limit);
         scan::start(&room, Vec::new()).unwrap();
         room
     }

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::store::disk::files::is_at;
-use crate::store::disk::layout::{Found, Step};
+use crate::store::disk::layout::Step;
 use crate::store::disk::xattrs::{last_checked, note_checked, unix_seconds};
 use crate::store::key::StoreKey;
 use crate::store::room::Room;
@@ -110,7 +110,7 @@ impl Scrub {
                 return ControlFlow::Break(());
             }
             // What cannot be listed, the scan at the start has complained about.
-            let Step::File(entry, Found::Entry(StoreKey::Blob(digest))) = step else {
+            let Step::File(entry, Some(StoreKey::Blob(digest))) = step else {
                 return ControlFlow::Continue(());
             };
             let checked = last_checked(&entry.path());
@@ -174,7 +174,7 @@ impl Scrub {
             return ControlFlow::Break(());
         };
         room.disk().metrics().scrubbed_bytes.inc_by(bytes);
-        let busy = room.index().usage().reserved > 0;
+        let busy = room.index().usage().reserved.bytes > 0;
         drop(room);
         let time = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
         self.pause(if busy { time * YIELD } else { time })

@@ -91,6 +91,27 @@ pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
+/// Renames a file, and creates the directories on its way if they are missing; returns those.
+pub(crate) fn move_into_place<'a>(finished: &Path, path: &'a Path) -> io::Result<Vec<&'a Path>> {
+    match fs::rename(finished, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        done => return done.map(|()| Vec::new()),
+    }
+    let missing = path.ancestors().skip(1).take_while(|path| !path.is_dir());
+    let mut missing: Vec<_> = missing.collect();
+    missing.reverse();
+    let done = missing.iter().try_for_each(|path| create_directory(path));
+    match done.and_then(|()| fs::rename(finished, path)) {
+        Ok(()) => Ok(missing),
+        Err(error) => {
+            for directory in missing.iter().rev() {
+                let _ = fs::remove_dir(directory);
+            }
+            Err(error)
+        }
+    }
+}
+
 /// Replaces the file at `path`, durably, by way of `temporary`.
 pub(crate) fn replace(path: &Path, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = options();

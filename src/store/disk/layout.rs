@@ -10,51 +10,51 @@
 //! ROOT/ingest/17.docker.io.sha256-abcd...            blobs being written
 //! ROOT/partial/docker.io/sha256-abcd...              blobs that did not arrive whole
 //! ROOT/trash/18                                      what is about to be unlinked
-//! ROOT/records/docker.io/library/nginx/_tags/1.27
-//! ROOT/records/docker.io/library/nginx/_manifests/sha256-abcd...
-//! ROOT/records/docker.io/library/nginx/_lists/tags   what upstream listed
-//! ROOT/records/docker.io/library/nginx/_blobs        blobs this repository vouches for
-//! ROOT/records/docker.io/_given                      blobs whose bytes this upstream gave
+//! ROOT/repositories/docker.io/library+nginx/tag-1.27
+//! ROOT/repositories/docker.io/library+nginx/manifest-sha256-abcd...
+//! ROOT/repositories/docker.io/library+nginx/tags     what upstream listed; also referrers-sha256-abcd...
+//! ROOT/repositories/docker.io/library+nginx/blobs    blobs this repository vouches for
+//! ROOT/repositories/docker.io/+given                 blobs whose bytes this upstream gave
 //! ```
 //!
-//! No component of a repository begins with an underscore (OCI distribution-spec, "Pull"), so `_tags` and
-//! its siblings can never be taken for one.
+//! A repository has one directory, however many components its name has: a client chooses the name. No name contains
+//! a `+` (OCI distribution-spec, "Pulling manifests"), and with one for each slash it is no longer than it was: 255
+//! bytes, which a file's name may have.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry, FileType};
 use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::oci::digest::{Algorithm, Digest};
-use crate::oci::name::{Namespace, QualifiedName, Repository, Tag};
+use crate::oci::name::{Namespace, QualifiedName};
 
-use crate::store::key::{Listing, StoreKey};
+use crate::store::key::{Listing, StoreDirectory, StoreKey};
 
-const MANIFESTS: &str = "_manifests";
-const TAGS: &str = "_tags";
-const LISTS: &str = "_lists";
-const LIST_OF_TAGS: &str = "tags";
-const LIST_OF_REFERRERS: &str = "referrers";
-const VOUCHED: &str = "_blobs";
-const GIVEN: &str = "_given";
+const BLOBS: &str = "blobs";
+const PARTIALS: &str = "partial";
+const REPOSITORIES: &str = "repositories";
+const MANIFEST: &str = "manifest";
+const TAG: &str = "tag";
+const TAGS: &str = "tags";
+const REFERRERS: &str = "referrers";
+const VOUCHED: &str = "blobs";
+/// No repository is called that.
+const GIVEN: &str = "+given";
 
-/// What a path below `records/` or `blobs/` turned out to be when the store was scanned.
-pub(crate) enum Found {
-    /// Something that can be evicted.
-    Entry(StoreKey),
-    /// The list of blobs that a repository vouches for, or an upstream gave.
-    Vouched,
-    /// Not a file of the store.
-    Foreign,
-}
+/// Stands in a directory's name for the slashes of a repository's.
+const SLASH: &str = "+";
+
+/// What a file's name may have: NAME_MAX of Linux.
+const MAX_NAME: usize = 255;
 
 /// What a walk finds, one after the other.
 pub(crate) enum Step<'a> {
     /// A directory. What is in it comes next.
-    Directory,
-    /// A file or anything else that is no directory, and what its path says that it is.
-    File(&'a DirEntry, Found),
+    Directory(PathBuf),
+    /// A file or anything else that is no directory, and what its path says that it is; `None`: no file of the store.
+    File(&'a DirEntry, Option<StoreKey>),
     /// A directory that cannot be listed.
     Unreadable(&'a Path, io::Error),
 }
@@ -92,10 +92,16 @@ impl Layout {
     }
 
     pub(crate) fn blobs(&self) -> PathBuf {
-        self.root.join("blobs")
+        self.root.join(BLOBS)
     }
 
-    pub(crate) fn records(&self) -> PathBuf {
+    /// Where the records of all repositories are.
+    pub(crate) fn repositories(&self) -> PathBuf {
+        self.root.join(REPOSITORIES)
+    }
+
+    /// Where versions before 0.3 kept them.
+    pub(super) fn old_records(&self) -> PathBuf {
         self.root.join("records")
     }
 
@@ -108,7 +114,17 @@ impl Layout {
     }
 
     pub(crate) fn partials(&self) -> PathBuf {
-        self.root.join("partial")
+        self.root.join(PARTIALS)
+    }
+
+    /// The directories in which files are counted.
+    pub(crate) fn counted(&self) -> [PathBuf; 4] {
+        [
+            self.blobs(),
+            self.repositories(),
+            self.partials(),
+            self.old_records(),
+        ]
     }
 
     /// The directories that exist from the start.
@@ -116,7 +132,7 @@ impl Layout {
         [
             self.root.clone(),
             self.blobs(),
-            self.records(),
+            self.repositories(),
             self.partials(),
             self.ingests(),
             self.all_trash(),
@@ -127,10 +143,14 @@ impl Layout {
         self.ingests().join(serial.to_string())
     }
 
-    /// Where a blob is written; its name says what it is, in case the process does not live to finish it.
+    /// Where a blob is written; its name says what it is, in case the process does not live to finish it. With the
+    /// longest namespaces that would be no name.
     pub(crate) fn ingest_of(&self, serial: u64, id: &(Namespace, Digest)) -> PathBuf {
         let file = format!("{serial}.{}.{}", id.0, digest_file(&id.1));
-        self.ingests().join(file)
+        match file.len() {
+            ..=MAX_NAME => self.ingests().join(file),
+            _ => self.ingest(serial),
+        }
     }
 
     /// The serial number of a file in `ingest/` or `trash/`, and what blob it is the beginning of.
@@ -162,31 +182,24 @@ impl Layout {
                     .join(&hex)
             }
             StoreKey::Manifest(id) => {
-                let (name, digest) = id.as_ref();
-                self.repository(name)
-                    .join(MANIFESTS)
-                    .join(digest_file(digest))
+                let file = format!("{MANIFEST}-{}", digest_file(&id.1));
+                self.repository(&id.0).join(file)
             }
-            StoreKey::Tag(id) => self.repository(&id.0).join(TAGS).join(id.1.as_str()),
-            StoreKey::Listing(id) => {
-                let file = match &id.1 {
-                    Listing::Tags => LIST_OF_TAGS.to_owned(),
-                    Listing::Referrers(digest) => {
-                        format!("{LIST_OF_REFERRERS}-{}", digest_file(digest))
-                    }
-                };
-                self.repository(&id.0).join(LISTS).join(file)
+            StoreKey::Tag(id) => self.repository(&id.0).join(format!("{TAG}-{}", id.1)),
+            StoreKey::Listing(id) => match &id.1 {
+                Listing::Tags => self.repository(&id.0).join(TAGS),
+                Listing::Referrers(digest) => {
+                    let file = format!("{REFERRERS}-{}", digest_file(digest));
+                    self.repository(&id.0).join(file)
+                }
+            },
+            StoreKey::Vouched(name) => self.repository(name).join(VOUCHED),
+            StoreKey::Given(namespace) => {
+                let namespace = self.repositories().join(namespace.as_str());
+                namespace.join(GIVEN)
             }
             StoreKey::Partial(id) => self.partials().join(id.0.as_str()).join(digest_file(&id.1)),
         }
-    }
-
-    pub(crate) fn vouched(&self, name: &QualifiedName) -> PathBuf {
-        self.repository(name).join(VOUCHED)
-    }
-
-    pub(crate) fn given(&self, namespace: &Namespace) -> PathBuf {
-        self.records().join(namespace.as_str()).join(GIVEN)
     }
 
     /// Walks through everything below a directory of the store, until `visit` breaks off.
@@ -202,95 +215,92 @@ impl Layout {
         for entry in entries.flatten() {
             let (path, kind) = (entry.path(), entry.file_type());
             if kind.as_ref().is_ok_and(FileType::is_dir) {
-                visit(Step::Directory)?;
+                visit(Step::Directory(path.clone()))?;
                 self.walk(&path, visit)?;
             } else if kind.is_ok_and(|kind| kind.is_file()) {
                 visit(Step::File(&entry, self.read(&path)))?;
             } else {
-                visit(Step::File(&entry, Found::Foreign))?;
+                visit(Step::File(&entry, None))?;
             }
         }
         ControlFlow::Continue(())
     }
 
-    /// Where a repository's manifests are, given where its records are.
-    pub(crate) fn manifests_in(&self, records: &Path) -> PathBuf {
-        records.join(MANIFESTS)
-    }
-
-    /// Whether a directory below `records/` is a component of a repository's name and not of its records.
-    pub(crate) fn is_of_a_name(&self, directory: &OsStr) -> bool {
-        !directory.as_encoded_bytes().starts_with(b"_")
-    }
-
     fn repository(&self, name: &QualifiedName) -> PathBuf {
-        self.records()
-            .join(name.namespace.as_str())
-            .join(name.repository.as_str())
+        let directory = name.repository.as_str().replace('/', SLASH);
+        let namespace = self.repositories().join(name.namespace.as_str());
+        namespace.join(directory)
     }
 
     /// Reads back a path below the root; the inverse of [`Layout::path`].
-    pub(crate) fn read(&self, path: &Path) -> Found {
-        let Some(parts) = path.strip_prefix(&self.root).ok().and_then(text_components) else {
-            return Found::Foreign;
-        };
-        let found = match parts.as_slice() {
-            ["blobs", algorithm, shard, hex] => blob(algorithm, shard, hex),
-            ["partial", namespace, file] => partial(namespace, file),
-            ["records", namespace, repository @ .., MANIFESTS, file] => {
-                manifest(namespace, repository, file)
+    pub(crate) fn read(&self, path: &Path) -> Option<StoreKey> {
+        match self.parts(path)?.as_slice() {
+            [BLOBS, algorithm, shard, hex] if hex.starts_with(shard) => {
+                let digest = format!("{algorithm}:{hex}").parse();
+                digest.ok().map(StoreKey::Blob)
             }
-            ["records", namespace, repository @ .., TAGS, file] => tag(namespace, repository, file),
-            ["records", namespace, repository @ .., LISTS, file] => {
-                listing(namespace, repository, file)
+            [PARTIALS, namespace, file] => {
+                let namespace = namespace.parse().ok()?;
+                Some(StoreKey::partial(&namespace, &digest_of_file(file)?))
             }
-            ["records", namespace, repository @ .., VOUCHED] => {
-                qualified(namespace, repository).map(|_| Found::Vouched)
-            }
-            ["records", namespace, GIVEN] => {
-                let namespace = namespace.parse::<Namespace>();
-                namespace.ok().map(|_| Found::Vouched)
+            [REPOSITORIES, namespace, GIVEN] => namespace.parse().ok().map(StoreKey::Given),
+            [REPOSITORIES, namespace, directory, file] => {
+                record(&repository_of(namespace, directory)?, file)
             }
             _ => None,
-        };
-        found.unwrap_or(Found::Foreign)
+        }
+    }
+
+    /// Reads back the path of a directory.
+    pub(crate) fn read_directory(&self, path: &Path) -> Option<StoreDirectory> {
+        match self.parts(path)?.as_slice() {
+            [BLOBS, algorithm] => Some(StoreDirectory::Blobs(algorithm_of(algorithm)?)),
+            [BLOBS, algorithm, shard] => {
+                let digits = shard.as_bytes().try_into().ok()?;
+                Some(StoreDirectory::Shard(algorithm_of(algorithm)?, digits))
+            }
+            [PARTIALS, namespace] => namespace.parse().ok().map(StoreDirectory::Partials),
+            [REPOSITORIES, namespace] => namespace.parse().ok().map(StoreDirectory::Repositories),
+            [REPOSITORIES, namespace, directory] => {
+                repository_of(namespace, directory).map(StoreDirectory::Repository)
+            }
+            _ => None,
+        }
+    }
+
+    /// The components of a path below the root.
+    fn parts<'a>(&self, path: &'a Path) -> Option<Vec<&'a str>> {
+        let below = path.strip_prefix(&self.root).ok()?;
+        let text = |component: Component<'a>| component.as_os_str().to_str();
+        below.components().map(text).collect()
     }
 }
 
-fn text_components(path: &Path) -> Option<Vec<&str>> {
-    path.components()
-        .map(|component| component.as_os_str().to_str())
-        .collect()
+fn record(name: &QualifiedName, file: &str) -> Option<StoreKey> {
+    match file {
+        TAGS => return Some(StoreKey::listing(name, &Listing::Tags)),
+        VOUCHED => return Some(StoreKey::vouched(name)),
+        _ => {}
+    }
+    match file.split_once('-')? {
+        (TAG, tag) => Some(StoreKey::tag(name, &tag.parse().ok()?)),
+        (MANIFEST, digest) => Some(StoreKey::manifest(name, &digest_of_file(digest)?)),
+        (REFERRERS, digest) => {
+            let listing = Listing::Referrers(digest_of_file(digest)?);
+            Some(StoreKey::listing(name, &listing))
+        }
+        _ => None,
+    }
 }
 
-fn blob(algorithm: &str, shard: &str, hex: &str) -> Option<Found> {
-    let digest = format!("{algorithm}:{hex}").parse::<Digest>().ok()?;
-    hex.starts_with(shard)
-        .then_some(Found::Entry(StoreKey::Blob(digest)))
+fn repository_of(namespace: &str, directory: &str) -> Option<QualifiedName> {
+    let repository = directory.replace(SLASH, "/").parse().ok()?;
+    Some(QualifiedName::new(namespace.parse().ok()?, repository))
 }
 
-fn partial(namespace: &str, file: &str) -> Option<Found> {
-    let namespace = namespace.parse::<Namespace>().ok()?;
-    Some(Found::Entry(StoreKey::partial(
-        &namespace,
-        &digest_of_file(file)?,
-    )))
-}
-
-fn manifest(namespace: &str, repository: &[&str], file: &str) -> Option<Found> {
-    let name = qualified(namespace, repository)?;
-    let digest = digest_of_file(file)?;
-    Some(Found::Entry(StoreKey::manifest(&name, &digest)))
-}
-
-fn listing(namespace: &str, repository: &[&str], file: &str) -> Option<Found> {
-    let listing = match file.split_once('-') {
-        None if file == LIST_OF_TAGS => Listing::Tags,
-        Some((LIST_OF_REFERRERS, digest)) => Listing::Referrers(digest_of_file(digest)?),
-        _ => return None,
-    };
-    let name = qualified(namespace, repository)?;
-    Some(Found::Entry(StoreKey::listing(&name, &listing)))
+fn algorithm_of(text: &str) -> Option<Algorithm> {
+    let all = [Algorithm::Sha256, Algorithm::Sha512];
+    all.into_iter().find(|algorithm| algorithm.as_str() == text)
 }
 
 /// A digest as a file's name: colons are trouble in paths.
@@ -298,25 +308,10 @@ fn digest_file(digest: &Digest) -> String {
     format!("{}-{}", digest.algorithm().as_str(), digest.hex())
 }
 
-fn digest_of_file(file: &str) -> Option<Digest> {
+pub(super) fn digest_of_file(file: &str) -> Option<Digest> {
     let (algorithm, hex) = file.split_once('-')?;
-    if algorithm != Algorithm::Sha256.as_str() && algorithm != Algorithm::Sha512.as_str() {
-        return None;
-    }
+    algorithm_of(algorithm)?;
     format!("{algorithm}:{hex}").parse().ok()
-}
-
-fn tag(namespace: &str, repository: &[&str], file: &str) -> Option<Found> {
-    Some(Found::Entry(StoreKey::tag(
-        &qualified(namespace, repository)?,
-        &file.parse::<Tag>().ok()?,
-    )))
-}
-
-fn qualified(namespace: &str, repository: &[&str]) -> Option<QualifiedName> {
-    let namespace = namespace.parse::<Namespace>().ok()?;
-    let repository = repository.join("/").parse::<Repository>().ok()?;
-    Some(QualifiedName::new(namespace, repository))
 }
 
 #[cfg(test)]
@@ -340,17 +335,51 @@ mod tests {
             StoreKey::tag(&name("blobs/records"), &"v1.0-rc_2".parse().unwrap()),
             StoreKey::listing(&name("a/b"), &Listing::Tags),
             StoreKey::listing(&name("tags"), &Listing::Referrers(digest.clone())),
+            StoreKey::vouched(&name("a/b")),
+            StoreKey::Given("localhost:5000".parse().unwrap()),
             StoreKey::partial(&"localhost:5000".parse().unwrap(), &digest),
         ] {
-            match layout.read(&layout.path(&key)) {
-                Found::Entry(read) => assert_eq!(read, key),
-                Found::Vouched | Found::Foreign => panic!("{key:?} did not read back"),
+            let path = layout.path(&key);
+            assert_eq!(layout.read(&path), Some(key.clone()));
+            let mut directory = Some(key.directory());
+            for path in path.ancestors().skip(1) {
+                assert_eq!(layout.read_directory(path), directory, "{}", path.display());
+                let Some(within) = directory else { break };
+                directory = within.parent();
             }
         }
-        assert!(matches!(
-            layout.read(&layout.vouched(&name("a/b"))),
-            Found::Vouched
-        ));
+    }
+
+    #[test]
+    fn no_name_is_too_long_for_a_file() {
+        let layout = Layout::new("/store".into());
+        let longest = |piece: &str| piece.repeat(255).get(..255).unwrap().to_owned();
+        let host = format!(
+            "{}.{}.{}.{}",
+            "a".repeat(63),
+            "b".repeat(63),
+            "c".repeat(63),
+            "d".repeat(63)
+        );
+        let namespace: Namespace = host.parse().unwrap();
+        let digest: Digest = format!("sha512:{}", "0".repeat(128)).parse().unwrap();
+        let name = QualifiedName::new(
+            namespace.clone(),
+            longest("a/").trim_end_matches('/').parse().unwrap(),
+        );
+        let paths = [
+            layout.path(&StoreKey::manifest(&name, &digest)),
+            layout.path(&StoreKey::tag(&name, &longest("t")[..128].parse().unwrap())),
+            layout.path(&StoreKey::listing(
+                &name,
+                &Listing::Referrers(digest.clone()),
+            )),
+            layout.path(&StoreKey::partial(&namespace, &digest)),
+            layout.ingest_of(u64::MAX, &(namespace, digest)),
+        ];
+        for component in paths.iter().flat_map(|path| path.components()) {
+            assert!(component.as_os_str().len() <= MAX_NAME, "{component:?}");
+        }
     }
 
     #[test]
@@ -387,16 +416,16 @@ mod tests {
             "/store/blobs/sha256/ab/notes.txt",
             "/store/lost+found/x",
             "/elsewhere/blobs",
-            "/store/records/x/_tags/.hidden~",
-            "/store/records/x/a/_lists/stars",
-            "/store/records/x/a/_lists/referrers-sha256-00",
+            "/store/repositories/x.io/a/tag-.hidden~",
+            "/store/repositories/x.io/a/stars",
+            "/store/repositories/x.io/a/tags-",
+            "/store/repositories/x.io/a/referrers-sha256-00",
+            "/store/repositories/x.io/a+/tags",
+            "/store/repositories/x.io/a/b/tags",
         ] {
-            assert!(
-                matches!(layout.read(Path::new(path)), Found::Foreign),
-                "{path}"
-            );
+            assert_eq!(layout.read(Path::new(path)), None, "{path}");
         }
         let misplaced = format!("/store/blobs/sha256/zz/{}", Digest::of(b"x").hex());
-        assert!(matches!(layout.read(Path::new(&misplaced)), Found::Foreign));
+        assert_eq!(layout.read(Path::new(&misplaced)), None);
     }
 }

@@ -13,9 +13,12 @@ use rustix::io::Errno;
 
 use super::files::{create_directory, is_at, options, read, write};
 use super::layout::Layout;
+use super::old_layout;
 
 /// The content of the version file.
-const VERSION: &[u8] = b"pierglass store 1\n";
+const VERSION: &[u8] = b"pierglass store 2\n";
+/// What versions before 0.3 wrote, whose records are moved.
+const OLD_VERSION: &[u8] = b"pierglass store 1\n";
 /// How long another lock on the directory is waited for: a second in all.
 const DIRECTORY_ATTEMPTS: u32 = 20;
 const DIRECTORY_PAUSE: Duration = Duration::from_millis(50);
@@ -132,10 +135,11 @@ impl Lock {
         if !is_store {
             write_version(layout)?;
         }
+        bring_up_to_date(layout)?;
         Ok(lock)
     }
 
-    /// The same for a store that exists already, creating nothing.
+    /// The same for a store that exists already.
     pub(crate) fn claim_existing(layout: &Layout) -> Result<Self, OpenError> {
         let (root, path) = (layout.root(), layout.version());
         let directory = File::open(root).map_err(OpenError::at(root))?;
@@ -147,7 +151,9 @@ impl Lock {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             opened => Some(opened.map_err(OpenError::at(&layout.lock()))?),
         };
-        Self::hold(layout, directory, file)
+        let lock = Self::hold(layout, directory, file)?;
+        bring_up_to_date(layout)?;
+        Ok(lock)
     }
 
     /// Takes it again after what is in the directory was removed, or the directory itself.
@@ -227,7 +233,7 @@ fn is_store(layout: &Layout) -> Result<bool, OpenError> {
         Err(error) => return Err(OpenError::at(&path)(error)),
     };
     match found.as_slice() {
-        VERSION => Ok(true),
+        VERSION | OLD_VERSION => Ok(true),
         // What a crash between creating and writing it leaves.
         b"" => Ok(false),
         found => Err(OpenError::Version {
@@ -239,7 +245,8 @@ fn is_store(layout: &Layout) -> Result<bool, OpenError> {
 
 /// What is in a directory without a version that no beginning of a store has.
 fn stranger(layout: &Layout) -> io::Result<Option<PathBuf>> {
-    let begun = layout.top_directories();
+    // Those of a version before this one too.
+    let begun = [layout.top_directories().as_slice(), &[layout.old_records()]].concat();
     for entry in fs::read_dir(layout.root())? {
         let path = entry?.path();
         let is_empty_file = || {
@@ -274,6 +281,15 @@ fn keep_others_out(directory: &File, root: &Path) {
                 tracing::warn!(%path, %error, "the directory of the store is open to other users");
             }
         }
+    }
+}
+
+/// Moves what an older version wrote; the store is locked.
+fn bring_up_to_date(layout: &Layout) -> Result<(), OpenError> {
+    old_layout::take_over(layout).map_err(OpenError::at(&layout.old_records()))?;
+    match read(&layout.version()) {
+        Ok(version) if version == VERSION => Ok(()),
+        _ => write_version(layout),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The directory of the store: where things are in it, which process owns it, and whether it can be written to.
 //!
-//! It knows nothing of what the files hold nor of how much there may be. Reading order: [`layout`], [`lock`],
-//! [`files`], [`xattrs`], [`health`], [`blocking`]; this file puts them together.
+//! It knows nothing of what the files hold nor of how much there may be. Reading order: [`layout`], [`files`],
+//! `old_layout`, [`lock`], [`xattrs`], [`health`], [`blocking`]; this file puts them together.
 //!
 //! A store that cannot be written to is no reason to refuse a pull: blobs pass through and what is stored is served. As
 //! long as writing fails, no request tries it; one thread does, and notices when it works again.
@@ -11,6 +11,7 @@ pub(crate) mod files;
 pub(crate) mod health;
 pub(crate) mod layout;
 pub(crate) mod lock;
+mod old_layout;
 pub(crate) mod xattrs;
 
 use std::fs::{self, File};
@@ -36,6 +37,20 @@ const TRY_AT_MOST_AFTER: Duration = Duration::from_secs(5);
 const PROBE: usize = 256 * 1024;
 /// Free bytes beyond `min_free` without which the disk still counts as full.
 const MARGIN: u64 = 4 * 1024 * 1024;
+
+/// The part of the file system's inodes that is always left free for others, and the most that are.
+const INODES_KEPT: u64 = 50;
+const MOST_INODES_KEPT: u64 = 20_000;
+/// A file and the directories on its way.
+const INODES_OF_A_FILE: u64 = 4;
+
+/// What is free on the file system.
+#[derive(Clone, Copy)]
+pub(crate) struct Free {
+    pub(crate) bytes: u64,
+    /// How many inodes are too few, so that enough is left for others.
+    pub(crate) inodes_missing: u64,
+}
 
 /// The directory of a store in use.
 pub(crate) struct Disk {
@@ -118,10 +133,18 @@ impl Disk {
         Ok(paths)
     }
 
-    /// Bytes an unprivileged process may still write; `None` when the file system does not say.
-    pub(crate) fn available_bytes(&self) -> Option<u64> {
+    /// What an unprivileged process may still write; `None` when the file system does not say.
+    pub(crate) fn free(&self) -> Option<Free> {
         let stat = rustix::fs::statvfs(self.layout.root()).ok()?;
-        stat.f_bavail.checked_mul(stat.f_frsize)
+        let kept = match stat.f_files {
+            // No count (btrfs).
+            0 => 0,
+            files => (files / INODES_KEPT).min(MOST_INODES_KEPT) + INODES_OF_A_FILE,
+        };
+        Some(Free {
+            bytes: stat.f_bavail.checked_mul(stat.f_frsize)?,
+            inodes_missing: kept.saturating_sub(stat.f_favail),
+        })
     }
 
     /// What keeps the store from being written to; `None` when nothing does, as far as is known.
@@ -136,15 +159,25 @@ impl Disk {
 
     /// Notes that the disk failed at `doing`. From now on it is not written to until it works again.
     pub(crate) fn write_failed(self: &Arc<Self>, doing: &str, error: &io::Error) {
+        if error.kind() == io::ErrorKind::InvalidFilename {
+            // Of that name (ENAMETOOLONG), and not of the disk.
+            tracing::warn!(%error, "cannot {doing}: the file system takes no name of that length");
+            return;
+        }
         self.note_trouble(Cause::of(error), format!("cannot {doing}: {error}"));
     }
 
-    /// Notes that others fill the disk, so that the store cannot keep free what it should.
-    pub(crate) fn is_full(self: &Arc<Self>, available: u64) {
-        let min_free = self.min_free;
-        let detail = format!(
-            "cannot write: {available} bytes are free on the disk, fewer than min_free ({min_free}), and nothing is left to evict"
-        );
+    /// Notes it when others fill the disk, so that the store cannot keep free what it should.
+    pub(crate) fn note_if_full(self: &Arc<Self>, free: Free) {
+        let (available, min_free) = (free.bytes, self.min_free);
+        let what = match (available < min_free, free.inodes_missing) {
+            (true, _) => {
+                format!("{available} bytes are free on the disk, fewer than min_free ({min_free})")
+            }
+            (false, 0) => return,
+            (false, missing) => format!("{missing} inodes too few are free on the disk"),
+        };
+        let detail = format!("cannot write: {what}, and nothing is left to evict");
         self.note_trouble(Cause::Full, detail);
     }
 
@@ -181,8 +214,8 @@ impl Disk {
         self.restore_directories()?;
         let enough = self.min_free.saturating_add(MARGIN);
         if self
-            .available_bytes()
-            .is_some_and(|available| available < enough)
+            .free()
+            .is_some_and(|free| free.bytes < enough || free.inodes_missing > 0)
         {
             return Err(io::ErrorKind::StorageFull.into());
         }

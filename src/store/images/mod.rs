@@ -20,7 +20,6 @@ use crate::store::disk::blocking::{run, try_run};
 use crate::store::disk::layout::Layout;
 use crate::store::records::Records;
 use crate::store::room::Room;
-use crate::store::room::index::cost;
 
 use crate::oci::image::Image;
 use pins::{Change, PinnedImages, Pins};
@@ -36,8 +35,8 @@ pub(crate) struct Images {
 
 struct PinState {
     pinned: PinnedImages,
-    /// What the file of pins counts for.
-    counted: u64,
+    /// The length of the file of pins that is counted.
+    counted: Option<u64>,
 }
 
 impl Images {
@@ -46,7 +45,7 @@ impl Images {
         let layout = room.disk().layout();
         let state = PinState {
             pinned: PinnedImages::of(pin_file::read(layout)?),
-            counted: 0,
+            counted: None,
         };
         records.watch(state.pinned.names());
         Ok(Arc::new(Self {
@@ -128,7 +127,7 @@ impl Images {
     /// Traces every pinned image, before the first eviction.
     pub(crate) fn follow_all(&self) {
         let mut state = self.state();
-        if let (0, Ok(file)) = (state.counted, self.layout().pins().metadata()) {
+        if let (None, Ok(file)) = (state.counted, self.layout().pins().metadata()) {
             self.count_file(&mut state, file.len());
         }
         for image in state.pinned.of_name(None) {
@@ -175,11 +174,9 @@ impl Images {
         Ok(())
     }
 
-    /// Counts the file of pins, which never counts for less than it did.
     fn count_file(&self, state: &mut PinState, length: u64) {
-        let counts = cost(length).max(state.counted);
-        self.room.index().add_overhead(counts - state.counted);
-        state.counted = counts;
+        self.room.index().count_own(state.counted, length);
+        state.counted = Some(length);
     }
 
     fn layout(&self) -> &Layout {

@@ -6,7 +6,7 @@ use crate::oci::digest::Digest;
 use crate::oci::name::{QualifiedName, Reference};
 use crate::store::disk::layout::Layout;
 use crate::store::key::StoreKey;
-use crate::store::room::index::cost;
+use crate::store::room::usage::cost;
 
 use super::pin_file::PinLine;
 use super::trace::Trace;

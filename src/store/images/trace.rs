@@ -14,6 +14,10 @@ use crate::oci::image::Image;
 /// Indexes of indexes are followed this deep: more than exist.
 const DEPTH: u32 = 4;
 
+/// Of an index this many manifests are followed: each is looked for before an answer that brings a record of its
+/// repository.
+const MOST_CHILDREN: usize = 2000;
+
 /// The files of an image, stored or not.
 #[derive(Default)]
 pub(super) struct Trace {
@@ -48,6 +52,8 @@ impl Trace {
     pub(super) fn of(image: &Image, records: &Records, before: &Self) -> Self {
         let name = &image.name;
         let mut trace = Self::default();
+        // Without it none of the blobs would be served while upstream is away.
+        trace.add(StoreKey::vouched(name), 0, false);
         let candidates = match &image.reference {
             Reference::Digest(digest) => vec![digest.clone()],
             Reference::Tag(tag) => {
@@ -106,7 +112,11 @@ impl Trace {
             return true;
         }
         let key = StoreKey::manifest(name, digest);
-        let Some(stored) = records.manifest_blocking(name, digest) else {
+        // Of an index most children are not stored; to learn that from the disk costs more than to ask the index.
+        let stored = records
+            .has(&key)
+            .then(|| records.manifest_blocking(name, digest));
+        let Some(stored) = stored.flatten() else {
             self.add(key, 0, needed);
             return false;
         };
@@ -116,7 +126,8 @@ impl Trace {
         for blob in manifest.blobs {
             self.add(StoreKey::Blob(blob.digest), blob.size, !blob.elsewhere);
         }
-        for child in manifest.manifests.iter().filter(|_| depth > 0) {
+        let children = manifest.manifests.iter().take(MOST_CHILDREN);
+        for child in children.filter(|_| depth > 0) {
             self.add_manifest(records, name, &child.digest, false, depth - 1);
         }
         true

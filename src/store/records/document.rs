@@ -22,7 +22,7 @@ use crate::store::key::StoreKey;
 use crate::store::room::Room;
 use crate::store::room::damage::FoundBy;
 use crate::store::room::index::seconds_now;
-use crate::store::room::reserve::Reservation;
+use crate::store::room::reserve::{Reservation, make_way};
 
 /// A record that says what it said before is written to disk at most this often.
 const PERSIST_EVERY: Duration = Duration::from_secs(600);
@@ -107,11 +107,11 @@ impl<D> Remembered<D> {
         })
     }
 
-    fn used(&self, room: &Room) -> Arc<D> {
+    fn used(&self, room: &Arc<Room>) -> Arc<D> {
         let now = seconds_now();
         if now.saturating_sub(self.promoted.load(Ordering::Relaxed)) >= PROMOTE_EVERY {
             self.promoted.store(now, Ordering::Relaxed);
-            room.index().promote(&self.key);
+            room.used(&self.key);
         }
         Arc::clone(&self.value)
     }
@@ -239,10 +239,14 @@ async fn write_behind(
     patience: Duration,
 ) -> io::Result<()> {
     let (file, directory) = write_within(room, key, file, patience).await?;
-    tokio::spawn(async move {
-        let _permit = SYNCS.acquire().await;
-        try_run(move || make_durable(&file, &directory)).await
-    });
+    // Where so many wait for the disk already, the kernel writes it when it likes: the worst is one question upstream.
+    // To wait for a turn would keep two files open for each.
+    if let Ok(permit) = SYNCS.try_acquire() {
+        tokio::task::spawn_blocking(move || {
+            let _ = make_durable(&file, &directory);
+            drop(permit);
+        });
+    }
     Ok(())
 }
 
@@ -263,22 +267,47 @@ async fn write_within(
         return Err(io::Error::other(trouble.to_string()));
     }
     let length = bytes.len() as u64;
-    let reservation = Reservation::claim(room, length, &key, patience).await;
-    let reservation = reservation.map_err(|no_room| {
+    let bytes = Bytes::from(bytes);
+    let mut reservation = claim(room, &key, length, patience).await?;
+    match write_reserved(room, key.clone(), bytes.clone(), reservation).await {
+        Err(error) if make_way(room, &error, length).await => {
+            reservation = claim(room, &key, length, patience).await?;
+            write_reserved(room, key, bytes, reservation).await
+        }
+        done => done,
+    }
+    .inspect_err(|error| room.disk().write_failed("write a record", error))
+}
+
+async fn claim(
+    room: &Arc<Room>,
+    key: &StoreKey,
+    length: u64,
+    patience: Duration,
+) -> io::Result<Reservation> {
+    let reservation = Reservation::claim(room, length, key, patience).await;
+    reservation.map_err(|no_room| {
         tracing::debug!(error = %no_room, "a record is kept in memory only");
         io::Error::new(io::ErrorKind::StorageFull, no_room)
-    })?;
+    })
+}
+
+async fn write_reserved(
+    room: &Arc<Room>,
+    key: StoreKey,
+    bytes: Bytes,
+    reservation: Reservation,
+) -> io::Result<(File, File)> {
     let disk = Arc::clone(room.disk());
     let write = move || {
         let temporary = disk.temporary();
         let written = disk.create_file(&temporary).and_then(|mut file| {
             file.write_all(&bytes)?;
-            let directory = reservation.publish(&temporary, key, length)?;
+            let directory = reservation.publish(&temporary, key, bytes.len() as u64)?;
             Ok((file, directory))
         });
-        if let Err(error) = &written {
+        if written.is_err() {
             let _ = fs::remove_file(&temporary);
-            disk.write_failed("write a record", error);
         }
         written
     };
@@ -290,7 +319,7 @@ struct Long(usize);
 
 /// Reads a record's file; what `parse` refuses is damaged and dropped. Without `held`, a long one is not read.
 fn read<T>(
-    room: &Room,
+    room: &Arc<Room>,
     key: &StoreKey,
     held: Option<Held>,
     parse: impl FnOnce(Bytes) -> Option<T>,

@@ -65,6 +65,11 @@ impl Records {
         })
     }
 
+    /// Whether a file of that name is stored.
+    pub(crate) fn has(&self, key: &StoreKey) -> bool {
+        self.room.has(key)
+    }
+
     /// The manifest of that digest, if this repository has it.
     pub async fn manifest(
         &self,
@@ -193,6 +198,8 @@ impl Records {
             StoreKey::Manifest(id) => self.manifests.forget(id),
             StoreKey::Tag(id) => self.tags.forget(id),
             StoreKey::Listing(id) => self.listings.forget(id),
+            StoreKey::Vouched(name) => self.vouched.forget(name),
+            StoreKey::Given(namespace) => self.given.forget(namespace),
             StoreKey::Blob(_) | StoreKey::Partial(_) => {}
         }
     }
@@ -223,7 +230,7 @@ pub(crate) fn is_intact(key: &StoreKey, file: Vec<u8>) -> bool {
         StoreKey::Tag(id) => TagRecord::from_file(id, file.into()).is_some(),
         StoreKey::Listing(id) => StoredListing::from_file(id, file.into()).is_some(),
         StoreKey::Blob(digest) => Digest::of(&file) == *digest,
-        // Nothing is known of a part.
-        StoreKey::Partial(_) => true,
+        // Nothing is known of a part, and a line that is torn is skipped.
+        StoreKey::Partial(_) | StoreKey::Vouched(_) | StoreKey::Given(_) => true,
     }
 }

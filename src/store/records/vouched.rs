@@ -6,15 +6,16 @@
 //!
 //! A list is a file with one entry a line; new lines are appended, and a later line takes the place of an earlier one. A
 //! list has a limit, at which its oldest entries go. One of which at least half is not stored is shortened when it is
-//! read. A line that is torn or lost costs one question to upstream.
+//! read. A line that is torn or lost costs one question to upstream. A list is counted and evicted like everything else.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use moka::sync::Cache;
 
@@ -22,12 +23,13 @@ use crate::oci::digest::Digest;
 use crate::oci::name::{Namespace, QualifiedName};
 
 use crate::store::disk::blocking::run;
-use crate::store::disk::files::{options, read, write};
-use crate::store::disk::layout::Layout;
+use crate::store::disk::files::{options, read};
 use crate::store::disk::xattrs::unix_seconds;
 use crate::store::key::StoreKey;
 use crate::store::room::Room;
-use crate::store::room::index::cost;
+use crate::store::room::index::seconds_now;
+use crate::store::room::reserve::Reservation;
+use crate::store::room::usage::cost;
 
 use super::vouch::{GONE, Vouch};
 
@@ -43,22 +45,26 @@ const MOST: usize = 100_000;
 const AT_ONCE: usize = MOST / 10;
 /// Lists share this many locks.
 const LOCKS: usize = 16;
+/// How long an answer waits for room for what is new in a list, and how long what no answer waits for does.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
+/// A list in memory tells the index of its use at most this often (seconds).
+const PROMOTE_EVERY: u32 = 10;
 
 /// What has such a list.
 pub(super) trait Vouching: Hash + Eq + Clone + Send + Sync + 'static {
-    /// Where the list is.
-    fn path(&self, layout: &Layout) -> PathBuf;
+    /// What the list is stored as.
+    fn key(&self) -> StoreKey;
 }
 
 impl Vouching for QualifiedName {
-    fn path(&self, layout: &Layout) -> PathBuf {
-        layout.vouched(self)
+    fn key(&self) -> StoreKey {
+        StoreKey::vouched(self)
     }
 }
 
 impl Vouching for Namespace {
-    fn path(&self, layout: &Layout) -> PathBuf {
-        layout.given(self)
+    fn key(&self) -> StoreKey {
+        StoreKey::Given(self.clone())
     }
 }
 
@@ -73,7 +79,20 @@ pub(super) struct Vouched<K> {
 }
 
 /// One list. The lock is held for a lookup or an insert.
-struct VouchedList(Mutex<Entries>);
+struct VouchedList {
+    entries: Mutex<Entries>,
+    promoted: AtomicU32,
+}
+
+/// What memory has and the file does not.
+struct Unwritten {
+    list: Arc<VouchedList>,
+    digests: Vec<Digest>,
+    /// Whether the file is to be replaced.
+    whole: bool,
+    /// How many bytes are to be written, about.
+    length: u64,
+}
 
 #[derive(Default)]
 struct Entries {
@@ -84,7 +103,15 @@ struct Entries {
 
 impl VouchedList {
     fn entries(&self) -> MutexGuard<'_, Entries> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn used(&self, room: &Arc<Room>, key: impl FnOnce() -> StoreKey) {
+        let now = seconds_now();
+        if now.saturating_sub(self.promoted.load(Ordering::Relaxed)) >= PROMOTE_EVERY {
+            self.promoted.store(now, Ordering::Relaxed);
+            room.used(&key());
+        }
     }
 
     fn get(&self, digest: &Digest) -> Option<Vouch> {
@@ -94,17 +121,26 @@ impl VouchedList {
 
 impl Entries {
     /// Takes `new` in; returns the entries that are to be written.
-    fn merge(&mut self, new: Vec<(Digest, Vouch)>) -> Vec<(Digest, Vouch)> {
+    fn merge(&mut self, new: Vec<(Digest, Vouch)>) -> Vec<Digest> {
         let mut changed = Vec::new();
         for (digest, newer) in new {
             let known = self.by_digest.get(&digest).copied();
             let merged = known.map_or(newer, |known| known.renewed(newer));
             if known.is_none_or(|known| known.is_old_beside(merged)) {
                 self.by_digest.insert(digest.clone(), merged);
-                changed.push((digest, merged));
+                changed.push(digest);
             }
         }
         changed
+    }
+
+    /// What the file is to say about these.
+    fn lines(&self, digests: &[Digest]) -> String {
+        let line = |digest: &Digest| match self.by_digest.get(digest) {
+            Some(vouch) => format!("{digest} {vouch}\n"),
+            None => format!("{digest}{GONE}\n"),
+        };
+        digests.iter().map(line).collect()
     }
 
     /// Whether most lines of the file have been replaced by later ones.
@@ -168,6 +204,7 @@ impl<K: Vouching> Vouched<K> {
                 .await?
             }
         };
+        list.used(&self.room, || id.key());
         list.get(digest)
     }
 
@@ -183,34 +220,120 @@ impl<K: Vouching> Vouched<K> {
                 return;
             }
         }
-        let (vouched, id) = (Arc::clone(self), id.clone());
-        run(move || vouched.change(id, |entries| entries.merge(new))).await;
+        self.change(id, |entries| entries.merge(new)).await;
     }
 
     /// Takes a blob from the list.
     pub(super) async fn remove(self: &Arc<Self>, id: &K, digest: &Digest) {
-        let (vouched, id, digest) = (Arc::clone(self), id.clone(), digest.clone());
-        run(move || {
-            let _files = vouched.files(&id);
-            let list = vouched.list(&id);
-            if list.entries().by_digest.remove(&digest).is_some() {
-                vouched.write(&id, &list, &[format!("{digest}{GONE}")]);
-            }
-        })
-        .await;
+        let digest = digest.clone();
+        let remove = move |entries: &mut Entries| {
+            let removed = entries.by_digest.remove(&digest);
+            removed.map(|_| digest).into_iter().collect()
+        };
+        self.change(id, remove).await;
     }
 
-    fn change(&self, id: K, change: impl FnOnce(&mut Entries) -> Vec<(Digest, Vouch)>) {
+    /// Forgets what memory has of a list whose file is gone.
+    pub(super) fn forget(&self, id: &K) {
+        self.lists.invalidate(id);
+    }
+
+    /// Changes the list in memory, then writes down what `change` says was changed.
+    async fn change(
+        self: &Arc<Self>,
+        id: &K,
+        change: impl FnOnce(&mut Entries) -> Vec<Digest> + Send + 'static,
+    ) {
+        let (vouched, of) = (Arc::clone(self), id.clone());
+        let unwritten = run(move || vouched.change_in_memory(of, change)).await;
+        let Some(unwritten) = unwritten.flatten() else {
+            return;
+        };
+        let (vouched, id) = (Arc::clone(self), id.clone());
+        if self.room.is_scanned() {
+            vouched.keep(id, unwritten, PATIENCE.0).await;
+        } else {
+            tokio::spawn(vouched.keep(id, unwritten, PATIENCE.1));
+        }
+    }
+
+    /// `None` when there is nothing to be written, or no disk to write to.
+    fn change_in_memory(
+        &self,
+        id: K,
+        change: impl FnOnce(&mut Entries) -> Vec<Digest>,
+    ) -> Option<Unwritten> {
         let _files = self.files(&id);
         let list = self.list(&id);
-        let changed = change(&mut list.entries());
-        let lines: Vec<_> = changed
-            .into_iter()
-            .map(|(digest, vouch)| format!("{digest} {vouch}"))
-            .collect();
-        self.write(&id, &list, &lines);
+        let mut entries = list.entries();
+        let digests = change(&mut entries);
+        let shortened = entries.shorten(MOST, AT_ONCE);
+        let whole = shortened || entries.has_many_repeated() || !self.room.has(&id.key());
+        let text = match whole {
+            true => entries.text(),
+            false => entries.lines(&digests),
+        };
+        drop(entries);
         // Inserted again, so that the list is weighed by its new length.
-        self.lists.insert(id, list);
+        self.lists.insert(id, Arc::clone(&list));
+        let write = !digests.is_empty() && self.room.disk().trouble().is_none();
+        write.then(|| Unwritten {
+            list,
+            digests,
+            whole,
+            // A byte more, to end a line that is torn.
+            length: text.len() as u64 + 1,
+        })
+    }
+
+    /// Writes to the file what memory has. Without room for it the list stays in memory alone.
+    async fn keep(self: Arc<Self>, id: K, unwritten: Unwritten, patience: Duration) {
+        let (key, length) = (id.key(), unwritten.length);
+        let Ok(reservation) = Reservation::claim(&self.room, length, &key, patience).await else {
+            return;
+        };
+        let write = move || {
+            let _files = self.files(&id);
+            if let Err(error) = self.write(&key, &unwritten, reservation) {
+                let disk = self.room.disk();
+                disk.write_failed("write down which blobs belong to a repository", &error);
+            }
+        };
+        run(write).await;
+    }
+
+    /// The caller holds the lock on the file.
+    fn write(&self, key: &StoreKey, unwritten: &Unwritten, room: Reservation) -> io::Result<()> {
+        let mut entries = unwritten.list.entries();
+        let path = self.room.disk().layout().path(key);
+        let mut file = match options().read(true).write(true).open(path) {
+            Ok(file) if !unwritten.whole => file,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => return self.write_whole(key.clone(), &entries.text(), room),
+        };
+        let before = file.metadata()?.len();
+        // A crash or a full disk tore the last line; what follows must not be glued to it.
+        let torn = before > 0 && last_byte(&mut file)? != b'\n';
+        let lines = entries.lines(&unwritten.digests);
+        let text = format!("{}{lines}", if torn { "\n" } else { "" });
+        file.write_all_at(text.as_bytes(), before)?;
+        entries.lines += unwritten.digests.len();
+        // Evicted meanwhile, it is written as a whole with its next entry.
+        room.recount(&file, key, before + text.len() as u64);
+        Ok(())
+    }
+
+    fn write_whole(&self, key: StoreKey, text: &str, room: Reservation) -> io::Result<()> {
+        let disk = self.room.disk();
+        let temporary = disk.temporary();
+        let written = disk
+            .create_file(&temporary)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .and_then(|()| room.publish(&temporary, key, text.len() as u64));
+        if written.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        written.map(drop)
     }
 
     /// The list in memory, or read into memory now. The caller holds the lock on the file.
@@ -218,88 +341,25 @@ impl<K: Vouching> Vouched<K> {
         if let Some(list) = self.lists.get(id) {
             return list;
         }
-        let list = Arc::new(VouchedList(Mutex::new(self.read(id))));
+        let list = Arc::new(VouchedList {
+            entries: Mutex::new(self.read(id)),
+            promoted: AtomicU32::new(0),
+        });
         self.lists.insert(id.clone(), Arc::clone(&list));
         list
     }
 
-    /// Writes down what was changed in memory, or all of the list where that is better.
-    fn write(&self, id: &K, list: &VouchedList, lines: &[String]) {
-        let disk = self.room.disk();
-        let whole = {
-            let mut entries = list.entries();
-            let shortened = entries.shorten(MOST, AT_ONCE);
-            entries.lines += lines.len();
-            (shortened || entries.has_many_repeated()).then(|| entries.text())
-        };
-        if lines.is_empty() || disk.trouble().is_some() {
-            return;
-        }
-        let path = id.path(disk.layout());
-        let written = match whole {
-            Some(text) => self.write_whole(&path, &text),
-            None => self.append(&path, lines),
-        };
-        if let Err(error) = written {
-            disk.write_failed("write down which blobs belong to a repository", &error);
-        }
-    }
-
-    fn append(&self, path: &Path, lines: &[String]) -> io::Result<()> {
-        self.create_parent(path)?;
-        let mut file = options().create(true).read(true).append(true).open(path)?;
-        let before = file.metadata()?.len();
-        let mut text = String::new();
-        if before > 0 && last_byte(&mut file)? != b'\n' {
-            // A crash or a full disk tore the last line; what follows must not be glued to it.
-            text.push('\n');
-        }
-        for line in lines {
-            text.push_str(line);
-            text.push('\n');
-        }
-        file.write_all(text.as_bytes())?;
-        self.count(before, before + text.len() as u64);
-        Ok(())
-    }
-
-    fn write_whole(&self, path: &Path, text: &str) -> io::Result<()> {
-        self.create_parent(path)?;
-        let before = fs::metadata(path).map_or(0, |file| file.len());
-        let temporary = self.room.disk().temporary();
-        let written =
-            write(&temporary, text.as_bytes()).and_then(|()| fs::rename(&temporary, path));
-        if let Err(error) = written {
-            let _ = fs::remove_file(&temporary);
-            return Err(error);
-        }
-        self.count(before, text.len() as u64);
-        Ok(())
-    }
-
-    fn create_parent(&self, path: &Path) -> io::Result<()> {
-        match path.parent() {
-            Some(parent) => self.room.create_directories(parent),
-            None => Ok(()),
-        }
-    }
-
-    /// Counts a list whose length changed, in both directions.
-    fn count(&self, before: u64, after: u64) {
-        let cost = |length| if length == 0 { 0 } else { cost(length) };
-        let (before, after) = (cost(before), cost(after));
-        self.room.index().add_overhead(after.saturating_sub(before));
-        self.room
-            .index()
-            .take_overhead(before.saturating_sub(after));
-    }
-
     fn read(&self, id: &K) -> Entries {
-        let path = id.path(self.room.disk().layout());
+        let key = id.key();
+        let path = self.room.disk().layout().path(&key);
         let written = fs::metadata(&path).and_then(|file| file.modified());
         let written = unix_seconds(written.unwrap_or_else(|_| SystemTime::now()));
         // A crash can leave what is not even text; the lines before and after it are still good.
         let bytes = read(&path).unwrap_or_default();
+        match bytes.len() as u64 {
+            0 => self.room.miss(&key),
+            length => drop(self.room.index().touch(&key, length)),
+        }
         let text = String::from_utf8_lossy(&bytes);
         let (mut entries, old) = parse(&text, u32::try_from(written).unwrap_or(u32::MAX));
         let mut changed = old || entries.has_many_repeated();
@@ -314,7 +374,9 @@ impl<K: Vouching> Vouched<K> {
         changed |= entries.shorten(MOST, AT_ONCE);
         if changed && self.room.disk().trouble().is_none() {
             // What is not written now is as good as before.
-            let _ = self.write_whole(&path, &entries.text());
+            let text = entries.text();
+            let room = Reservation::of_file(&self.room, cost(text.len() as u64));
+            let _ = self.write_whole(key, &text, room);
         }
         entries
     }

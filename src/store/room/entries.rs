@@ -1,4 +1,9 @@
-//! The entries of the index: most in the order of their last use, the pinned ones in no order.
+//! The entries of the index, in the order in which they are evicted.
+//!
+//! What was used once leaves before what was used again: one pull of many new layers must not take away those that are
+//! pulled every day. Used again means an hour or more after it came or was last noted as used, because a hundred nodes
+//! that pull a new image within a minute are one use. Within each of the two queues what was used longest ago leaves
+//! first. This is the segmented LRU of Karedla et al. (1994), whose probation and protection are `once` and `again`.
 //!
 //! Pinned entries are never evicted. Kept apart, they cost nothing when entries to evict are looked for, even if there
 //! are many.
@@ -9,8 +14,10 @@ use lru::LruCache;
 
 use crate::store::key::StoreKey;
 
-/// A file's recency is written to disk at most this often (seconds).
-const FRESHEN_EVERY: u32 = 3600;
+use super::usage::cost;
+
+/// A file's recency is written to disk at most this often, and a use after this time is another one (seconds).
+const ANOTHER_USE: u32 = 3600;
 
 /// What memory knows of a stored file. 16 bytes, because there may be a million of them.
 pub(super) struct IndexEntry {
@@ -19,6 +26,8 @@ pub(super) struct IndexEntry {
     freshened: u32,
     /// Whether `length` is what was committed, and not just what was found at the start.
     proven: bool,
+    /// Whether it was used again.
+    again: bool,
 }
 
 impl IndexEntry {
@@ -27,14 +36,18 @@ impl IndexEntry {
             length,
             freshened: now,
             proven: true,
+            again: false,
         }
     }
 
-    pub(super) fn found(length: u64, modified: u32) -> Self {
+    /// `created` is when the file was made, where the file system knows: it was used again if it is older than its use.
+    pub(super) fn found(length: u64, modified: u32, created: Option<u32>) -> Self {
+        let again = |created: u32| modified.saturating_sub(created) >= ANOTHER_USE;
         Self {
             length,
             freshened: modified,
             proven: false,
+            again: created.is_some_and(again),
         }
     }
 
@@ -43,108 +56,187 @@ impl IndexEntry {
         self.length
     }
 
-    pub(super) fn is_proven(&self) -> bool {
-        self.proven
-    }
-
     pub(super) fn prove(&mut self) {
         self.proven = true;
     }
-
-    /// Whether its recency is to be written to disk now; then it counts as written.
-    pub(super) fn freshen(&mut self, now: u32) -> bool {
-        // A clock that was ahead must not keep the recency of a file from ever being written again.
-        let due = now.abs_diff(self.freshened) >= FRESHEN_EVERY;
-        if due {
-            self.freshened = now;
-        }
-        due
-    }
 }
 
-/// Entries, each in one of two places.
+/// What the index is told of a use.
+pub(super) struct Use {
+    pub(super) length: u64,
+    pub(super) unproven: bool,
+    /// Whether its recency is to be written to disk now.
+    pub(super) freshen: bool,
+}
+
+/// Entries, each in one of three places.
 pub(super) struct Entries {
-    recent: LruCache<StoreKey, IndexEntry>,
+    once: Queue,
+    again: Queue,
+    /// What `again` may hold, in bytes. What it has no place for is new once more.
+    most_again: u64,
     kept: HashMap<StoreKey, IndexEntry>,
     /// What is pinned, whether it is stored or not.
     pinned: HashSet<StoreKey>,
 }
 
-impl Default for Entries {
-    fn default() -> Self {
+/// What was used longest ago is at the end.
+struct Queue {
+    entries: LruCache<StoreKey, IndexEntry>,
+    bytes: u64,
+}
+
+impl Queue {
+    fn new() -> Self {
         Self {
-            recent: LruCache::unbounded(),
-            kept: HashMap::new(),
-            pinned: HashSet::new(),
+            entries: LruCache::unbounded(),
+            bytes: 0,
         }
+    }
+
+    fn put(&mut self, key: StoreKey, entry: IndexEntry) {
+        self.bytes = self.bytes.saturating_add(cost(entry.length));
+        self.entries.put(key, entry);
+    }
+
+    fn pop(&mut self, key: &StoreKey) -> Option<IndexEntry> {
+        let entry = self.entries.pop(key)?;
+        self.bytes = self.bytes.saturating_sub(cost(entry.length));
+        Some(entry)
+    }
+
+    fn pop_last(&mut self) -> Option<(StoreKey, IndexEntry)> {
+        let (key, entry) = self.entries.pop_lru()?;
+        self.bytes = self.bytes.saturating_sub(cost(entry.length));
+        Some((key, entry))
     }
 }
 
 impl Entries {
+    /// For a store of `max_size` bytes, of which a fifth stays for what is new.
+    pub(super) fn new(max_size: u64) -> Self {
+        Self {
+            once: Queue::new(),
+            again: Queue::new(),
+            most_again: max_size / 5 * 4,
+            kept: HashMap::new(),
+            pinned: HashSet::new(),
+        }
+    }
+
     pub(super) fn is_pinned(&self, key: &StoreKey) -> bool {
         self.pinned.contains(key)
     }
 
     pub(super) fn contains(&self, key: &StoreKey) -> bool {
-        self.recent.contains(key) || self.kept.contains_key(key)
+        self.peek(key).is_some()
     }
 
-    /// An entry that is used now.
-    pub(super) fn get_mut(&mut self, key: &StoreKey) -> Option<&mut IndexEntry> {
-        match self.recent.get_mut(key) {
-            Some(entry) => Some(entry),
-            None => self.kept.get_mut(key),
+    /// Uses an entry that has `length`, or any; `None` when there is none.
+    pub(super) fn use_now(&mut self, key: &StoreKey, length: Option<u64>, now: u32) -> Option<Use> {
+        let entry = match self.again.entries.get_mut(key) {
+            Some(entry) => entry,
+            None => match self.once.entries.get_mut(key) {
+                Some(entry) => entry,
+                None => self.kept.get_mut(key)?,
+            },
+        };
+        // A clock that was ahead must not keep the recency of a file from ever being written again.
+        let another = now.abs_diff(entry.freshened) >= ANOTHER_USE
+            && length.is_none_or(|length| length == entry.length);
+        let promoted = another && !entry.again;
+        if another {
+            entry.freshened = now;
+            entry.again = true;
         }
-    }
-
-    /// An entry that is only looked at.
-    pub(super) fn peek_mut(&mut self, key: &StoreKey) -> Option<&mut IndexEntry> {
-        match self.recent.peek_mut(key) {
-            Some(entry) => Some(entry),
-            None => self.kept.get_mut(key),
+        let used = Use {
+            length: entry.length,
+            unproven: !entry.proven,
+            freshen: another,
+        };
+        if promoted && let Some(entry) = self.once.pop(key) {
+            self.put(key.clone(), entry);
         }
+        Some(used)
     }
 
     /// An entry that is not used.
     pub(super) fn peek(&self, key: &StoreKey) -> Option<&IndexEntry> {
-        self.recent.peek(key).or_else(|| self.kept.get(key))
+        let queued = self.again.entries.peek(key);
+        let queued = queued.or_else(|| self.once.entries.peek(key));
+        queued.or_else(|| self.kept.get(key))
+    }
+
+    /// An entry that is only looked at.
+    pub(super) fn peek_mut(&mut self, key: &StoreKey) -> Option<&mut IndexEntry> {
+        match self.again.entries.peek_mut(key) {
+            Some(entry) => Some(entry),
+            None => match self.once.entries.peek_mut(key) {
+                Some(entry) => Some(entry),
+                None => self.kept.get_mut(key),
+            },
+        }
     }
 
     /// Forgets all entries, but not what is pinned.
     pub(super) fn clear(&mut self) {
-        self.recent.clear();
+        (self.once, self.again) = (Queue::new(), Queue::new());
         self.kept.clear();
     }
 
-    pub(super) fn promote(&mut self, key: &StoreKey) {
-        self.recent.promote(key);
+    /// Adds an entry behind all others of its queue.
+    pub(super) fn put_last(&mut self, key: StoreKey, mut entry: IndexEntry) {
+        if self.is_pinned(&key) {
+            self.kept.insert(key, entry);
+            return;
+        }
+        entry.again &= self.again.bytes.saturating_add(cost(entry.length)) <= self.most_again;
+        let queue = match entry.again {
+            true => &mut self.again,
+            false => &mut self.once,
+        };
+        queue.put(key.clone(), entry);
+        queue.entries.demote(&key);
     }
 
-    pub(super) fn demote(&mut self, key: &StoreKey) {
-        self.recent.demote(key);
-    }
-
+    /// Adds an entry that is used now.
     pub(super) fn put(&mut self, key: StoreKey, entry: IndexEntry) {
         if self.is_pinned(&key) {
             self.kept.insert(key, entry);
-        } else {
-            self.recent.put(key, entry);
+            return;
+        }
+        if !entry.again {
+            return self.once.put(key, entry);
+        }
+        self.again.put(key, entry);
+        while self.again.bytes > self.most_again
+            && let Some((key, mut entry)) = self.again.pop_last()
+        {
+            entry.again = false;
+            self.once.put(key, entry);
         }
     }
 
-    pub(super) fn pop(&mut self, key: &StoreKey) -> Option<IndexEntry> {
-        self.recent.pop(key).or_else(|| self.kept.remove(key))
+    /// Has `entry` count as used again if the one that it replaces was.
+    pub(super) fn replacing(&self, key: &StoreKey, mut entry: IndexEntry) -> IndexEntry {
+        entry.again |= self.peek(key).is_some_and(|before| before.again);
+        entry
     }
 
-    /// Takes out what was used longest ago and is not pinned.
-    pub(super) fn pop_lru(&mut self) -> Option<(StoreKey, IndexEntry)> {
-        self.recent.pop_lru()
+    pub(super) fn pop(&mut self, key: &StoreKey) -> Option<IndexEntry> {
+        let queued = self.again.pop(key).or_else(|| self.once.pop(key));
+        queued.or_else(|| self.kept.remove(key))
+    }
+
+    /// Takes out what is to leave first.
+    pub(super) fn pop_victim(&mut self) -> Option<(StoreKey, IndexEntry)> {
+        self.once.pop_last().or_else(|| self.again.pop_last())
     }
 
     /// Pins `key`, stored or not; the length of its file if it is stored and was not pinned before.
     pub(super) fn pin(&mut self, key: &StoreKey) -> Option<u64> {
         self.pinned.insert(key.clone());
-        let entry = self.recent.pop(key)?;
+        let entry = self.again.pop(key).or_else(|| self.once.pop(key))?;
         let length = entry.length;
         self.kept.insert(key.clone(), entry);
         Some(length)
@@ -155,7 +247,10 @@ impl Entries {
         self.pinned.remove(key);
         let entry = self.kept.remove(key)?;
         let length = entry.length;
-        self.recent.put(key.clone(), entry);
+        self.put(key.clone(), entry);
         Some(length)
     }
 }
+
+#[cfg(test)]
+mod tests;

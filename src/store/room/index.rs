@@ -1,75 +1,20 @@
-//! How much there is, and what was used longest ago.
+//! How much there is, and what is to leave first.
 //!
 //! An exact count in bytes under one short lock. Not moka: its weights are 32 bits wide (a blob can be
 //! larger), it may refuse the newest, and it knows no reservations.
 
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
 use crate::store::disk::xattrs::unix_seconds;
-use crate::store::key::StoreKey;
+use crate::store::key::{StoreDirectory, StoreKey};
 
+use super::directories::Directories;
 use super::entries::{Entries, IndexEntry};
-
-/// The unit in which file systems hand out space.
-const BLOCK: u64 = 4096;
-
-/// What one more name costs in its directory: the longest names that the store uses, with room to spare.
-const NAME: u64 = 128;
-
-/// There is no room, and none can be made: the blob is larger than the store, or everything else is in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoRoom {
-    /// Bytes that were asked for.
-    pub wanted: u64,
-}
-
-impl std::fmt::Display for NoRoom {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "the store has no room for {} bytes and can make none",
-            self.wanted
-        )
-    }
-}
-
-impl std::error::Error for NoRoom {}
-
-/// What a store holds at one moment, in bytes of disk.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
-    /// Committed blobs and records.
-    pub(crate) stored: u64,
-    /// Promised to ingests in progress.
-    pub(crate) reserved: u64,
-    /// How much of what is reserved is on disk by now.
-    pub(crate) written: u64,
-    /// Evicted, not yet unlinked.
-    pub(crate) trash: u64,
-    /// Directories and lists that are not evicted.
-    pub(crate) overhead: u64,
-    /// How much of what is stored is pinned.
-    pub(crate) pinned: u64,
-    /// How many blobs are committed.
-    pub(crate) blobs: u64,
-}
-
-impl Usage {
-    /// All of it: what the limit is held against.
-    pub(crate) fn total(&self) -> u64 {
-        self.lasting().saturating_add(self.trash)
-    }
-
-    /// What remains once the trash is unlinked.
-    pub(crate) fn lasting(&self) -> u64 {
-        self.stored
-            .saturating_add(self.reserved)
-            .saturating_add(self.overhead)
-    }
-}
+use super::usage::{Amount, BASE, DIRECTORY, Promise, Usage, cost};
 
 /// What looking an entry up says about its file.
 pub(crate) enum Touched {
@@ -89,56 +34,63 @@ pub(crate) enum Touched {
 pub(crate) struct Index {
     /// Guards the map and the sums, which change together. Never held across a system call.
     accounts: Mutex<Accounts>,
-    max_size: u64,
-    /// What an empty store takes.
-    base: u64,
+    limit: Amount,
     /// Notified when trash was unlinked or a reservation given back, and when the scan ends.
     freed: Notify,
 }
 
 struct Accounts {
     entries: Entries,
+    directories: Directories,
     usage: Usage,
-    scanned: bool,
+    /// What was removed since the scan began, which may have seen it; `None` once the scan is over.
+    removed: Option<HashSet<StoreKey>>,
+}
+
+/// A file that a scan found.
+pub(super) struct FoundFile {
+    pub(super) key: StoreKey,
+    pub(super) length: u64,
+    pub(super) modified: u32,
+    /// Where the file system knows.
+    pub(super) created: Option<u32>,
 }
 
 /// An entry that was taken out, to be evicted.
 pub(super) struct Victim {
     pub(super) key: StoreKey,
     entry: IndexEntry,
+    /// How many directories are empty without it, from its own upwards.
+    pub(super) emptied: usize,
 }
 
 impl Victim {
-    /// What it takes on disk.
+    /// What it takes on disk, the directories included that are empty without it.
     pub(super) fn cost(&self) -> u64 {
-        cost(self.entry.length())
+        cost_with(self.entry.length(), self.emptied)
     }
 }
 
 impl Index {
-    /// `directories` is how many directories exist already.
-    pub(super) fn new(max_size: u64, directories: u64) -> Self {
-        let base = directories * BLOCK + 2 * BLOCK;
-        let usage = Usage {
-            overhead: base,
-            ..Usage::default()
-        };
+    /// For a store of so many bytes and files. `directories` is how many exist already and are never removed.
+    pub(super) fn new(limit: Amount, directories: u64) -> Self {
+        let usage = Usage::of_own(BASE + directories * DIRECTORY);
         let accounts = Accounts {
-            entries: Entries::default(),
+            entries: Entries::new(limit.bytes),
+            directories: Directories::default(),
             usage,
-            scanned: false,
+            removed: Some(HashSet::new()),
         };
         Self {
             accounts: Mutex::new(accounts),
-            max_size,
-            base,
+            limit,
             freed: Notify::new(),
         }
     }
 
     /// Bytes on disk that are never exceeded.
     pub(crate) fn max_size(&self) -> u64 {
-        self.max_size
+        self.limit.bytes
     }
 
     pub(crate) fn usage(&self) -> Usage {
@@ -146,7 +98,7 @@ impl Index {
     }
 
     pub(crate) fn is_scanned(&self) -> bool {
-        self.accounts().scanned
+        self.accounts().removed.is_none()
     }
 
     /// How long the file of an entry is.
@@ -158,26 +110,32 @@ impl Index {
     pub(super) fn clear(&self) {
         let mut accounts = self.accounts();
         accounts.entries.clear();
-        accounts.scanned = false;
-        accounts.usage.stored = 0;
-        accounts.usage.blobs = 0;
-        accounts.usage.pinned = 0;
-        accounts.usage.overhead = self.base;
+        accounts.directories.clear();
+        accounts.usage.forget_stored();
+        accounts.removed = Some(HashSet::new());
     }
 
     pub(crate) fn contains(&self, key: &StoreKey) -> bool {
         self.accounts().entries.contains(key)
     }
 
+    pub(super) fn has_directory(&self, directory: &StoreDirectory) -> bool {
+        self.accounts().directories.contains(directory)
+    }
+
     /// Marks an entry as used now. Its file was found `length` bytes long.
     pub(crate) fn touch(&self, key: &StoreKey, length: u64) -> Touched {
         let now = seconds_now();
         let mut accounts = self.accounts();
-        let Some(entry) = accounts.entries.get_mut(key) else {
+        let Some(used) = accounts.entries.use_now(key, Some(length), now) else {
             // Before the scan has found it: the disk is the truth, so it counts from now on.
             // After it: the file is being evicted, and the open file can still be read to its end.
-            if !accounts.scanned {
-                accounts.insert(key.clone(), IndexEntry::found(length, now));
+            if accounts
+                .removed
+                .as_ref()
+                .is_some_and(|removed| !removed.contains(key))
+            {
+                accounts.insert(key.clone(), IndexEntry::found(length, now, None));
             }
             return Touched::Known {
                 freshen: false,
@@ -185,14 +143,14 @@ impl Index {
                 at: now,
             };
         };
-        if entry.length() != length {
+        if used.length != length {
             return Touched::WrongLength {
-                expected: entry.length(),
+                expected: used.length,
             };
         }
         Touched::Known {
-            freshen: entry.freshen(now),
-            unproven: !entry.is_proven(),
+            freshen: used.freshen,
+            unproven: used.unproven,
             at: now,
         }
     }
@@ -204,77 +162,103 @@ impl Index {
         }
     }
 
-    /// Marks an entry as used now, if it is known, without a look at its file.
-    pub(crate) fn promote(&self, key: &StoreKey) {
-        self.accounts().entries.promote(key);
+    /// Marks an entry as used now, if it is known, without a look at its file. True when the time of this use is to be
+    /// written to disk.
+    pub(super) fn promote(&self, key: &StoreKey, now: u32) -> bool {
+        let used = self.accounts().entries.use_now(key, None, now);
+        used.is_some_and(|used| used.freshen)
     }
 
     /// Adds a file that was just given its final name, in exchange for what was reserved for it: in one
     /// step, or others would evict for room that is only counted twice.
-    pub(super) fn commit(&self, key: StoreKey, length: u64, reserved: u64, written: u64) {
+    pub(super) fn commit(&self, key: StoreKey, length: u64, promise: Promise) {
         let mut accounts = self.accounts();
-        accounts.release(reserved, written);
+        accounts.release(promise);
         accounts.insert(key, IndexEntry::committed(length, seconds_now()));
         drop(accounts);
         self.freed.notify_waiters();
     }
 
     /// Adds what a scan found, oldest last: entries already known are newer and stay as they are.
-    pub(super) fn insert_scanned(&self, found: impl IntoIterator<Item = (StoreKey, u64, u32)>) {
+    pub(super) fn insert_scanned(&self, found: impl IntoIterator<Item = FoundFile>) {
         let mut accounts = self.accounts();
-        for (key, length, modified) in found {
-            if !accounts.entries.contains(&key) {
-                accounts.insert(key.clone(), IndexEntry::found(length, modified));
-                accounts.entries.demote(&key);
+        for file in found {
+            let removed = accounts.removed.as_ref();
+            let gone = removed.is_some_and(|removed| removed.contains(&file.key));
+            if !gone && !accounts.entries.contains(&file.key) {
+                let entry = IndexEntry::found(file.length, file.modified, file.created);
+                accounts.count(&file.key, entry.length());
+                accounts.entries.put_last(file.key, entry);
             }
         }
     }
 
     pub(super) fn finish_scan(&self) {
-        self.accounts().scanned = true;
+        self.accounts().removed = None;
         self.freed.notify_waiters();
     }
 
-    /// Forgets an entry whose file is gone.
-    pub(super) fn remove(&self, key: &StoreKey) {
-        let removed = self.accounts().remove(key).is_some();
-        if removed {
-            self.freed.notify_waiters();
+    /// Forgets an entry whose file is gone; how many directories are empty now, from its own upwards.
+    pub(super) fn remove(&self, key: &StoreKey) -> usize {
+        let emptied = self.accounts().remove(key);
+        self.freed.notify_waiters();
+        emptied
+    }
+
+    /// Forgets an entry whose file goes into the trash; what it takes there, and how many directories are empty now.
+    pub(super) fn throw_away(&self, key: &StoreKey) -> (u64, usize) {
+        let mut accounts = self.accounts();
+        let length = accounts.entries.peek(key).map(IndexEntry::length);
+        let emptied = accounts.remove(key);
+        let cost = length.map_or(0, |length| cost_with(length, emptied));
+        accounts.usage.trash.add(cost);
+        (cost, emptied)
+    }
+
+    /// Counts a file of the store that is not evicted, and is `after` bytes long where it was `before`.
+    pub(crate) fn count_own(&self, before: Option<u64>, after: u64) {
+        let mut accounts = self.accounts();
+        let without = accounts.usage.own.saturating_sub(before.map_or(0, cost));
+        accounts.usage.own = without.saturating_add(cost(after));
+    }
+
+    /// Counts what a scan found that is not of the store.
+    pub(super) fn count_foreign(&self, bytes: u64) {
+        let mut accounts = self.accounts();
+        accounts.usage.foreign = accounts.usage.foreign.saturating_add(bytes);
+    }
+
+    /// Promises `wanted` if it fits, counting the trash as gone already; says how much is missing otherwise.
+    pub(super) fn try_reserve(&self, wanted: Amount) -> Result<(), Amount> {
+        let mut accounts = self.accounts();
+        let (usage, bytes) = (&accounts.usage, wanted.bytes);
+        let after = usage.lasting().saturating_add(bytes);
+        let files = usage.stored().files + usage.reserved.files + wanted.files;
+        let missing = Amount {
+            bytes: after.saturating_sub(self.limit.bytes),
+            files: files.saturating_sub(self.limit.files),
+        };
+        if !missing.is_nothing() {
+            return Err(missing);
         }
-    }
-
-    /// Counts bytes that are neither evictable nor reserved: a new directory, a list that grew.
-    pub(crate) fn add_overhead(&self, bytes: u64) {
-        let mut accounts = self.accounts();
-        accounts.usage.overhead = accounts.usage.overhead.saturating_add(bytes);
-    }
-
-    /// Counts such bytes no more.
-    pub(crate) fn take_overhead(&self, bytes: u64) {
-        let mut accounts = self.accounts();
-        accounts.usage.overhead = accounts.usage.overhead.saturating_sub(bytes);
-    }
-
-    /// Promises `bytes` if they fit, counting the trash as gone already; says how much is missing otherwise.
-    pub(super) fn try_reserve(&self, bytes: u64) -> Result<(), u64> {
-        let mut accounts = self.accounts();
-        let after = accounts.usage.lasting().saturating_add(bytes);
-        if after > self.max_size {
-            return Err(after - self.max_size);
-        }
-        accounts.usage.reserved = accounts.usage.reserved.saturating_add(bytes);
+        accounts.reserve(wanted);
         Ok(())
     }
 
-    /// Promises `bytes` that are on disk already, whether they fit or not.
-    pub(super) fn reserve_anyway(&self, bytes: u64) {
-        let mut accounts = self.accounts();
-        accounts.usage.reserved = accounts.usage.reserved.saturating_add(bytes);
+    /// Whether `bytes` could be reserved if all that can be evicted were.
+    pub(super) fn could_hold(&self, bytes: u64) -> bool {
+        let usage = self.usage();
+        let fixed = usage.fixed().saturating_add(usage.pinned.bytes);
+        fixed.saturating_add(bytes) <= self.limit.bytes && usage.pinned.files < self.limit.files
     }
 
-    /// Takes back a promise, of which `written` bytes were used.
-    pub(super) fn release(&self, bytes: u64, written: u64) {
-        self.accounts().release(bytes, written);
+    /// Promises what is on disk already, whether it fits or not.
+    pub(super) fn reserve_anyway(&self, amount: Amount) {
+        self.accounts().reserve(amount);
+    }
+
+    pub(super) fn release(&self, promise: Promise) {
+        self.accounts().release(promise);
         self.freed.notify_waiters();
     }
 
@@ -286,7 +270,16 @@ impl Index {
 
     /// Whether everything on disk, trash included, is within the limit now.
     pub(super) fn is_within_limit(&self) -> bool {
-        self.accounts().usage.total() <= self.max_size
+        self.accounts().usage.total() <= self.limit.bytes
+    }
+
+    /// How much is beyond the limit, the trash left out.
+    pub(super) fn excess(&self) -> Amount {
+        let usage = self.usage();
+        Amount {
+            bytes: usage.lasting().saturating_sub(self.limit.bytes),
+            files: usage.stored().files.saturating_sub(self.limit.files),
+        }
     }
 
     /// Completes when something was freed after this was called (and once enabled, see [`Notify::notified`]).
@@ -294,25 +287,29 @@ impl Index {
         self.freed.notified()
     }
 
-    /// Takes entries out, used longest ago first, until they cover `bytes`; what they cost counts as trash.
+    /// Takes entries out, those first that are to leave first, until they cover `missing` or are `at_most` so many;
+    /// what they cost counts as trash, and as missing no more.
     ///
     /// Nothing is taken when there is not enough. What is pinned is never taken.
-    pub(super) fn take_victims(&self, bytes: u64) -> Vec<Victim> {
+    pub(super) fn take_victims(&self, missing: &mut Amount, at_most: usize) -> Vec<Victim> {
         let mut accounts = self.accounts();
-        if accounts.usage.stored.saturating_sub(accounts.usage.pinned) < bytes {
-            return Vec::new();
-        }
         let mut victims = Vec::new();
-        let mut covered = 0;
-        while covered < bytes {
-            let Some((key, entry)) = accounts.entries.pop_lru() else {
+        if !missing.fits_into(accounts.usage.evictable()) {
+            return victims;
+        }
+        while !missing.is_nothing() && victims.len() < at_most {
+            let Some((key, entry)) = accounts.entries.pop_victim() else {
                 break;
             };
-            let cost = cost(entry.length());
-            accounts.forget(&key, cost);
-            accounts.usage.trash += cost;
-            covered += cost;
-            victims.push(Victim { key, entry });
+            let emptied = accounts.discount(&key, entry.length());
+            let cost = cost_with(entry.length(), emptied);
+            accounts.usage.trash.add(cost);
+            missing.subtract(cost);
+            victims.push(Victim {
+                key,
+                entry,
+                emptied,
+            });
         }
         victims
     }
@@ -320,7 +317,7 @@ impl Index {
     /// Takes back an entry that could not be evicted: it is still there, and not the next to be tried.
     pub(super) fn put_back(&self, victim: Victim) {
         let mut accounts = self.accounts();
-        accounts.usage.trash = accounts.usage.trash.saturating_sub(victim.cost());
+        accounts.usage.trash.subtract(victim.cost());
         accounts.insert(victim.key, victim.entry);
     }
 
@@ -328,23 +325,23 @@ impl Index {
     pub(crate) fn repin(&self, pinned: &[StoreKey], unpinned: &[StoreKey]) {
         let mut accounts = self.accounts();
         for key in pinned {
-            let length = accounts.entries.pin(key);
-            accounts.usage.pinned += length.map_or(0, cost);
+            if let Some(length) = accounts.entries.pin(key) {
+                accounts.usage.pinned.add(cost(length));
+            }
         }
         for key in unpinned {
-            let length = accounts.entries.unpin(key);
-            accounts.usage.pinned -= length.map_or(0, cost).min(accounts.usage.pinned);
+            if let Some(length) = accounts.entries.unpin(key) {
+                accounts.usage.pinned.subtract(cost(length));
+            }
         }
         drop(accounts);
         // Who waits for room may find some now.
         self.freed.notify_waiters();
     }
 
-    /// The trash shrank by `bytes`.
+    /// A file of the trash, of `bytes`, was unlinked.
     pub(super) fn unlinked(&self, bytes: u64) {
-        let mut accounts = self.accounts();
-        accounts.usage.trash = accounts.usage.trash.saturating_sub(bytes);
-        drop(accounts);
+        self.accounts().usage.trash.subtract(bytes);
         self.freed.notify_waiters();
     }
 
@@ -355,49 +352,64 @@ impl Index {
 
 impl Accounts {
     fn insert(&mut self, key: StoreKey, entry: IndexEntry) {
+        let entry = self.entries.replacing(&key, entry);
         self.remove(&key);
-        let cost = cost(entry.length());
-        self.usage.stored = self.usage.stored.saturating_add(cost);
-        self.usage.blobs += u64::from(matches!(key, StoreKey::Blob(_)));
-        if self.entries.is_pinned(&key) {
-            self.usage.pinned = self.usage.pinned.saturating_add(cost);
+        if let Some(removed) = &mut self.removed {
+            removed.remove(&key);
         }
+        self.count(&key, entry.length());
         self.entries.put(key, entry);
     }
 
-    fn release(&mut self, bytes: u64, written: u64) {
-        self.usage.reserved = self.usage.reserved.saturating_sub(bytes);
+    fn reserve(&mut self, amount: Amount) {
+        let reserved = &mut self.usage.reserved;
+        reserved.bytes = reserved.bytes.saturating_add(amount.bytes);
+        reserved.files += amount.files;
+    }
+
+    fn release(&mut self, promise: Promise) {
+        let Promise { amount, written } = promise;
+        let reserved = &mut self.usage.reserved;
+        reserved.bytes = reserved.bytes.saturating_sub(amount.bytes);
+        reserved.files = reserved.files.saturating_sub(amount.files);
         self.usage.written = self.usage.written.saturating_sub(written);
     }
 
-    fn remove(&mut self, key: &StoreKey) -> Option<()> {
-        let entry = self.entries.pop(key)?;
-        self.forget(key, cost(entry.length()));
-        Some(())
-    }
-
-    fn forget(&mut self, key: &StoreKey, cost: u64) {
-        self.usage.stored = self.usage.stored.saturating_sub(cost);
-        if self.entries.is_pinned(key) {
-            self.usage.pinned = self.usage.pinned.saturating_sub(cost);
+    fn remove(&mut self, key: &StoreKey) -> usize {
+        if let Some(removed) = &mut self.removed {
+            removed.insert(key.clone());
         }
-        self.usage.blobs = self
-            .usage
-            .blobs
-            .saturating_sub(u64::from(matches!(key, StoreKey::Blob(_))));
+        let entry = self.entries.pop(key);
+        entry.map_or(0, |entry| self.discount(key, entry.length()))
+    }
+
+    fn count(&mut self, key: &StoreKey, length: u64) {
+        let cost = cost(length);
+        self.usage.share_mut(key.share()).add(cost);
+        if self.entries.is_pinned(key) {
+            self.usage.pinned.add(cost);
+        }
+        self.directories.enter(key.directory());
+        self.usage.directories = self.directories.count();
+    }
+
+    /// How many directories are empty now.
+    fn discount(&mut self, key: &StoreKey, length: u64) -> usize {
+        let cost = cost(length);
+        self.usage.share_mut(key.share()).subtract(cost);
+        if self.entries.is_pinned(key) {
+            self.usage.pinned.subtract(cost);
+        }
+        let emptied = self.directories.leave(key.directory());
+        self.usage.directories = self.directories.count();
+        emptied
     }
 }
 
-/// What a file of `length` bytes costs on disk, its name included, rounded up.
-pub(crate) fn cost(length: u64) -> u64 {
-    length
-        .checked_next_multiple_of(BLOCK)
-        .unwrap_or(u64::MAX - NAME)
-        .saturating_add(NAME)
+/// What a file costs with the directories that are empty without it.
+fn cost_with(length: u64, emptied: usize) -> u64 {
+    cost(length).saturating_add(emptied as u64 * DIRECTORY)
 }
-
-/// What an empty directory costs.
-pub(crate) const DIRECTORY: u64 = BLOCK;
 
 /// Seconds of the Unix epoch, in as few bytes as a million entries should hold.
 pub(in crate::store) fn seconds_now() -> u32 {

@@ -1,38 +1,45 @@
 //! How much there is, and how room is made: what was used longest ago is evicted.
 //!
-//! It knows files by their keys and lengths, and nothing of what they hold. Reading order: [`index`] (what there is, by
-//! recency), `entries` (what the index consists of), `trash` (the thread that unlinks), this file (a file and its entry
-//! in the index change together), [`reserve`] (how room is promised), [`scan`] (how it is counted after a start),
-//! [`damage`].
+//! It knows files by their keys and lengths, and nothing of what they hold. Reading order: [`usage`] (what is counted),
+//! [`index`] (what there is, and what is to leave first), `entries` and `directories` (what the index consists of),
+//! `trash` (the thread that unlinks), this file (a file and its entry in the index change together), [`reserve`] (how
+//! room is promised), [`scan`] (how it is counted after a start), [`damage`].
 
 pub(crate) mod damage;
+mod directories;
 mod entries;
 pub(crate) mod index;
 pub(crate) mod reserve;
 pub(crate) mod scan;
 mod trash;
+pub(crate) mod usage;
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use crate::store::disk::Disk;
-use crate::store::disk::files::{create_directory, is_at};
+use crate::store::disk::files::{is_at, move_into_place, options};
 use crate::store::hook::Hook;
-use crate::store::key::StoreKey;
+use crate::store::key::{Share, StoreKey};
 
 use damage::{Damage, FoundBy};
-use index::{DIRECTORY, Index, cost};
+use index::{Index, seconds_now};
 use trash::Trash;
+use usage::{Amount, DIRECTORY, Promise, cost};
+
+/// Files that are evicted under one lock: commits wait for it, and answers for some of those.
+const BATCH: usize = 64;
 
 /// The files of a store together with the account of them.
 pub struct Room {
     disk: Arc<Disk>,
     index: Index,
     trash: Trash,
-    /// Held for every rename into or out of `blobs/` and `records/` together with its entry in the index,
-    /// so that an eviction can never carry away what was committed under the same name a moment before.
+    /// Held for every rename into or out of `blobs/`, `repositories/` and `partial/` together with its entry in the
+    /// index, so that an eviction can never carry away what was committed under the same name a moment before.
     /// Only commits and evictions take it, in blocking threads; the index's own lock is taken inside.
     moves: Mutex<()>,
     /// Called with each key whose file was evicted or dropped, so that memory does not keep it either.
@@ -42,16 +49,17 @@ pub struct Room {
 }
 
 impl Room {
-    pub(crate) fn new(disk: Arc<Disk>, max_size: u64) -> Arc<Self> {
+    /// Holds at most `limit`.
+    pub(crate) fn new(disk: Arc<Disk>, limit: Amount) -> Arc<Self> {
         let metrics = disk.metrics();
-        metrics.store_capacity.set(max_size as f64);
+        metrics.store_capacity.set(limit.bytes as f64);
         for found_by in FoundBy::ALL {
             // Present from the start, so that the first count is an increase.
             metrics.damaged.with_label_values(&[found_by.as_str()]);
         }
         let directories = disk.layout().top_directories().len();
         Arc::new(Self {
-            index: Index::new(max_size, directories as u64),
+            index: Index::new(limit, directories as u64),
             trash: Trash::start(),
             moves: Mutex::new(()),
             gone: Hook::default(),
@@ -82,37 +90,76 @@ impl Room {
     pub(crate) fn export(&self) {
         let (metrics, usage) = (self.disk.metrics(), self.index.usage());
         metrics.store_bytes.set(usage.total() as f64);
-        let blobs = i64::try_from(usage.blobs).unwrap_or(i64::MAX);
-        metrics.store_blobs.set(blobs);
-        metrics.store_pinned.set(usage.pinned as f64);
+        metrics.store_pinned.set(usage.pinned.bytes as f64);
+        for share in Share::ALL {
+            let amount = usage.share(share);
+            let bytes = metrics
+                .store_share_bytes
+                .with_label_values(&[share.as_str()]);
+            bytes.set(amount.bytes as f64);
+            let files = metrics.store_files.with_label_values(&[share.as_str()]);
+            files.set(i64::try_from(amount.files).unwrap_or(i64::MAX));
+        }
+        let directories = i64::try_from(usage.directories).unwrap_or(i64::MAX);
+        let words = &["directories"];
+        metrics
+            .store_files
+            .with_label_values(words)
+            .set(directories);
+        let bytes = metrics.store_share_bytes.with_label_values(words);
+        bytes.set((usage.directories * DIRECTORY) as f64);
+        let blobs = usage.share(Share::Blobs).files;
+        metrics
+            .store_blobs
+            .set(i64::try_from(blobs).unwrap_or(i64::MAX));
+    }
+
+    /// Notes a use of what memory has, so that its file is not looked at.
+    pub(crate) fn used(self: &Arc<Self>, key: &StoreKey) {
+        if self.index.promote(key, seconds_now()) {
+            let path = self.path(key);
+            // Not worth an error: after a restart it looks as if it was used longer ago than it was.
+            self.later(move || drop(note_use(&path)));
+        }
     }
 
     /// Forgets an entry whose file was not found, unless it was committed since.
     pub(crate) fn miss(&self, key: &StoreKey) {
         if self.index.contains(key) {
             let _moves = self.moves();
-            if !self.path(key).exists() {
-                self.index.remove(key);
+            let path = self.path(key);
+            if !path.exists() {
+                let emptied = self.index.remove(key);
+                remove_directories(&path, emptied);
             }
         }
     }
 
     /// Moves what `key` names out of sight and forgets it.
-    pub(crate) fn discard(&self, key: &StoreKey) {
+    pub(crate) fn discard(self: &Arc<Self>, key: &StoreKey) {
         let _moves = self.moves();
-        self.index.remove(key);
-        self.trash_file(&self.path(key));
+        self.discard_held(key, &self.path(key));
+    }
+
+    /// The caller holds the lock on moves.
+    fn discard_held(self: &Arc<Self>, key: &StoreKey, path: &Path) {
+        let (cost, emptied) = self.index.throw_away(key);
+        if let Err(error) = self.trash_counted(path, cost) {
+            tracing::debug!(path = %path.display(), %error, "cannot remove what is not stored any more");
+            self.index.unlinked(cost);
+        }
+        remove_directories(path, emptied);
     }
 
     /// Discards a file that is not what was stored; the caller has logged why.
-    pub(crate) fn discard_damaged(&self, key: &StoreKey, found_by: FoundBy) {
+    pub(crate) fn discard_damaged(self: &Arc<Self>, key: &StoreKey, found_by: FoundBy) {
         self.count_damage(found_by);
         self.discard(key);
     }
 
     /// Drops what a check found damaged, unless another file has its name by now; says whether it did.
     pub(crate) fn drop_if_still(
-        &self,
+        self: &Arc<Self>,
         key: &StoreKey,
         file: &File,
         damage: &Damage,
@@ -122,9 +169,8 @@ impl Room {
         let moves = self.moves();
         let still = is_at(file, &path);
         if still {
-            self.index.remove(key);
             self.gone.call(key);
-            self.trash_file(&path);
+            self.discard_held(key, &path);
         }
         drop(moves);
         if still {
@@ -137,91 +183,101 @@ impl Room {
     /// Takes a file away from its name, to be continued at `path`. It is not counted any more.
     pub(crate) fn take_out(&self, key: &StoreKey, path: &Path) -> io::Result<()> {
         let _moves = self.moves();
-        let renamed = fs::rename(self.path(key), path);
-        self.index.remove(key);
+        let from = self.path(key);
+        let renamed = fs::rename(&from, path);
+        let emptied = self.index.remove(key);
+        remove_directories(&from, emptied);
         renamed
     }
 
-    /// Evicts at least `bytes`, if there is that much to evict; says whether anything was evicted.
-    fn evict(self: &Arc<Self>, bytes: u64) -> bool {
-        let _moves = self.moves();
+    /// Evicts what is `missing`, if there is that much to evict; says whether anything was evicted.
+    fn evict(self: &Arc<Self>, mut missing: Amount) -> bool {
         let mut evicted = false;
-        for victim in self.index.take_victims(bytes) {
-            let cost = victim.cost();
-            match self.trash_counted(&self.path(&victim.key), cost) {
-                Ok(()) => {
-                    self.gone.call(&victim.key);
-                    self.disk.metrics().evicted_bytes.inc_by(cost);
-                    evicted = true;
-                }
-                Err(error) => {
-                    self.disk
-                        .write_failed("remove what is to make room", &error);
-                    self.index.put_back(victim);
+        loop {
+            let _moves = self.moves();
+            let victims = self.index.take_victims(&mut missing, BATCH);
+            if victims.is_empty() {
+                return evicted;
+            }
+            for victim in victims {
+                let (path, cost) = (self.path(&victim.key), victim.cost());
+                match self.trash_counted(&path, cost) {
+                    Ok(()) => {
+                        remove_directories(&path, victim.emptied);
+                        self.gone.call(&victim.key);
+                        self.disk.metrics().evicted_bytes.inc_by(cost);
+                        evicted = true;
+                    }
+                    Err(error) => {
+                        self.disk
+                            .write_failed("remove what is to make room", &error);
+                        self.index.put_back(victim);
+                        // Or what cannot be evicted would be tried without end.
+                        missing = Amount::default();
+                    }
                 }
             }
         }
-        evicted
     }
 
     /// Ends the count: nothing was evicted before.
-    fn finish_count(self: &Arc<Self>, overhead: u64) {
-        self.index.add_overhead(overhead);
+    fn finish_count(self: &Arc<Self>) {
         self.counted.call(&());
         self.index.finish_scan();
-        // A store that was filled under a larger limit is brought within the present one.
-        let lasting = self.index.usage().lasting();
-        let excess = lasting.saturating_sub(self.index.max_size());
-        if excess > 0 {
-            self.evict(excess);
-        }
+        // A store that was filled under larger limits is brought within the present ones.
+        self.evict(self.index.excess().at_most(self.index.usage().evictable()));
     }
 
-    /// Forgets what was counted: the directories are not what they were.
+    /// Forgets the count: the directories are not what they were.
     fn forget_count(&self) {
         let _moves = self.moves();
         self.index.clear();
     }
 
-    /// Gives a finished file its final name and counts it in exchange for `reserved` bytes, of which `written` were
-    /// used, replacing what had that name before. Returns the directory it is in.
+    /// Removes a directory that a scan found empty, unless something was put into it since; counts one that stays.
+    fn settle_directory(&self, path: &Path) {
+        let known = self.disk.layout().read_directory(path);
+        let _moves = self.moves();
+        let in_use = known.is_some_and(|directory| self.index.has_directory(&directory));
+        // One that is not empty stays: then something of others is in it.
+        if !in_use && fs::remove_dir(path).is_err() {
+            self.index.count_foreign(DIRECTORY);
+        }
+    }
+
+    /// Gives a finished file its final name and counts it in exchange for what was reserved for it, replacing
+    /// what had that name before. Returns the directory it is in.
     fn publish(
         &self,
         finished: &Path,
         key: StoreKey,
         length: u64,
-        (reserved, written): (u64, u64),
+        promise: Promise,
     ) -> io::Result<PathBuf> {
         let path = self.path(&key);
-        let parent = path.parent().unwrap_or(self.disk.layout().root());
-        self.create_directories(parent)?;
         let moves = self.moves();
-        fs::rename(finished, &path)?;
-        self.index.commit(key, length, reserved, written);
+        let created = move_into_place(finished, &path)?;
+        self.index.commit(key, length, promise);
         drop(moves);
+        for directory in created {
+            // Its name must be as durable as what is in it. That it is not costs a record or a blob after a crash.
+            if let Err(error) = sync_parent(directory) {
+                tracing::warn!(path = %directory.display(), %error, "a new directory of the store may not outlive a crash");
+            }
+        }
+        let parent = path.parent().unwrap_or(self.disk.layout().root());
         Ok(parent.to_path_buf())
     }
 
-    /// Creates a directory below the root and its parents, and counts what was created.
-    pub(crate) fn create_directories(&self, path: &Path) -> io::Result<()> {
-        if path.is_dir() {
-            return Ok(());
+    /// Counts a file that was written to where it is, and is `length` bytes long now, in exchange for what was
+    /// reserved for that; false if it is not at its place any more.
+    fn recount(&self, file: &File, key: &StoreKey, length: u64, promise: Promise) -> bool {
+        let _moves = self.moves();
+        let still = is_at(file, &self.path(key));
+        if still {
+            self.index.commit(key.clone(), length, promise);
         }
-        if let Some(parent) = path.parent() {
-            self.create_directories(parent)?;
-        }
-        match create_directory(path) {
-            Ok(()) => {
-                self.index.add_overhead(DIRECTORY);
-                // Its name must be as durable as what will be in it.
-                if let Some(parent) = path.parent() {
-                    File::open(parent)?.sync_all()?;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
+        still
     }
 
     /// Moves a file into the trash and unlinks it later, lowering the trash by `counted` bytes then.
@@ -241,17 +297,6 @@ impl Room {
             }
         }
         Ok(())
-    }
-
-    /// The same for a file that is not counted as trash.
-    fn trash_file(&self, path: &Path) {
-        let trash = self.disk.layout().trash(self.disk.next_serial());
-        match fs::rename(path, &trash) {
-            Ok(()) => self.unlink(trash, || {}),
-            Err(_) => {
-                let _ = fs::remove_file(path);
-            }
-        }
     }
 
     /// Unlinks a file behind the requests, then calls `done`.
@@ -284,5 +329,31 @@ impl Room {
 
     fn moves(&self) -> MutexGuard<'_, ()> {
         self.moves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Notes in the file system that a file is used now.
+fn note_use(path: &Path) -> io::Result<()> {
+    // Opened for reading: the owner may set its times all the same.
+    options()
+        .read(true)
+        .open(path)?
+        .set_modified(SystemTime::now())
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Removes so many directories, from that of `path` upwards, in which nothing is left.
+fn remove_directories(path: &Path, emptied: usize) {
+    for directory in path.ancestors().skip(1).take(emptied) {
+        // Something of others may be in it.
+        if fs::remove_dir(directory).is_err() {
+            return;
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::store::disk::blocking;
 use crate::store::key::StoreKey;
 
 use super::Room;
-use super::index::NoRoom;
+use super::usage::{Amount, NoRoom, Promise, cost};
 
 /// How long a blob waits for room: for the start-up scan to have counted what is there, and for what was evicted to be
 /// unlinked.
@@ -21,11 +21,16 @@ use super::index::NoRoom;
 /// The scan takes about a second for a million files, and hits do not wait for it at all.
 pub(crate) const BLOB_PATIENCE: Duration = Duration::from_secs(2);
 
+/// What is evicted at least when the disk is full.
+const AT_LEAST: Amount = Amount {
+    bytes: 1024 * 1024,
+    files: 64,
+};
+
 /// Bytes promised to a file that is being written, given back when dropped.
 pub(crate) struct Reservation {
     room: Arc<Room>,
-    bytes: u64,
-    written: u64,
+    promise: Promise,
 }
 
 impl Reservation {
@@ -38,35 +43,34 @@ impl Reservation {
         key: &StoreKey,
         patience: Duration,
     ) -> Result<Self, NoRoom> {
-        let bytes = room.price(length, key);
-        claim(room, bytes, patience).await?;
+        let promise = Promise::of(room.price(length, key));
+        claim(room, promise.amount, patience).await?;
         Ok(Self {
             room: Arc::clone(room),
-            bytes,
-            written: 0,
+            promise,
         })
     }
 
     /// For bytes that are on disk already, whether they fit or not.
     pub(crate) fn of_file(room: &Arc<Room>, bytes: u64) -> Self {
-        room.index.reserve_anyway(bytes);
+        let promise = Promise::of(bytes);
+        room.index.reserve_anyway(promise.amount);
         Self {
             room: Arc::clone(room),
-            bytes,
-            written: 0,
+            promise,
         }
     }
 
     /// Promises more to a blob that turned out to be longer than was known.
     pub(crate) async fn grow(&mut self, bytes: u64) -> Result<(), NoRoom> {
-        claim(&self.room, bytes, BLOB_PATIENCE).await?;
-        self.bytes += bytes;
+        claim(&self.room, Amount { bytes, files: 0 }, BLOB_PATIENCE).await?;
+        self.promise.amount.bytes += bytes;
         Ok(())
     }
 
     /// Notes that `bytes` of it were written.
     pub(crate) fn wrote(&mut self, bytes: u64) {
-        self.written += bytes;
+        self.promise.written += bytes;
         self.room.index.wrote(bytes);
     }
 
@@ -79,75 +83,114 @@ impl Reservation {
         key: StoreKey,
         length: u64,
     ) -> io::Result<File> {
-        let promised = (self.bytes, self.written);
-        let directory = self.room.publish(finished, key, length, promised)?;
-        (self.bytes, self.written) = (0, 0);
+        let directory = self.room.publish(finished, key, length, self.promise)?;
+        self.promise = Promise::default();
         File::open(directory)
     }
 
+    /// Exchanges it for what was written to a file that has its final name already, and is `length` bytes long now.
+    /// False if the file was evicted meanwhile.
+    pub(crate) fn recount(mut self, file: &File, key: &StoreKey, length: u64) -> bool {
+        let counted = self.room.recount(file, key, length, self.promise);
+        if counted {
+            self.promise = Promise::default();
+        }
+        counted
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        self.promise.amount.bytes
     }
 
     /// How much of it is on disk.
     pub(crate) fn on_disk(&self) -> u64 {
-        self.written
+        self.promise.written
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.room.index.release(self.bytes, self.written);
+        self.room.index.release(self.promise);
     }
 }
 
-async fn claim(room: &Arc<Room>, bytes: u64, patience: Duration) -> Result<(), NoRoom> {
-    let granted = |granted: bool| granted.then_some(()).ok_or(NoRoom { wanted: bytes });
-    granted(bytes <= room.index.max_size())?;
+async fn claim(room: &Arc<Room>, wanted: Amount, patience: Duration) -> Result<(), NoRoom> {
+    let no_room = NoRoom {
+        wanted: wanted.bytes,
+    };
+    let granted = |granted: bool| granted.then_some(()).ok_or(no_room);
+    granted(room.index.could_hold(wanted.bytes))?;
     granted(when(room, patience, || room.is_scanned()).await)?;
-    while let Err(missing) = room.index.try_reserve(bytes) {
+    while let Err(missing) = room.index.try_reserve(wanted) {
         granted(evict(room, missing).await)?;
     }
     // From here on the bytes are promised; giving up must give them back.
-    let claimed = Claimed { room, bytes };
+    let claimed = Claimed {
+        room,
+        amount: wanted,
+    };
     granted(keep_disk_free(room, patience).await)?;
     granted(when(room, patience, || room.index.is_within_limit()).await)?;
     claimed.keep();
     Ok(())
 }
 
-/// Evicts until the file system keeps its free bytes even when all that is reserved gets written.
+/// Whether a file of `bytes` could ever be kept: what is not can be refused before anything is evicted for it.
+pub(crate) fn could_ever_fit(room: &Room, bytes: u64) -> Result<(), NoRoom> {
+    let could = room.index.could_hold(cost(bytes));
+    could.then_some(()).ok_or(NoRoom { wanted: bytes })
+}
+
+/// Evicts until the file system keeps its free bytes even when all that is reserved gets written, and its free inodes.
 async fn keep_disk_free(room: &Arc<Room>, patience: Duration) -> bool {
-    let min_free = room.disk.min_free();
     loop {
         let usage = room.index.usage();
-        let Some(available) = room.disk.available_bytes() else {
+        let Some(free) = room.disk.free() else {
             return true;
         };
-        let unwritten = usage.reserved.saturating_sub(usage.written);
-        let wanted = min_free.saturating_add(unwritten);
-        let missing = wanted.saturating_sub(available.saturating_add(usage.trash));
-        if missing == 0 {
-            let enough = |available: u64| available >= wanted;
-            return when(room, patience, || {
-                room.index.usage().trash == 0 || room.disk.available_bytes().is_none_or(enough)
-            })
-            .await;
+        let unwritten = usage.reserved.bytes.saturating_sub(usage.written);
+        let wanted = room.disk.min_free().saturating_add(unwritten);
+        let missing = Amount {
+            bytes: wanted.saturating_sub(free.bytes.saturating_add(usage.trash.bytes)),
+            files: free.inodes_missing.saturating_sub(usage.trash.files),
+        };
+        if missing.is_nothing() {
+            let enough = || {
+                let free = room.disk.free();
+                free.is_none_or(|free| free.bytes >= wanted && free.inodes_missing == 0)
+            };
+            let emptied = || room.index.usage().trash.is_nothing();
+            return when(room, patience, || emptied() || enough()).await;
         }
         if !evict(room, missing).await {
-            if available < min_free {
-                room.disk.is_full(available);
-            }
+            room.disk.note_if_full(free);
             return false;
         }
     }
 }
 
-/// Evicts at least `bytes`; false when there is not that much to evict.
-async fn evict(room: &Arc<Room>, bytes: u64) -> bool {
+/// Evicts at least that; false when there is not that much to evict.
+async fn evict(room: &Arc<Room>, missing: Amount) -> bool {
     let room = Arc::clone(room);
-    let evicted = blocking::run(move || room.evict(bytes)).await;
+    let evicted = blocking::run(move || room.evict(missing)).await;
     evicted.unwrap_or(false)
+}
+
+/// Makes way for `bytes` on a disk that is full though its figures did not say so: a quota, or the last inode. True when
+/// it is worth trying again.
+pub(crate) async fn make_way(room: &Arc<Room>, error: &io::Error, bytes: u64) -> bool {
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    if !full.contains(&error.kind()) {
+        return false;
+    }
+    let wanted = Amount {
+        bytes: bytes.max(AT_LEAST.bytes),
+        files: AT_LEAST.files,
+    };
+    let there = room.index.usage().evictable();
+    let evicted = evict(room, wanted.at_most(there)).await;
+    let emptied = || room.index.usage().trash.is_nothing();
+    evicted && when(room, BLOB_PATIENCE, emptied).await
 }
 
 /// Waits until `condition` holds, looking again whenever something was freed; false after `patience`.
@@ -170,7 +213,7 @@ async fn when(room: &Room, patience: Duration, condition: impl Fn() -> bool) -> 
 /// Gives claimed bytes back unless the claim succeeded.
 struct Claimed<'a> {
     room: &'a Room,
-    bytes: u64,
+    amount: Amount,
 }
 
 impl Claimed<'_> {
@@ -181,6 +224,7 @@ impl Claimed<'_> {
 
 impl Drop for Claimed<'_> {
     fn drop(&mut self) {
-        self.room.index.release(self.bytes, 0);
+        let (amount, written) = (self.amount, 0);
+        self.room.index.release(Promise { amount, written });
     }
 }

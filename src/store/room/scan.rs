@@ -1,7 +1,7 @@
 //! Counting what is on disk, behind the first requests.
 //!
-//! One thread walks `blobs/`, `records/` and `partial/`, and removes what a crash left in `ingest/` and `trash/` and
-//! cannot be used. It reads no file: names, lengths and times are enough. What is found is added in batches, so that
+//! One thread walks `blobs/`, `repositories/` and `partial/`, and removes what a crash left in `ingest/` and `trash/`
+//! and cannot be used, and directories in which nothing is. It reads no file: names, lengths and times are enough. What is found is added in batches, so that
 //! requests never wait long for the index.
 
 use std::fs::{self, DirEntry};
@@ -10,13 +10,14 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::store::disk::layout::{Found, Layout, Step};
+use crate::store::disk::layout::{Layout, Step};
 use crate::store::key::StoreKey;
 
 use super::Room;
-use super::index::{DIRECTORY, cost};
+use super::index::FoundFile;
+use super::usage::cost;
 
 /// Entries that are added to the index under one lock.
 const BATCH: usize = 1024;
@@ -42,7 +43,7 @@ pub(crate) fn restart(room: &Arc<Room>) {
 fn run(room: &Weak<Room>, layout: &Layout, leftovers: &[PathBuf]) {
     let started = Instant::now();
     let mut count = Count::default();
-    for directory in [layout.blobs(), layout.records(), layout.partials()] {
+    for directory in layout.counted() {
         let step = &mut |step: Step<'_>| {
             count.step(step);
             // Not held for the length of the walk, so that the store can be dropped meanwhile.
@@ -58,7 +59,7 @@ fn run(room: &Weak<Room>, layout: &Layout, leftovers: &[PathBuf]) {
     // Newest first; each is put behind the ones before it.
     count
         .found
-        .sort_unstable_by_key(|(_, _, modified)| std::cmp::Reverse(*modified));
+        .sort_unstable_by_key(|file| std::cmp::Reverse(file.modified));
     let files = count.found.len();
     let mut found = count.found.into_iter().peekable();
     while found.peek().is_some() {
@@ -70,8 +71,14 @@ fn run(room: &Weak<Room>, layout: &Layout, leftovers: &[PathBuf]) {
             tracing::warn!(path = %path.display(), %error, "cannot remove what a crash left");
         }
     }
+    // Those inside others first.
+    for directory in count.directories.iter().rev() {
+        let Some(room) = room.upgrade() else { return };
+        room.settle_directory(directory);
+    }
     let Some(room) = room.upgrade() else { return };
-    room.finish_count(count.overhead);
+    room.index.count_foreign(count.foreign_bytes);
+    room.finish_count();
     let bytes = room.index.usage().total();
     tracing::info!(
         files,
@@ -85,15 +92,16 @@ fn run(room: &Weak<Room>, layout: &Layout, leftovers: &[PathBuf]) {
 
 #[derive(Default)]
 struct Count {
-    found: Vec<(StoreKey, u64, u32)>,
-    overhead: u64,
+    found: Vec<FoundFile>,
+    directories: Vec<PathBuf>,
     foreign: u64,
+    foreign_bytes: u64,
 }
 
 impl Count {
     fn step(&mut self, step: Step<'_>) {
         match step {
-            Step::Directory => self.overhead += DIRECTORY,
+            Step::Directory(path) => self.directories.push(path),
             Step::File(entry, found) => self.file(entry, found),
             Step::Unreadable(path, error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(path = %path.display(), %error, "cannot read a directory of the store");
@@ -102,26 +110,27 @@ impl Count {
         }
     }
 
-    fn file(&mut self, entry: &DirEntry, found: Found) {
+    fn file(&mut self, entry: &DirEntry, key: Option<StoreKey>) {
         let Ok(metadata) = entry.metadata() else {
             return;
         };
-        match found {
-            Found::Entry(key) => {
-                let modified = metadata
-                    .modified()
-                    .ok()
-                    .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-                let seconds = modified.unwrap_or_default().as_secs();
-                let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
-                self.found.push((key, metadata.len(), seconds));
-            }
-            Found::Vouched => self.overhead += cost(metadata.len()),
-            Found::Foreign => {
-                self.foreign += 1;
-                self.overhead += cost(metadata.len());
-                tracing::warn!(path = %entry.path().display(), "not a file of the store; left alone");
-            }
-        }
+        let length = metadata.len();
+        let Some(key) = key else {
+            self.foreign += 1;
+            self.foreign_bytes += cost(length);
+            tracing::warn!(path = %entry.path().display(), "not a file of the store; left alone");
+            return;
+        };
+        self.found.push(FoundFile {
+            key,
+            length,
+            modified: metadata.modified().map_or(0, seconds),
+            created: metadata.created().ok().map(seconds),
+        });
     }
+}
+
+fn seconds(time: SystemTime) -> u32 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }

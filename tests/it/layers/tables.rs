@@ -109,13 +109,19 @@ pub const INSIDE: &[(&str, &str)] = &[
     ("store", "images check blobs records room disk hook key"),
     ("store/blobs", "ingest sample reader partial progress"),
     ("store/check", "scrub verify hash"),
-    ("store/disk", "lock blocking health layout files xattrs"),
+    (
+        "store/disk",
+        "lock old_layout blocking health layout files xattrs",
+    ),
     ("store/images", "pins offline pin_file trace"),
     (
         "store/records",
         "listings manifests tags catalog document unix_millis vouched vouch",
     ),
-    ("store/room", "reserve scan mod index damage entries trash"),
+    (
+        "store/room",
+        "reserve scan mod index damage entries directories usage trash",
+    ),
     (
         "upstream",
         "blobs probe lists manifests search asking settings login restraint wire error",

@@ -17,11 +17,19 @@ pub fn blob_file(store: &Path, digest: &str) -> PathBuf {
 
 /// The file of a manifest of Docker Hub.
 pub fn manifest_file(store: &Path, repo: &str, digest: &str) -> PathBuf {
-    let file = digest.replace(':', "-");
+    record_file(
+        store,
+        repo,
+        &format!("manifest-{}", digest.replace(':', "-")),
+    )
+}
+
+/// A file of what is remembered of a repository of Docker Hub.
+pub fn record_file(store: &Path, repo: &str, file: &str) -> PathBuf {
+    let directory = repo.replace('/', "+");
     store
-        .join("records/docker.io")
-        .join(repo)
-        .join("_manifests")
+        .join("repositories/docker.io")
+        .join(directory)
         .join(file)
 }
 

@@ -6,7 +6,7 @@
 use http::StatusCode;
 
 use super::client::{self, Response, download};
-use super::disk::{blobs, eventually};
+use super::disk::{blobs, eventually, files};
 use super::registry::Builder;
 use super::{FakeRegistry, Image, Index, Mirror, MirrorConfig};
 
@@ -141,6 +141,18 @@ impl Mirror {
         self.wait_until_stored(&[digest]);
     }
 
+    /// Nothing is being written any more: what is done to the store now disturbs no transfer.
+    pub async fn wait_until_at_rest(&self) {
+        let fills = "pierglass_fills_in_flight";
+        while self
+            .metric(fills, &[])
+            .await
+            .is_some_and(|fills| fills > 0.0)
+        {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
     pub fn wait_until_stored(&self, digests: &[impl AsRef<str>]) {
         let store = self.store_path();
         eventually("the commit", || {
@@ -148,6 +160,22 @@ impl Mirror {
             digests
                 .iter()
                 .all(|digest| stored.contains(digest.as_ref()))
+        });
+        // And whose they are, which is written down beside the commit.
+        let records = self.store_path().join("repositories");
+        eventually("the word of their repository", || {
+            let lists = files(&records)
+                .into_iter()
+                .filter(|path| path.ends_with("blobs"));
+            let lists = lists.filter_map(|path| std::fs::read(path).ok());
+            let all: String = lists
+                .map(|list| String::from_utf8_lossy(&list).into_owned())
+                .collect();
+            let proven = |digest: &str| {
+                let mut lines = all.lines().filter(|line| line.starts_with(digest));
+                lines.any(|line| line.contains(" proven"))
+            };
+            digests.iter().all(|digest| proven(digest.as_ref()))
         });
     }
 }

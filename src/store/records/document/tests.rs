@@ -11,6 +11,7 @@ use crate::oci::name::{QualifiedName, Tag};
 use crate::store::disk::Disk;
 use crate::store::records::TagRecord;
 use crate::store::room::scan;
+use crate::store::room::usage::Amount;
 
 fn tags(root: &Path, max_size: u64) -> Arc<Documents<TagRecord>> {
     let metrics = Arc::new(Metrics::new().unwrap());
@@ -19,7 +20,11 @@ fn tags(root: &Path, max_size: u64) -> Arc<Documents<TagRecord>> {
         buffered: 1 << 30,
         manifest: 1 << 20,
     });
-    Documents::new(&Room::new(disk, max_size), &memory)
+    let limit = Amount {
+        bytes: max_size,
+        files: 1000,
+    };
+    Documents::new(&Room::new(disk, limit), &memory)
 }
 
 fn count(tags: &Documents<TagRecord>) {
