@@ -101,6 +101,8 @@ def ask(path, ranges=None, fits=None):
     connection.request("GET", path, headers={name: value for name, value in {"Range": ranges, "If-Range": fits}.items() if value})
     answer = connection.getresponse()
     body = answer.read()
+    time.sleep(0.1)
+    connection.close()
     parts = re.findall(rb"(?i)content-range: bytes (\d+-\d+)", body)
     what = "whole" if len(body) == len(blob) else "parts " + b" ".join(parts).decode() if parts else str(answer.getheader("Content-Range"))
     return f"{answer.status} {what}, {'asked' if asked else '-'}"
@@ -154,7 +156,7 @@ Apache: two, falling: cold 206 parts 500-509 2-3, asked; again the same; stored 
 Apache: two that touch: cold 206 parts 2-9 10-12, asked; again the same; stored 206 bytes 2-12/307200, -
 Apache: If-Range fits: cold 206 bytes 100-109/307200, asked; again the same; stored 206 bytes 100-109/307200, -
 Apache: If-Range does not fit: cold 200 whole, asked; again the same; stored 200 whole, asked
-nginx: one: cold 206 bytes 100-109/307200, asked; again the same; stored 206 bytes 100-109/307200, -
+nginx: one: cold 206 bytes 100-109/307200, asked; again 206 bytes 100-109/307200, -; stored 206 bytes 100-109/307200, -
 nginx: behind the end: cold 416 bytes */307200, asked; again the same; stored 416 bytes */307200, -
 nginx: two: cold 200 whole, asked; again 206 parts 2-3 500-509, -; stored 206 parts 2-3 500-509, -
 nginx: two, falling: cold 200 whole, asked; again 206 parts 500-509 2-3, -; stored 206 parts 500-509 2-3, -
