@@ -130,11 +130,13 @@ impl Blobs {
     /// Fetches one part of a blob that cannot be stored, for one client.
     pub(crate) async fn part(
         &self,
-        site: &Site,
+        context: &Context,
         repository: &Repository,
         digest: &Digest,
         part: Range<u64>,
     ) -> Result<Delivery, Error> {
+        context.miss().map_err(Error::Upstream)?;
+        let site = &context.site;
         let source = Source::new(&self.notes, site, &site.qualify(repository), digest);
         let part = Passthrough::part(source, part.into()).await;
         let part = part.map_err(blob_error)?;
@@ -188,7 +190,7 @@ impl Blobs {
         let (growing, limits) = match landed {
             Landed::Growing(fill) => (fill.growing, fill.windows.for_request(context)),
             Landed::NoRoom(open_body) => {
-                let answer = self.pass_through(&context.site, name, digest, open_body.take());
+                let answer = self.pass_through(context, name, digest, open_body.take());
                 return answer.await.map(Some);
             }
         };
@@ -210,15 +212,18 @@ impl Blobs {
     /// Passes upstream's body through to one client: `fetched` if that is open already.
     async fn pass_through(
         &self,
-        site: &Site,
+        context: &Context,
         name: &QualifiedName,
         digest: &Digest,
         fetched: Option<FetchedBlob>,
     ) -> Result<BlobAnswer, Error> {
-        let source = Source::new(&self.notes, site, name, digest);
+        let source = Source::new(&self.notes, &context.site, name, digest);
         let fetched = match fetched {
             Some(fetched) => fetched,
-            None => source.open(None).await.map_err(blob_error)?,
+            None => {
+                context.miss().map_err(Error::Upstream)?;
+                source.open(None).await.map_err(blob_error)?
+            }
         };
         let size = fetched.size;
         if size == Some(0) {

@@ -132,7 +132,7 @@ impl Proofs {
             Ok(Ok(())) => Ok(Outcome::Revalidated),
             Ok(Err(error)) if is_refusal(&error) => Err(blob_error(error)),
             Ok(Err(error)) => {
-                tracing::debug!(repository = %name, %digest, %error, "upstream has no answer; serving a blob on an old proof");
+                context.site.tell_stale(name, digest, &error);
                 Ok(Outcome::Stale)
             }
             // The question continues after this answer.

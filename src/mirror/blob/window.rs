@@ -42,7 +42,7 @@ impl WindowsOfBlob {
         }
     }
 
-    /// The same for one request of a client, whose windows count as its transfers.
+    /// The same for one request of a client, whose windows count as its transfers, and as its questions to upstream.
     pub(super) fn for_request(&self, context: &Context) -> WindowLimits {
         WindowLimits {
             windows: self.clone(),
@@ -63,6 +63,7 @@ impl WindowLimits {
         let of_all = Arc::clone(&self.windows.all.0).try_acquire_owned().ok()?;
         let of_blob = Arc::clone(&self.windows.of_blob).try_acquire_owned().ok()?;
         let of_client = self.context.try_fill()?;
+        self.context.miss().ok()?;
         Some(WindowPermit {
             _of_all: of_all,
             _of_blob: of_blob,

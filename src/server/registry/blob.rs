@@ -193,9 +193,9 @@ impl BlobRequest<'_> {
                 ));
             }
         };
-        let (blobs, site) = (self.mirror.blobs(), &self.context.site);
+        let blobs = self.mirror.blobs();
         let delivery = blobs
-            .part(site, self.repository, self.digest, part.clone())
+            .part(self.context, self.repository, self.digest, part.clone())
             .await
             .map_err(|error| Problem::of(&error, self.namespace()))?;
         Ok(self.partial(outcome, false, &part, total, delivery))
