@@ -160,6 +160,7 @@ impl Passthrough {
                         check.held_back = None;
                         self.source.note_wrong();
                     })?;
+                    self.source.note_right();
                 }
                 return Ok(check.held_back.take());
             };

@@ -289,10 +289,7 @@ impl Body {
                     // Trailers are ignored.
                     if let Ok(bytes) = frame.into_data() {
                         self.bytes.inc_by(bytes.len() as u64);
-                        if !self.pace.note(asked.elapsed(), bytes.len(), self.idle) {
-                            let words = "the body comes more slowly than 64 KiB a minute";
-                            return Err(Error::Silent(words.into()));
-                        }
+                        self.pace.note(asked.elapsed(), bytes.len(), self.idle)?;
                         return Ok(Some(bytes));
                     }
                 }

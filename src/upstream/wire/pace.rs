@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::upstream::error::Error;
+
 /// A modem brings as much in a second as this asks for in half a minute.
 const LEAST_PER_MINUTE: u64 = 64 * 1024;
 /// How many idle timeouts it is averaged over: two minutes by default.
@@ -16,18 +18,24 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Notes that `bytes` came after a wait; whether that is still fast enough.
-    pub(super) fn note(&mut self, waited: Duration, bytes: usize, idle: Duration) -> bool {
+    /// Notes that `bytes` came after a wait; fails if that is not fast enough any more.
+    pub(super) fn note(
+        &mut self,
+        waited: Duration,
+        bytes: usize,
+        idle: Duration,
+    ) -> Result<(), Error> {
         self.waited += waited;
         self.bytes = self.bytes.saturating_add(bytes as u64);
         let span = idle.saturating_mul(AVERAGED_OVER);
         if self.waited < span {
-            return true;
+            return Ok(());
         }
         let least = LEAST_PER_MINUTE as f64 * span.as_secs_f64() / 60.0;
         let enough = self.bytes as f64 >= least;
         *self = Self::default();
-        enough
+        let words = "the body comes more slowly than 64 KiB a minute";
+        enough.then_some(()).ok_or(Error::Silent(words.into()))
     }
 }
 
@@ -39,7 +47,10 @@ mod tests {
 
     fn minutes(bytes_a_second: usize, minutes: usize) -> bool {
         let mut pace = Pace::default();
-        (0..60 * minutes).all(|_| pace.note(Duration::from_secs(1), bytes_a_second, IDLE))
+        (0..60 * minutes).all(|_| {
+            pace.note(Duration::from_secs(1), bytes_a_second, IDLE)
+                .is_ok()
+        })
     }
 
     #[test]
@@ -52,6 +63,6 @@ mod tests {
     #[test]
     fn what_is_there_at_once_is_fast_however_little_it_is() {
         let mut pace = Pace::default();
-        assert!((0..100_000).all(|_| pace.note(Duration::from_micros(10), 1, IDLE)));
+        assert!((0..100_000).all(|_| pace.note(Duration::from_micros(10), 1, IDLE).is_ok()));
     }
 }
