@@ -243,9 +243,11 @@ impl Fills {
         };
         source.note_right();
         fill.sharers.verified.store(true, Ordering::SeqCst);
-        // Only now is it known that upstream has this blob, and not just something. Readers get the end meanwhile.
-        let (committed, ()) = tokio::join!(ingest.commit(verified), self.vouch(source, fill));
-        match committed {
+        // Only now is it known that upstream has this blob, and not just something. It is written down before the blob
+        // is committed: after a kill between the two a stored blob would belong to no repository.
+        ingest.complete(&verified);
+        self.vouch(source, fill).await;
+        match ingest.commit(verified).await {
             Ok(bytes) => {
                 tracing::debug!(%repository, %digest, bytes, "blob stored");
                 let blobs = self.store.blobs();

@@ -247,12 +247,18 @@ impl Ingest {
         Ok(Verified(()))
     }
 
+    /// Gives readers the rest.
+    pub(crate) fn complete(&self, _verified: &Verified) {
+        let complete = Progress::Complete(self.written());
+        self.progress.send_replace(complete);
+    }
+
     /// Gives readers the rest, then makes the blob durable and visible under its digest.
     ///
     /// An error is one of the disk: readers have right bytes, but nothing is kept.
-    pub async fn commit(self, _verified: Verified) -> Result<u64, IngestFailure> {
+    pub async fn commit(self, verified: Verified) -> Result<u64, IngestFailure> {
+        self.complete(&verified);
         let length = self.written();
-        self.progress.send_replace(Progress::Complete(length));
         let (room, partial) = (Arc::clone(self.partial.room()), self.partial);
         // Of a blob of unknown size more was allocated than it needs.
         let trim = self.size.is_none();
