@@ -38,7 +38,7 @@ pub struct Memory {
 
 /// There was no room in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoRoom;
+pub struct NoMemory;
 
 /// Room that is taken until this is dropped.
 #[derive(Default)]
@@ -83,28 +83,28 @@ impl Memory {
     }
 
     /// Takes room for so many bytes.
-    pub(crate) async fn hold(&self, bytes: usize) -> Result<Held, NoRoom> {
+    pub(crate) async fn hold(&self, bytes: usize) -> Result<Held, NoMemory> {
         let mut held = Held::default();
         self.grow(&mut held, bytes).await?;
         Ok(held)
     }
 
     /// Takes what is missing to so many bytes.
-    pub(crate) async fn grow(&self, held: &mut Held, bytes: usize) -> Result<(), NoRoom> {
+    pub(crate) async fn grow(&self, held: &mut Held, bytes: usize) -> Result<(), NoMemory> {
         if bytes <= SMALL || bytes <= held.bytes {
             return Ok(());
         }
         let units = (bytes - held.bytes).div_ceil(UNIT);
-        let units = u32::try_from(units).map_err(|_| NoRoom)?;
+        let units = u32::try_from(units).map_err(|_| NoMemory)?;
         let taking = async {
             for room in self.share.iter().chain([&self.room]) {
                 let permit = Arc::clone(room).acquire_many_owned(units).await;
-                held.permits.push(permit.map_err(|_| NoRoom)?);
+                held.permits.push(permit.map_err(|_| NoMemory)?);
             }
             Ok(())
         };
         let taken = tokio::time::timeout(PATIENCE, taking).await;
-        taken.map_err(|_| NoRoom)??;
+        taken.map_err(|_| NoMemory)??;
         held.bytes = bytes;
         Ok(())
     }
@@ -126,7 +126,7 @@ impl AsRef<[u8]> for Counted {
     }
 }
 
-impl std::fmt::Display for NoRoom {
+impl std::fmt::Display for NoMemory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(
             "this mirror has as many manifests and lists in memory as it may (max_buffered)",
@@ -134,7 +134,7 @@ impl std::fmt::Display for NoRoom {
     }
 }
 
-impl std::error::Error for NoRoom {}
+impl std::error::Error for NoMemory {}
 
 fn semaphore(bytes: u64) -> Arc<Semaphore> {
     let units = usize::try_from(bytes).unwrap_or(usize::MAX) / UNIT;
@@ -178,9 +178,9 @@ mod tests {
         let held = memory.hold(3 * MIB).await.unwrap();
         let bytes = held.with(vec![7; 3 * MIB]);
         let part = bytes.slice(5..6);
-        assert_eq!(memory.hold(2 * MIB).await.err(), Some(NoRoom));
+        assert_eq!(memory.hold(2 * MIB).await.err(), Some(NoMemory));
         drop(bytes);
-        assert_eq!(memory.hold(2 * MIB).await.err(), Some(NoRoom));
+        assert_eq!(memory.hold(2 * MIB).await.err(), Some(NoMemory));
         assert_eq!(part[..], [7]);
         drop(part);
         assert!(memory.hold(4 * MIB).await.is_ok());

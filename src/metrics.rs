@@ -149,13 +149,13 @@ impl Metrics {
 }
 
 /// A kind of metric.
-trait Kind: Collector + Clone + 'static {
+trait MetricKind: Collector + Clone + 'static {
     fn build(opts: Opts, labels: &[&str]) -> Result<Self, prometheus::Error>;
 }
 
 macro_rules! kinds {
     ($($kind:ident: |$opts:ident, $labels:pat_param| $build:expr;)*) => {
-        $(impl Kind for $kind {
+        $(impl MetricKind for $kind {
             fn build($opts: Opts, $labels: &[&str]) -> Result<Self, prometheus::Error> {
                 $build
             }
@@ -175,7 +175,7 @@ kinds! {
     };
 }
 
-fn register<K: Kind>(
+fn register<K: MetricKind>(
     registry: &Registry,
     name: &str,
     help: &str,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
 
-use super::client::ClientId;
+use super::address::ClientId;
 
 /// Clients whose buckets are remembered; each costs upstream a question.
 const MOST_CLIENTS: u64 = 65_536;

@@ -5,8 +5,8 @@
 //! one client may take at a time), [`misses`] (how often it may have upstream asked), [`client`] (what counts as one client).
 
 pub(crate) mod action;
+pub(crate) mod address;
 pub(crate) mod caller;
-pub(crate) mod client;
 pub(crate) mod misses;
 pub(crate) mod permits;
 pub(crate) mod rules;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use prometheus::IntCounterVec;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::client::ClientId;
+use super::address::ClientId;
 use super::misses::{Misses, OverRate};
 
 /// How long a permit is waited for: less than clients wait for an answer (Docker gives `/v2/` 15 s).

@@ -29,7 +29,7 @@ pub(crate) struct StoreAnswer {
 
 /// Why there is no answer.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Refusal {
+pub(crate) struct ApiProblem {
     pub(crate) error: String,
 }
 

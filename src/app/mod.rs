@@ -21,7 +21,7 @@ use crate::config::units::{format_duration, format_size};
 use crate::mirror::Mirror;
 use crate::server;
 use crate::server::admin::guard::Guard;
-use crate::server::admin::{Admin, socket};
+use crate::server::admin::{Admin, unix_socket};
 use crate::server::browser::Gate;
 use crate::server::registry::service::Service;
 use crate::store::{self, Store};
@@ -199,7 +199,7 @@ fn serve_socket(
     header_timeout: Duration,
     admin: &Arc<Admin>,
 ) -> Result<(), StartError> {
-    let listener = socket::bind(path).map_err(|source| StartError::Bind {
+    let listener = unix_socket::bind(path).map_err(|source| StartError::Bind {
         place: path.display().to_string(),
         key: "admin_socket",
         source,
@@ -209,7 +209,7 @@ fn serve_socket(
         let (admin, guard) = (Arc::clone(&admin), Arc::clone(&guard));
         async move { admin.answer(&request, &guard).await }
     };
-    tokio::spawn(socket::run(listener, header_timeout, answer));
+    tokio::spawn(unix_socket::run(listener, header_timeout, answer));
     Ok(())
 }
 

@@ -88,13 +88,13 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
-    struct Command {
+    struct Parsed {
         #[command(flatten)]
         flags: ConfigFlags,
     }
 
     fn parse(arguments: &str) -> ConfigFlags {
-        Command::parse_from(arguments.split_whitespace()).flags
+        Parsed::parse_from(arguments.split_whitespace()).flags
     }
 
     #[test]

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::api::{self, ADMIN_HEADER, Refusal, StoreAnswer};
+use crate::api::{self, ADMIN_HEADER, ApiProblem, StoreAnswer};
 use crate::config::Config;
 use crate::store::OpenError;
 use crate::store::images::offline::Offline;
@@ -218,9 +218,9 @@ impl AdminClient {
             return Ok(lines);
         }
         let refusal = lines.next().await.ok().flatten();
-        let refusal = refusal.and_then(|line| serde_json::from_slice::<Refusal>(&line).ok());
+        let refusal = refusal.and_then(|line| serde_json::from_slice::<ApiProblem>(&line).ok());
         Err(match refusal {
-            Some(Refusal { error }) => format!("{} answers: {error}", self.url()),
+            Some(ApiProblem { error }) => format!("{} answers: {error}", self.url()),
             None => format!(
                 "{} answers {}; it is no pierglass, or an older one",
                 self.url(),

@@ -13,7 +13,8 @@ pub(crate) fn if_none_match<'a>(
 ) -> bool {
     let wanted = opaque(etag.as_bytes());
     values.into_iter().any(|value| {
-        value.as_bytes().trim_ascii() == b"*" || Tags(value.as_bytes()).any(|tag| tag == wanted)
+        value.as_bytes().trim_ascii() == b"*"
+            || OpaqueTags(value.as_bytes()).any(|tag| tag == wanted)
     })
 }
 
@@ -27,9 +28,9 @@ fn opaque(tag: &[u8]) -> &[u8] {
 
 /// The opaque parts of the tags in a list. A quoted tag may hold commas, so splitting at commas is
 /// not enough.
-struct Tags<'a>(&'a [u8]);
+struct OpaqueTags<'a>(&'a [u8]);
 
-impl<'a> Iterator for Tags<'a> {
+impl<'a> Iterator for OpaqueTags<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {

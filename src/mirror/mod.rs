@@ -28,7 +28,7 @@ use crate::store::Store;
 pub(crate) use answer::{Error, Outcome, Want};
 pub(crate) use site::{Context, Site};
 
-use blob::Blobs;
+use blob::BlobMirror;
 use lists::Lists;
 use lists::catalog::Catalog;
 use lists::search::Searches;
@@ -38,7 +38,7 @@ use manifest::Manifests;
 pub(crate) struct Mirror {
     store: Arc<Store>,
     sites: Sites<Arc<Site>>,
-    blobs: Arc<Blobs>,
+    blobs: Arc<BlobMirror>,
     manifests: Manifests,
     lists: Arc<Lists>,
     searches: Arc<Searches>,
@@ -54,7 +54,7 @@ impl Mirror {
     ) -> Arc<Self> {
         let manifests = Manifests::new(&store);
         Arc::new(Self {
-            blobs: Blobs::new(&store, metrics),
+            blobs: BlobMirror::new(&store, metrics),
             lists: Lists::new(&store, manifests.tags()),
             searches: Arc::default(),
             catalog: Catalog::new(&store),
@@ -69,7 +69,7 @@ impl Mirror {
         &self.sites
     }
 
-    pub(crate) fn blobs(&self) -> &Arc<Blobs> {
+    pub(crate) fn blobs(&self) -> &Arc<BlobMirror> {
         &self.blobs
     }
 

@@ -188,10 +188,10 @@ impl std::error::Error for DigestError {}
 /// Computes a [`Digest`] from content that arrives in pieces. A clone carries on from the same
 /// point on its own.
 #[derive(Clone, Debug)]
-pub struct Hasher(State);
+pub struct Hasher(HashState);
 
 #[derive(Clone, Debug)]
-enum State {
+enum HashState {
     Sha256(Sha256),
     Sha512(Sha512),
 }
@@ -200,24 +200,24 @@ impl Hasher {
     /// A hasher that has seen nothing yet.
     pub fn new(algorithm: Algorithm) -> Self {
         Self(match algorithm {
-            Algorithm::Sha256 => State::Sha256(Sha256::new()),
-            Algorithm::Sha512 => State::Sha512(Sha512::new()),
+            Algorithm::Sha256 => HashState::Sha256(Sha256::new()),
+            Algorithm::Sha512 => HashState::Sha512(Sha512::new()),
         })
     }
 
     /// Takes in the next piece of the content.
     pub(crate) fn update(&mut self, bytes: &[u8]) {
         match &mut self.0 {
-            State::Sha256(state) => state.update(bytes),
-            State::Sha512(state) => state.update(bytes),
+            HashState::Sha256(state) => state.update(bytes),
+            HashState::Sha512(state) => state.update(bytes),
         }
     }
 
     /// The digest of everything taken in.
     pub(crate) fn finish(self) -> Digest {
         match self.0 {
-            State::Sha256(state) => Digest::Sha256(state.finalize().into()),
-            State::Sha512(state) => Digest::Sha512(Box::new(state.finalize().into())),
+            HashState::Sha256(state) => Digest::Sha256(state.finalize().into()),
+            HashState::Sha512(state) => Digest::Sha512(Box::new(state.finalize().into())),
         }
     }
 }

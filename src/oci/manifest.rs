@@ -14,7 +14,7 @@ pub use error::ManifestError;
 pub use fields::Descriptor;
 use fields::{Field, Fields};
 pub(crate) use media_type::{ACCEPT, OCI_INDEX, stated};
-use media_type::{Kind, OwnType};
+use media_type::{ManifestShape, OwnType};
 
 /// What a manifest or an index names: OCI image-spec, manifest.md and image-index.md, and their
 /// Docker ancestors.
@@ -41,7 +41,8 @@ pub fn is_digest_of(digest: &Digest, media_type: &str, bytes: &[u8]) -> bool {
         hasher.finish()
     };
     let signed = || schema1::payload(bytes).is_some_and(|payload| of(&payload) == *digest);
-    of(bytes) == *digest || Kind::of(media_type) == Kind::SignedSchema1 && signed()
+    of(bytes) == *digest
+        || ManifestShape::of(media_type) == ManifestShape::SignedSchema1 && signed()
 }
 
 impl Manifest {
@@ -53,16 +54,18 @@ impl Manifest {
         let media_type = media_type::resolve(content_type, own.as_ref())?;
         let agrees = |own: &OwnType| own.name().eq_ignore_ascii_case(&media_type);
         let mut named = |field| fields.take(field);
-        let (blobs, manifests) = match Kind::of(&media_type) {
-            Kind::Image => {
+        let (blobs, manifests) = match ManifestShape::of(&media_type) {
+            ManifestShape::Image => {
                 let mut blobs = named(Field::Config);
                 blobs.extend(named(Field::Layers));
                 (blobs, Vec::new())
             }
-            Kind::Index => (Vec::new(), named(Field::Manifests)),
-            Kind::Artifact => (named(Field::Blobs), Vec::new()),
-            Kind::Schema1 | Kind::SignedSchema1 => (named(Field::FsLayers), Vec::new()),
-            Kind::Other => Default::default(),
+            ManifestShape::Index => (Vec::new(), named(Field::Manifests)),
+            ManifestShape::Artifact => (named(Field::Blobs), Vec::new()),
+            ManifestShape::Schema1 | ManifestShape::SignedSchema1 => {
+                (named(Field::FsLayers), Vec::new())
+            }
+            ManifestShape::Other => Default::default(),
         };
         Ok(Self {
             self_described: own.as_ref().is_some_and(agrees),

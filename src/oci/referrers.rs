@@ -33,7 +33,7 @@ pub struct NoIndex;
 
 /// All that is read of a descriptor.
 #[derive(Deserialize)]
-struct Kind<'d> {
+struct TypedDescriptor<'d> {
     #[serde(borrow, rename = "artifactType")]
     artifact_type: Option<Cow<'d, str>>,
 }
@@ -49,7 +49,7 @@ impl Referrers {
     pub fn add(&mut self, index: &[u8], artifact_types: &[String]) -> Result<(), NoIndex> {
         let mut json = serde_json::Deserializer::from_slice(index);
         let mut found = false;
-        let read = Index {
+        let read = ReferrersIndex {
             referrers: self,
             artifact_types,
             found: &mut found,
@@ -82,7 +82,7 @@ impl Referrers {
 }
 
 fn is_wanted(descriptor: &str, artifact_types: &[String]) -> bool {
-    let is = |kind: Kind<'_>| {
+    let is = |kind: TypedDescriptor<'_>| {
         let own = kind.artifact_type;
         own.is_some_and(|own| artifact_types.iter().any(|wanted| *wanted == own))
     };
@@ -90,14 +90,14 @@ fn is_wanted(descriptor: &str, artifact_types: &[String]) -> bool {
 }
 
 /// Reads an index into referrers.
-struct Index<'r> {
+struct ReferrersIndex<'r> {
     referrers: &'r mut Referrers,
     artifact_types: &'r [String],
     /// Whether it has `manifests`.
     found: &'r mut bool,
 }
 
-impl<'de> DeserializeSeed<'de> for Index<'_> {
+impl<'de> DeserializeSeed<'de> for ReferrersIndex<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -105,7 +105,7 @@ impl<'de> DeserializeSeed<'de> for Index<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Index<'_> {
+impl<'de> Visitor<'de> for ReferrersIndex<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,7 +114,7 @@ impl<'de> Visitor<'de> for Index<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key()? {
-            if let Key::Other = key {
+            if let IndexKey::Other = key {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }
@@ -133,7 +133,7 @@ impl<'de> Visitor<'de> for Index<'_> {
 
 #[derive(Deserialize)]
 #[serde(field_identifier, rename_all = "lowercase")]
-enum Key {
+enum IndexKey {
     Manifests,
     #[serde(other)]
     Other,

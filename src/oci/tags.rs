@@ -34,7 +34,7 @@ impl TagList {
     /// Adds the tags of a page. Names that are not valid as a tag are left out.
     pub fn add(&mut self, page: &[u8]) -> Result<(), NoTagList> {
         let mut page = serde_json::Deserializer::from_slice(page);
-        let read = Page(self).deserialize(&mut page);
+        let read = TagsPage(self).deserialize(&mut page);
         read.and_then(|()| page.end()).map_err(|_| NoTagList)
     }
 
@@ -80,9 +80,9 @@ impl TagList {
 }
 
 /// Reads a page into a list.
-struct Page<'l>(&'l mut TagList);
+struct TagsPage<'l>(&'l mut TagList);
 
-impl<'de> DeserializeSeed<'de> for Page<'_> {
+impl<'de> DeserializeSeed<'de> for TagsPage<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -90,7 +90,7 @@ impl<'de> DeserializeSeed<'de> for Page<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Page<'_> {
+impl<'de> Visitor<'de> for TagsPage<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,8 +100,8 @@ impl<'de> Visitor<'de> for Page<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key()? {
             match key {
-                Key::Tags => map.next_value_seed(Tags(&mut *self.0))?,
-                Key::Other => drop(map.next_value::<IgnoredAny>()?),
+                TagsKey::Tags => map.next_value_seed(TagsField(&mut *self.0))?,
+                TagsKey::Other => drop(map.next_value::<IgnoredAny>()?),
             }
         }
         Ok(())
@@ -110,7 +110,7 @@ impl<'de> Visitor<'de> for Page<'_> {
 
 #[derive(Deserialize)]
 #[serde(field_identifier, rename_all = "lowercase")]
-enum Key {
+enum TagsKey {
     Tags,
     #[serde(other)]
     Other,
@@ -121,9 +121,9 @@ enum Key {
 struct Text<'p>(#[serde(borrow)] Cow<'p, str>);
 
 /// The value of `tags`. Go writes an empty list as null.
-struct Tags<'l>(&'l mut TagList);
+struct TagsField<'l>(&'l mut TagList);
 
-impl<'de> DeserializeSeed<'de> for Tags<'_> {
+impl<'de> DeserializeSeed<'de> for TagsField<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -131,7 +131,7 @@ impl<'de> DeserializeSeed<'de> for Tags<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Tags<'_> {
+impl<'de> Visitor<'de> for TagsField<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

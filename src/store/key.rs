@@ -27,7 +27,7 @@ pub(crate) enum StoreKey {
 
 /// What the stored bytes are spent on: a label of the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Share {
+pub(crate) enum EntryKind {
     Blobs,
     /// Manifests, tags and lists.
     Records,
@@ -35,7 +35,7 @@ pub(crate) enum Share {
     Partials,
 }
 
-impl Share {
+impl EntryKind {
     pub(crate) const ALL: [Self; 4] = [Self::Blobs, Self::Records, Self::Vouched, Self::Partials];
 
     pub(crate) fn as_str(self) -> &'static str {
@@ -100,12 +100,12 @@ impl StoreKey {
         Self::Partial(Arc::new((namespace.clone(), digest.clone())))
     }
 
-    pub(crate) fn share(&self) -> Share {
+    pub(crate) fn share(&self) -> EntryKind {
         match self {
-            Self::Blob(_) => Share::Blobs,
-            Self::Manifest(_) | Self::Tag(_) | Self::Listing(_) => Share::Records,
-            Self::Vouched(_) | Self::Given(_) => Share::Vouched,
-            Self::Partial(_) => Share::Partials,
+            Self::Blob(_) => EntryKind::Blobs,
+            Self::Manifest(_) | Self::Tag(_) | Self::Listing(_) => EntryKind::Records,
+            Self::Vouched(_) | Self::Given(_) => EntryKind::Vouched,
+            Self::Partial(_) => EntryKind::Partials,
         }
     }
 

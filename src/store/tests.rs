@@ -14,7 +14,7 @@ use crate::oci::digest::Digest;
 use crate::oci::image::Image;
 use crate::oci::name::{Namespace, QualifiedName, Reference, Tag};
 use blobs::progress::IngestFailure;
-use key::{Listing, Share, StoreKey};
+use key::{EntryKind, Listing, StoreKey};
 use records::{Durability, StoredListing, StoredManifest, TagRecord, Vouch};
 use room::damage::FoundBy;
 use room::usage::Usage;
@@ -342,7 +342,7 @@ proptest! {
         let again = open(root.path());
         prop_assert_eq!(settled(&again), usage);
         // Nothing is left of what is gone, not even its directory.
-        let kept = Share::ALL.map(|share| usage.share(share).files);
+        let kept = EntryKind::ALL.map(|share| usage.share(share).files);
         if kept == [0; 4] {
             for directory in layout.counted() {
                 prop_assert_eq!(fs::read_dir(&directory).into_iter().flatten().count(), 0);

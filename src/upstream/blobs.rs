@@ -13,7 +13,7 @@ use super::asking::failover::Turn;
 use super::asking::request::{Question, content_length, content_type};
 use super::error::Error;
 use super::manifests::NO_HEAD;
-use super::wire::http::Body;
+use super::wire::http::UpstreamBody;
 
 /// The answer of servers to a range that the blob does not have.
 const NO_SUCH_PART: &[u16] = &[416];
@@ -26,7 +26,7 @@ pub(crate) struct FetchedBlob {
     /// What part of it `body` is; `None` for all of it.
     pub part: Option<Range<u64>>,
     /// The bytes, unverified.
-    pub body: Body,
+    pub body: UpstreamBody,
 }
 
 fn endpoint(repository: &Repository, digest: &Digest) -> Endpoint {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::memory::NoRoom;
+use crate::memory::NoMemory;
 
 /// Why upstream did not give what was asked for. Cheap to clone: all who wait for one flight get it.
 ///
@@ -43,7 +43,7 @@ pub(crate) enum Error {
     /// Upstream answered with what cannot be right: wrong digest, wrong length, no manifest, a redirect loop.
     Wrong(Arc<str>),
     /// Upstream's answer is there, and this mirror has no room for it in memory.
-    Busy(NoRoom),
+    Busy(NoMemory),
     /// The request cannot be made: credentials cannot be read, or may not be sent to where upstream wants them.
     Credentials(Arc<str>),
 }
@@ -130,7 +130,7 @@ impl std::fmt::Display for Error {
         let detail = self.detail();
         let kind = match self {
             Self::NotFound => return f.write_str(detail),
-            Self::Busy(no_room) => return no_room.fmt(f),
+            Self::Busy(no_memory) => return no_memory.fmt(f),
             Self::Denied { status, .. } => {
                 return write!(f, "upstream refuses access ({}): {detail}", status.as_u16());
             }

@@ -46,11 +46,11 @@ pub(super) async fn tags(
         answers: NO_SUCH_PAGE,
         ..tags_question(repository, Some(FULL_PAGE))
     };
-    let listed = match pages(client, question, found, Tags::default(), memory).await? {
+    let listed = match pages(client, question, found, TagPages::default(), memory).await? {
         Some(listed) => listed,
         None => {
             let question = tags_question(repository, None);
-            let listed = pages(client, question, found, Tags::default(), memory).await?;
+            let listed = pages(client, question, found, TagPages::default(), memory).await?;
             listed.unwrap_or_default()
         }
     };
@@ -118,12 +118,12 @@ trait List: Send + Sized + 'static {
 }
 
 #[derive(Default)]
-struct Tags {
+struct TagPages {
     tags: TagList,
     length: usize,
 }
 
-impl List for Tags {
+impl List for TagPages {
     fn add(&mut self, page: &[u8]) -> Result<(), &'static str> {
         self.length += page.len();
         let added = self.tags.add(page);

@@ -39,7 +39,7 @@ pub(crate) use login::password::Password;
 pub(crate) use manifests::{FetchedManifest, ManifestHead};
 pub(crate) use probe::Probe;
 pub(crate) use settings::Settings;
-pub(crate) use wire::http::Body;
+pub(crate) use wire::http::UpstreamBody;
 pub(crate) use wire::settings::{ConnectionSettings, Proxy, Timeouts};
 
 use asking::failover::Endpoints;

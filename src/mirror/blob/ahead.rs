@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-pub(crate) use crate::store::blobs::reader::Pace;
+pub(crate) use crate::store::blobs::reader::Growth;
 
 /// What to do about bytes that the fill has not reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +43,7 @@ const WARM_UP: Duration = Duration::from_millis(500);
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Decides about the bytes from `wanted.start` on, up to `wanted.end`, which the fill has not reached.
-pub(crate) fn decide(pace: Pace, wanted: &Range<u64>) -> Ahead {
+pub(crate) fn decide(pace: Growth, wanted: &Range<u64>) -> Ahead {
     let gap = wanted.start.saturating_sub(pace.readable);
     let length = wanted.end.saturating_sub(wanted.start);
     if gap <= NEAR {
@@ -90,7 +90,7 @@ impl Allowance {
 /// Which ranges to fetch at the same time when `first` has to be, out of those that come `later` in the same
 /// request: one after the other, each would cost a round trip. Neighbours are one range.
 pub(crate) fn together(
-    pace: Pace,
+    pace: Growth,
     first: Range<u64>,
     later: impl IntoIterator<Item = Range<u64>>,
     most: usize,
@@ -123,7 +123,7 @@ fn is_neighbour(before: &Range<u64>, wanted: &Range<u64>) -> bool {
 }
 
 /// How long a fill at its present pace needs for `gap` more bytes; `None` if it has received none yet.
-fn arrival(pace: Pace, gap: u64) -> Option<Duration> {
+fn arrival(pace: Growth, gap: u64) -> Option<Duration> {
     if pace.received == 0 {
         return None;
     }
@@ -137,8 +137,8 @@ mod tests {
 
     const MIB: u64 = 1024 * 1024;
 
-    fn pace(readable: u64, seconds: u64) -> Pace {
-        Pace {
+    fn pace(readable: u64, seconds: u64) -> Growth {
+        Growth {
             readable,
             received: readable,
             running: Duration::from_secs(seconds),
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn what_an_earlier_transfer_left_says_nothing_about_the_pace_of_this_one() {
-        let resumed = Pace {
+        let resumed = Growth {
             readable: 500 * MIB,
             received: MIB,
             running: Duration::from_secs(1),

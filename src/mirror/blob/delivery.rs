@@ -79,12 +79,12 @@ impl StoredBlob {
             fetches_ahead: false,
             ..FromStore::new(self, [Piece::Span(span)].into())
         };
-        Delivery(Way::Stored(stored))
+        Delivery(Feed::Stored(stored))
     }
 
     /// Delivers pieces in this order. What a growing blob does not have yet may be fetched ahead.
     pub(crate) fn pieces(self, pieces: VecDeque<Piece>) -> Delivery {
-        Delivery(Way::Stored(FromStore::new(self, pieces)))
+        Delivery(Feed::Stored(FromStore::new(self, pieces)))
     }
 }
 
@@ -110,13 +110,13 @@ pub(crate) enum Next {
 }
 
 /// A body on its way to one client.
-pub(crate) struct Delivery(Way);
+pub(crate) struct Delivery(Feed);
 
 #[expect(
     clippy::large_enum_variant,
     reason = "what sends a delivery keeps it in a box"
 )]
-enum Way {
+enum Feed {
     Stored(FromStore),
     Upstream(Box<Passthrough>),
     Over,
@@ -124,55 +124,55 @@ enum Way {
 
 impl From<Box<Passthrough>> for Delivery {
     fn from(passthrough: Box<Passthrough>) -> Self {
-        Self(Way::Upstream(passthrough))
+        Self(Feed::Upstream(passthrough))
     }
 }
 
 impl Delivery {
     pub(crate) fn next(&mut self) -> Next {
         match &mut self.0 {
-            Way::Stored(stored) => stored.next(),
-            Way::Upstream(_) => Next::Later,
-            Way::Over => Next::End,
+            Feed::Stored(stored) => stored.next(),
+            Feed::Upstream(_) => Next::Later,
+            Feed::Over => Next::End,
         }
     }
 
     /// Waits for what comes next; returns it if it did not come into the file.
     pub(crate) async fn wait(&mut self) -> Result<Option<Bytes>, Broken> {
         match &mut self.0 {
-            Way::Stored(stored) => match stored.failed.take() {
+            Feed::Stored(stored) => match stored.failed.take() {
                 Some(why) if stored.whole => {
                     let rest = stored.rest(&why).await?;
-                    self.0 = Way::Upstream(Box::new(rest));
+                    self.0 = Feed::Upstream(Box::new(rest));
                     Ok(None)
                 }
                 why => stored.wait(why).await,
             },
-            Way::Upstream(passthrough) => {
+            Feed::Upstream(passthrough) => {
                 let bytes = passthrough.chunk().await?;
                 if bytes.is_none() {
-                    self.0 = Way::Over;
+                    self.0 = Feed::Over;
                 }
                 Ok(bytes)
             }
-            Way::Over => Ok(None),
+            Feed::Over => Ok(None),
         }
     }
 
     /// Whether there is nothing more to send.
     pub(crate) fn is_over(&self) -> bool {
         match &self.0 {
-            Way::Stored(stored) => stored.has_come_to_the_end() && stored.pieces.is_empty(),
-            Way::Upstream(_) => false,
-            Way::Over => true,
+            Feed::Stored(stored) => stored.has_come_to_the_end() && stored.pieces.is_empty(),
+            Feed::Upstream(_) => false,
+            Feed::Over => true,
         }
     }
 
     /// The file of [`Next::InFile`].
     pub(crate) fn stored(&mut self) -> Option<&mut FromStore> {
         match &mut self.0 {
-            Way::Stored(stored) => Some(stored),
-            Way::Upstream(_) | Way::Over => None,
+            Feed::Stored(stored) => Some(stored),
+            Feed::Upstream(_) | Feed::Over => None,
         }
     }
 }

@@ -54,7 +54,7 @@ pub(crate) struct BlobAnswer {
 }
 
 /// Answers for blobs.
-pub(crate) struct Blobs {
+pub(crate) struct BlobMirror {
     store: Arc<Store>,
     notes: Arc<SourceNotes>,
     fills: Arc<Fills>,
@@ -64,7 +64,7 @@ pub(crate) struct Blobs {
     proofs: Arc<Proofs>,
 }
 
-impl Blobs {
+impl BlobMirror {
     pub(super) fn new(store: &Arc<Store>, metrics: &Arc<Metrics>) -> Arc<Self> {
         let refusals = Refusals::default();
         let notes = SourceNotes::new(metrics);

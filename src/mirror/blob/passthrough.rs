@@ -9,7 +9,7 @@ use crate::headers::range::Span;
 use crate::mirror::once::Answered;
 use crate::oci::digest::{Digest, Hasher};
 use crate::store::blobs::reader::{BlobReader, hash_beginning};
-use crate::upstream::{self, Body, FetchedBlob};
+use crate::upstream::{self, FetchedBlob, UpstreamBody};
 
 use super::source::{Perseverance, Source, skip};
 
@@ -21,7 +21,7 @@ pub(crate) struct Passthrough {
     source: Source,
     /// Comes before `body`.
     first: Option<Bytes>,
-    body: Body,
+    body: UpstreamBody,
     perseverance: Perseverance,
     /// Where in the blob the next byte of `body` belongs.
     position: u64,

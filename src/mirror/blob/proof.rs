@@ -26,7 +26,7 @@ use super::fill::{Fill, Fills, Landed};
 use super::source::skip;
 
 /// What is known of a blob that is stored.
-struct Known {
+struct Standing {
     vouch: Option<Vouch>,
     /// How old that is.
     phase: Phase,
@@ -34,7 +34,7 @@ struct Known {
     given: bool,
 }
 
-impl Known {
+impl Standing {
     /// Whether it is as good as a proof, but for its age.
     fn is_enough(&self) -> bool {
         self.vouch.is_some_and(|vouch| vouch.proven || self.given)
@@ -81,7 +81,7 @@ impl Proofs {
             return Ok(Outcome::Hit);
         }
         let namespace = &name.namespace;
-        let known = Known {
+        let known = Standing {
             vouch,
             phase,
             given: self.store.records().was_given(namespace, digest).await,
@@ -96,7 +96,7 @@ impl Proofs {
         name: &QualifiedName,
         digest: &Digest,
         reader: &BlobReader,
-        known: Known,
+        known: Standing,
     ) -> Result<Outcome, Error> {
         if let (Some(vouch), Phase::Fresh(_), true) = (known.vouch, known.phase, known.given) {
             // From now on one look is enough.

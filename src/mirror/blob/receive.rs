@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::headers::range::Span;
 use crate::store::blobs::ingest::Ingest;
 use crate::store::blobs::progress::IngestFailure;
-use crate::upstream::{Body, FetchedBlob};
+use crate::upstream::{FetchedBlob, UpstreamBody};
 
 use super::source::{Perseverance, Source, skip};
 
@@ -81,7 +81,11 @@ fn broke(why: impl std::fmt::Display) -> IngestFailure {
 }
 
 /// Copies a body, of which `first` was taken already, into an ingest, reading ahead while the disk is busy.
-async fn copy(first: Bytes, mut body: Body, ingest: &mut Ingest) -> Result<(), IngestFailure> {
+async fn copy(
+    first: Bytes,
+    mut body: UpstreamBody,
+    ingest: &mut Ingest,
+) -> Result<(), IngestFailure> {
     let mut batch = Batch::default();
     if !first.is_empty() {
         batch.push(first);
@@ -121,7 +125,7 @@ async fn copy(first: Bytes, mut body: Body, ingest: &mut Ingest) -> Result<(), I
 /// waking all who read along, costs the same for a little as for much. The end of the body, if it came.
 async fn fill_up(
     batch: &mut Batch,
-    body: &mut Body,
+    body: &mut UpstreamBody,
     patience: Duration,
 ) -> Option<Result<(), IngestFailure>> {
     if batch.chunks.is_empty() {
@@ -143,7 +147,7 @@ async fn fill_up(
     tokio::time::timeout(patience, enough).await.ok().flatten()
 }
 
-async fn next(body: &mut Body) -> Result<Option<Bytes>, IngestFailure> {
+async fn next(body: &mut UpstreamBody) -> Result<Option<Bytes>, IngestFailure> {
     body.chunk().await.map_err(broke)
 }
 

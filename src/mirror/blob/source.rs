@@ -11,7 +11,7 @@ use crate::mirror::once::Answered;
 use crate::mirror::site::Site;
 use crate::oci::digest::Digest;
 use crate::oci::name::QualifiedName;
-use crate::upstream::{self, Body, FetchedBlob, Upstream};
+use crate::upstream::{self, FetchedBlob, Upstream, UpstreamBody};
 
 use super::wrong::WrongBlobs;
 
@@ -138,7 +138,10 @@ impl Perseverance {
 }
 
 /// Reads `count` bytes of a body and throws them away; returns what came with the last of them.
-pub(super) async fn skip(body: &mut Body, mut count: u64) -> Result<Bytes, upstream::Error> {
+pub(super) async fn skip(
+    body: &mut UpstreamBody,
+    mut count: u64,
+) -> Result<Bytes, upstream::Error> {
     while let Some(mut chunk) = body.chunk().await? {
         let skipped = usize::try_from(count)
             .unwrap_or(usize::MAX)

@@ -17,16 +17,16 @@ use crate::upstream;
 const MEMORY: u64 = 8 * 1024 * 1024;
 
 /// The upstream, and the query it is asked with.
-type Id = (Namespace, String);
+type SearchKey = (Namespace, String);
 
 /// Searches that are remembered or under way. Never stored: a search is of no use without upstream.
 pub(crate) struct Searches {
-    known: Cache<Id, Known>,
-    under_way: Arc<Flights<Id, Answered<Bytes>>>,
+    known: Cache<SearchKey, SearchEntry>,
+    under_way: Arc<Flights<SearchKey, Answered<Bytes>>>,
 }
 
 #[derive(Clone)]
-struct Known {
+struct SearchEntry {
     result: Answered<Bytes>,
     at: Instant,
     until: Instant,
@@ -44,7 +44,7 @@ pub(crate) struct SearchAnswer {
 
 impl Default for Searches {
     fn default() -> Self {
-        let bytes = |id: &Id, known: &Known| {
+        let bytes = |id: &SearchKey, known: &SearchEntry| {
             let result = known.result.as_ref().map_or(0, Bytes::len);
             u32::try_from(id.1.len() + result + 512).unwrap_or(u32::MAX)
         };
@@ -63,7 +63,7 @@ impl Searches {
         query: String,
     ) -> Result<SearchAnswer, Error> {
         let id = (context.site.namespace().clone(), query);
-        if let Some(Known { result, at, .. }) = self.get(&id) {
+        if let Some(SearchEntry { result, at, .. }) = self.get(&id) {
             return Ok(SearchAnswer {
                 bytes: result.map_err(search_error)?,
                 outcome: Outcome::Hit,
@@ -83,13 +83,13 @@ impl Searches {
         })
     }
 
-    fn get(&self, id: &Id) -> Option<Known> {
+    fn get(&self, id: &SearchKey) -> Option<SearchEntry> {
         let known = self.known.get(id);
         known.filter(|known| Instant::now() < known.until)
     }
 
     /// Remembers results, and for a shorter time that there is no search; an outage is not remembered.
-    fn note(&self, id: Id, result: &Answered<Bytes>, site: &Site) {
+    fn note(&self, id: SearchKey, result: &Answered<Bytes>, site: &Site) {
         let freshness = site.freshness();
         let ttl = match result {
             Ok(_) => freshness.tag_ttl,
@@ -97,7 +97,7 @@ impl Searches {
             Err(_) => return,
         };
         let at = Instant::now();
-        let known = Known {
+        let known = SearchEntry {
             result: result.clone(),
             at,
             until: at + ttl,

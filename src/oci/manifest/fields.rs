@@ -131,7 +131,7 @@ impl<'de> Deserialize<'de> for Fields {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
                 let mut fields = Fields::default();
                 while let Some(key) = map.next_key_seed(KeyOf(&FIELDS))? {
-                    let Some(Key { field, exact }) = key else {
+                    let Some(SpeltKey { field, exact }) = key else {
                         map.next_value::<IgnoredAny>()?;
                         continue;
                     };
@@ -161,7 +161,7 @@ impl<'de> Deserialize<'de> for Fields {
 }
 
 /// A key, and whether it is spelt as it should be.
-struct Key<T> {
+struct SpeltKey<T> {
     field: T,
     exact: bool,
 }
@@ -170,7 +170,7 @@ struct Key<T> {
 struct KeyOf<'t, T>(&'t [(&'static str, T)]);
 
 impl<'de, T: Copy> DeserializeSeed<'de> for KeyOf<'_, T> {
-    type Value = Option<Key<T>>;
+    type Value = Option<SpeltKey<T>>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_str(self)
@@ -178,7 +178,7 @@ impl<'de, T: Copy> DeserializeSeed<'de> for KeyOf<'_, T> {
 }
 
 impl<T: Copy> Visitor<'_> for KeyOf<'_, T> {
-    type Value = Option<Key<T>>;
+    type Value = Option<SpeltKey<T>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a key")
@@ -186,7 +186,7 @@ impl<T: Copy> Visitor<'_> for KeyOf<'_, T> {
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
         let mut like = self.0.iter().filter(|(name, _)| is_like(text, name));
-        Ok(like.next().map(|(name, field)| Key {
+        Ok(like.next().map(|(name, field)| SpeltKey {
             field: *field,
             exact: text == *name,
         }))
@@ -257,7 +257,7 @@ impl<'de> Visitor<'de> for Named<'_> {
         let (mut digest, mut size, mut elsewhere) = (None, 0, false);
         let mut present = [false; DETAILS.len()];
         while let Some(key) = map.next_key_seed(KeyOf(&DETAILS))? {
-            let Some(Key { field, exact }) = key else {
+            let Some(SpeltKey { field, exact }) = key else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };

@@ -30,7 +30,7 @@ pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
 
 /// What a manifest is, and so which of its fields name something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(super) enum ManifestShape {
     Image,
     Index,
     Artifact,
@@ -40,7 +40,7 @@ pub(super) enum Kind {
     Other,
 }
 
-impl Kind {
+impl ManifestShape {
     pub(super) fn of(media_type: &str) -> Self {
         let kinds = [
             (OCI_MANIFEST, Self::Image),

@@ -13,7 +13,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::api::{self, PinAnswer, PinList, PinnedImage, Refusal, StoreAnswer, UnpinAnswer};
+use crate::api::{self, ApiProblem, PinAnswer, PinList, PinnedImage, StoreAnswer, UnpinAnswer};
 use crate::mirror::Mirror;
 use crate::oci::endpoint::query_value;
 use crate::oci::image::{Image, ImageName};
@@ -65,7 +65,7 @@ impl ApiError {
     pub(super) fn into_response(self) -> Response<Body> {
         let mut response = answer(
             self.status,
-            &Refusal {
+            &ApiProblem {
                 error: self.message,
             },
         );

@@ -1,11 +1,11 @@
 //! What operators and their tools ask for: metrics and health here, what the commands need in `api`.
 //!
 //! It serves no pulls: it reads figures, changes pins and checks the store. Reading order: this file, [`guard`] (who may
-//! ask), `api`, [`socket`].
+//! ask), `api`, [`unix_socket`].
 
 mod api;
 pub(crate) mod guard;
-pub(crate) mod socket;
+pub(crate) mod unix_socket;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

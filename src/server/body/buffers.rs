@@ -16,10 +16,10 @@ const MOST_SPARE: usize = 32;
 
 /// Where buffers are taken from.
 #[derive(Clone, Default)]
-pub(crate) struct Buffers(Arc<Pool>);
+pub(crate) struct Buffers(Arc<Shelves>);
 
 #[derive(Default)]
-struct Pool {
+struct Shelves {
     small: Shelf,
     large: Shelf,
     /// Large ones that are in use.
@@ -56,7 +56,7 @@ impl Buffers {
     }
 }
 
-impl Pool {
+impl Shelves {
     fn may_take_large(&self) -> bool {
         let another = |taken| (taken < MOST_LARGE).then_some(taken + 1);
         self.large_taken

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rustix::fs::Advice;
 
 use crate::mirror::blob::delivery::FromStore;
-use crate::server::record::{Broken, RequestRecord};
+use crate::server::record::{BodyError, RequestRecord};
 
 use super::sendfile::{FileSlice, Lane};
 
@@ -83,7 +83,11 @@ impl Kernel {
     }
 
     /// Reads `range` from the disk. If that fails, the bytes are copied, and reading them once more tells why.
-    pub(super) async fn warm(&mut self, file: Arc<File>, range: Range<u64>) -> Result<(), Broken> {
+    pub(super) async fn warm(
+        &mut self,
+        file: Arc<File>,
+        range: Range<u64>,
+    ) -> Result<(), BodyError> {
         let end = range.end;
         match tokio::task::spawn_blocking(move || read_through(&file, range)).await? {
             Ok(()) => self.warm = end,

@@ -25,7 +25,7 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::mirror::blob::delivery::{Delivery, Next};
 use crate::server::limits::activity::ActiveRequest;
-use crate::server::record::{Broken, RequestRecord, Way};
+use crate::server::record::{BodyError, RequestRecord, Transmission};
 
 use by_file::{ByFile, Kernel};
 use sendfile::{Data, Lane};
@@ -34,7 +34,7 @@ pub(crate) use buffers::Buffers;
 
 /// A response's body, and the record that is closed when it is gone.
 pub(crate) struct Body {
-    state: State,
+    state: BodyState,
     /// Bytes still to come, if that is known.
     left: Option<u64>,
     record: Option<Arc<RequestRecord>>,
@@ -44,11 +44,11 @@ pub(crate) struct Body {
     open: Option<ActiveRequest>,
 }
 
-enum State {
+enum BodyState {
     Done,
     Whole(Bytes),
     Sending(Box<Sending>),
-    Waiting(Pin<Box<dyn Future<Output = Step> + Send>>),
+    Waiting(Pin<Box<dyn Future<Output = BodyStep> + Send>>),
 }
 
 /// A delivery, and what it takes to send it.
@@ -59,10 +59,10 @@ struct Sending {
 }
 
 /// What a wait led to: the next state, and a piece to send unless it is over.
-type Step = Result<(State, Option<Bytes>), Broken>;
+type BodyStep = Result<(BodyState, Option<Bytes>), BodyError>;
 
 impl Body {
-    fn new(state: State, left: Option<u64>) -> Self {
+    fn new(state: BodyState, left: Option<u64>) -> Self {
         Self {
             state,
             left,
@@ -74,13 +74,13 @@ impl Body {
 
     /// Nothing.
     pub(crate) fn empty() -> Self {
-        Self::new(State::Done, Some(0))
+        Self::new(BodyState::Done, Some(0))
     }
 
     /// Bytes that are in memory already.
     pub(crate) fn whole(bytes: Bytes) -> Self {
         let left = Some(bytes.len() as u64);
-        Self::new(State::Whole(bytes), left)
+        Self::new(BodyState::Whole(bytes), left)
     }
 
     /// What `delivery` brings; its length in all, if that is known.
@@ -90,12 +90,12 @@ impl Body {
             delivery,
             buffers: buffers.clone(),
         };
-        Self::new(State::Sending(Box::new(sending)), length)
+        Self::new(BodyState::Sending(Box::new(sending)), length)
     }
 
     /// Whatever comes through the channel, until its other end is dropped.
     pub(crate) fn stream(pieces: Receiver<Bytes>) -> Self {
-        Self::new(State::Waiting(next(pieces)), None)
+        Self::new(BodyState::Waiting(next(pieces)), None)
     }
 
     /// Has `record` count the bytes and closes it with the body.
@@ -127,12 +127,12 @@ impl Body {
         let count = bytes.len() as u64;
         self.passed(count);
         if let Some(record) = &self.record {
-            record.sent(count, Way::Copied);
+            record.sent(count, Transmission::Copied);
         }
     }
 
-    fn broke(&mut self, error: Broken) -> Broken {
-        self.state = State::Done;
+    fn broke(&mut self, error: BodyError) -> BodyError {
+        self.state = BodyState::Done;
         if let Some(record) = &self.record {
             record.broke(&error);
         }
@@ -142,27 +142,27 @@ impl Body {
 
 /// What a body can give at once.
 enum Now {
-    Step(Step),
+    Step(BodyStep),
     /// A part of a file, which the kernel sends.
-    File(State, sendfile::FileSlice),
+    File(BodyState, sendfile::FileSlice),
 }
 
 impl http_body::Body for Body {
     type Data = Data;
-    type Error = Broken;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Data>, Broken>>> {
+    ) -> Poll<Option<Result<Frame<Data>, BodyError>>> {
         if let Some(open) = &self.open {
             open.touch();
         }
         loop {
-            let step = match std::mem::replace(&mut self.state, State::Done) {
-                State::Done => return Poll::Ready(None),
-                State::Whole(bytes) => Ok((State::Done, Some(bytes))),
-                State::Sending(sending) => {
+            let step = match std::mem::replace(&mut self.state, BodyState::Done) {
+                BodyState::Done => return Poll::Ready(None),
+                BodyState::Whole(bytes) => Ok((BodyState::Done, Some(bytes))),
+                BodyState::Sending(sending) => {
                     match sending.now(self.lane.as_ref(), self.record.as_ref()) {
                         Now::Step(step) => step,
                         Now::File(next, slice) => {
@@ -172,10 +172,10 @@ impl http_body::Body for Body {
                         }
                     }
                 }
-                State::Waiting(mut wait) => match wait.as_mut().poll(cx) {
+                BodyState::Waiting(mut wait) => match wait.as_mut().poll(cx) {
                     Poll::Ready(step) => step,
                     Poll::Pending => {
-                        self.state = State::Waiting(wait);
+                        self.state = BodyState::Waiting(wait);
                         return Poll::Pending;
                     }
                 },
@@ -186,7 +186,7 @@ impl http_body::Body for Body {
                     self.sent(&bytes);
                     return Poll::Ready(Some(Ok(Frame::data(bytes.into()))));
                 }
-                Ok((State::Done, None)) => return Poll::Ready(None),
+                Ok((BodyState::Done, None)) => return Poll::Ready(None),
                 Ok((next, None)) => self.state = next,
                 Err(error) => return Poll::Ready(Some(Err(self.broke(error)))),
             }
@@ -194,7 +194,7 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.state, State::Done)
+        matches!(self.state, BodyState::Done)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -208,9 +208,9 @@ impl Sending {
     fn now(mut self: Box<Self>, lane: Option<&Lane>, record: Option<&Arc<RequestRecord>>) -> Now {
         let range = match self.delivery.next() {
             Next::InFile(range) => range,
-            Next::Bytes(bytes) => return Now::Step(Ok((State::Sending(self), Some(bytes)))),
+            Next::Bytes(bytes) => return Now::Step(Ok((BodyState::Sending(self), Some(bytes)))),
             Next::Later => return Now::Step(wait(self.wait())),
-            Next::End => return Now::Step(Ok((State::Done, None))),
+            Next::End => return Now::Step(Ok((BodyState::Done, None))),
             Next::Broken(why) => return Now::Step(Err(why)),
         };
         let Some(stored) = self.delivery.stored() else {
@@ -231,19 +231,19 @@ impl Sending {
         }
     }
 
-    async fn wait(mut self: Box<Self>) -> Step {
+    async fn wait(mut self: Box<Self>) -> BodyStep {
         let bytes = self.delivery.wait().await?;
-        Ok((State::Sending(self), bytes))
+        Ok((BodyState::Sending(self), bytes))
     }
 
-    async fn warm(mut self: Box<Self>, range: Range<u64>) -> Step {
+    async fn warm(mut self: Box<Self>, range: Range<u64>) -> BodyStep {
         if let Some(stored) = self.delivery.stored() {
             self.kernel.warm(stored.file(), range).await?;
         }
-        Ok((State::Sending(self), None))
+        Ok((BodyState::Sending(self), None))
     }
 
-    async fn read(mut self: Box<Self>, buffer: buffers::Buffer) -> Step {
+    async fn read(mut self: Box<Self>, buffer: buffers::Buffer) -> BodyStep {
         let read = match self.delivery.stored() {
             Some(stored) => stored.read(buffer).await?,
             None => None,
@@ -253,25 +253,25 @@ impl Sending {
     }
 
     /// Where nothing is left to send the body says so at once, and is not asked once more.
-    fn unless_over(self: Box<Self>) -> State {
+    fn unless_over(self: Box<Self>) -> BodyState {
         if self.delivery.is_over() {
-            State::Done
+            BodyState::Done
         } else {
-            State::Sending(self)
+            BodyState::Sending(self)
         }
     }
 }
 
-fn wait(step: impl Future<Output = Step> + Send + 'static) -> Step {
-    Ok((State::Waiting(Box::pin(step)), None))
+fn wait(step: impl Future<Output = BodyStep> + Send + 'static) -> BodyStep {
+    Ok((BodyState::Waiting(Box::pin(step)), None))
 }
 
 /// Waits for the next of the pieces that are made while they are sent.
-fn next(mut pieces: Receiver<Bytes>) -> Pin<Box<dyn Future<Output = Step> + Send>> {
+fn next(mut pieces: Receiver<Bytes>) -> Pin<Box<dyn Future<Output = BodyStep> + Send>> {
     Box::pin(async move {
         Ok(match pieces.recv().await {
-            Some(piece) => (State::Waiting(next(pieces)), Some(piece)),
-            None => (State::Done, None),
+            Some(piece) => (BodyState::Waiting(next(pieces)), Some(piece)),
+            None => (BodyState::Done, None),
         })
     })
 }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::{Buf, Bytes};
 
-use crate::server::record::{RequestRecord, Way};
+use crate::server::record::{RequestRecord, Transmission};
 
 /// What is read at once where bytes must be copied after all.
 const COPY: usize = 64 * 1024;
@@ -191,9 +191,9 @@ impl Buf for FileSlice {
         self.part.position.fetch_add(count_wide, Ordering::Relaxed);
         let copied = self.copied.take();
         let way = if copied.is_some() {
-            Way::Copied
+            Transmission::Copied
         } else {
-            Way::Sendfile
+            Transmission::Sendfile
         };
         if let Some(record) = &self.record {
             record.sent(count_wide, way);

@@ -33,7 +33,7 @@ use crate::server::body::socket::Sendfile;
 use crate::server::browser;
 use crate::server::limits::activity::ActiveRequest;
 use crate::server::limits::connections::{ConnectionLimit, ConnectionPermit};
-use crate::server::record::Broken;
+use crate::server::record::BodyError;
 
 use timed_stream::TimedStream;
 
@@ -114,7 +114,11 @@ where
         open.dec();
     }
 
-    async fn plain(mut self, stream: TcpStream, permit: &ConnectionPermit) -> Result<(), Broken> {
+    async fn plain(
+        mut self,
+        stream: TcpStream,
+        permit: &ConnectionPermit,
+    ) -> Result<(), BodyError> {
         let first = tokio::time::timeout(self.limits.header_timeout, speaks_h2(&stream));
         let Some(h2) = unless(&mut self.stopped, first).await else {
             return Ok(());
@@ -134,7 +138,7 @@ where
         stream: TcpStream,
         tls: TlsAcceptor,
         permit: &ConnectionPermit,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), BodyError> {
         let first = tokio::time::timeout(self.limits.header_timeout, first_byte(&stream));
         let Some(first) = unless(&mut self.stopped, first).await else {
             return Ok(());
@@ -163,7 +167,7 @@ where
     }
 
     /// Each kind of connection in a box of its own: the task of one would else have room for the largest.
-    async fn serve<I>(self, stream: I, h2: bool, permit: &ConnectionPermit) -> Result<(), Broken>
+    async fn serve<I>(self, stream: I, h2: bool, permit: &ConnectionPermit) -> Result<(), BodyError>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -182,7 +186,7 @@ where
         io: I,
         lane: Option<Lane>,
         permit: &ConnectionPermit,
-    ) -> Result<(), Broken>
+    ) -> Result<(), BodyError>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -205,7 +209,7 @@ where
         Ok(self.watcher.watch(connection).await?)
     }
 
-    async fn http2<I>(self, io: I, permit: &ConnectionPermit) -> Result<(), Broken>
+    async fn http2<I>(self, io: I, permit: &ConnectionPermit) -> Result<(), BodyError>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::access::client::ClientId;
+use crate::access::address::ClientId;
 
 use super::activity::Activity;
 

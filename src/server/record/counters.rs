@@ -20,7 +20,7 @@ const NO_KIND: &str = "other";
 
 /// How bytes went to a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Transmission {
     /// Through a buffer of this program.
     Copied,
     /// From the page cache to the socket, inside the kernel.
@@ -57,10 +57,10 @@ impl CounterTable {
     }
 
     /// Bytes of bodies that went to clients this way.
-    pub(super) fn sent(&self, way: Way) -> &IntCounter {
+    pub(super) fn sent(&self, way: Transmission) -> &IntCounter {
         match way {
-            Way::Copied => &self.copied,
-            Way::Sendfile => &self.by_sendfile,
+            Transmission::Copied => &self.copied,
+            Transmission::Sendfile => &self.by_sendfile,
         }
     }
 

@@ -21,10 +21,10 @@ use crate::mirror::Outcome;
 
 use counters::{Counters, kind_label, upstream_label};
 
-pub(crate) use counters::{CounterTable, Way};
+pub(crate) use counters::{CounterTable, Transmission};
 
 /// Why a body broke off. Logged with its request; the client only sees the connection end.
-pub(crate) type Broken = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Of a text that others chose, the log has this many bytes at most.
 const LONGEST: usize = 512;
@@ -103,14 +103,14 @@ impl RequestRecord {
     }
 
     /// Counts bytes on their way to the client.
-    pub(crate) fn sent(&self, bytes: u64, way: Way) {
+    pub(crate) fn sent(&self, bytes: u64, way: Transmission) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.counters.bytes.inc_by(bytes);
         self.table.sent(way).inc_by(bytes);
     }
 
     /// Notes that the body broke off.
-    pub(crate) fn broke(&self, error: &Broken) {
+    pub(crate) fn broke(&self, error: &BodyError) {
         // The first thing that went wrong is the one to know.
         let _ = self.broke.set(format!("broke off: {error}"));
     }

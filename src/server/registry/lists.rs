@@ -7,7 +7,7 @@ use http::header::LINK;
 use http::{HeaderName, HeaderValue, Response, Uri};
 use serde_json::json;
 
-use crate::memory::{Memory, NoRoom, work_on};
+use crate::memory::{Memory, NoMemory, work_on};
 use crate::mirror::lists::ListingAnswer;
 use crate::mirror::{Context, Error, Mirror, Outcome, Site};
 use crate::oci::digest::Digest;
@@ -18,7 +18,7 @@ use crate::oci::referrers::{NoIndex, Referrers};
 use crate::server::body::Body;
 
 use super::page::Page;
-use super::problem::Problem;
+use super::problem::{Handled, Problem};
 use super::respond;
 
 const JSON: &str = "application/json";
@@ -31,8 +31,6 @@ const STANDALONE: HeaderName = HeaderName::from_static("x-docker-registry-standa
 /// What ends a list takes no more than this.
 const END: usize = 4;
 
-type Answered = Result<(Response<Body>, Outcome), Problem>;
-
 /// A request for a list.
 pub(super) struct ListRequest<'a> {
     pub(super) mirror: &'a Arc<Mirror>,
@@ -43,7 +41,7 @@ pub(super) struct ListRequest<'a> {
 
 impl ListRequest<'_> {
     /// `/v2/<name>/tags/list`
-    pub(super) async fn tags(&self, context: &Context, repository: &Repository) -> Answered {
+    pub(super) async fn tags(&self, context: &Context, repository: &Repository) -> Handled {
         let page = Page::parse(self.uri)?;
         let answer = self.mirror.lists().tags(context, repository).await;
         let answer = answer.map_err(|error| problem(&error, &context.site))?;
@@ -63,7 +61,7 @@ impl ListRequest<'_> {
         context: &Context,
         repository: &Repository,
         digest: &Digest,
-    ) -> Answered {
+    ) -> Handled {
         let answer = self
             .mirror
             .lists()
@@ -94,7 +92,7 @@ impl ListRequest<'_> {
     }
 
     /// `/v2/_catalog`: of one upstream, or of all.
-    pub(super) async fn catalog(&self, site: Option<&Site>) -> Answered {
+    pub(super) async fn catalog(&self, site: Option<&Site>) -> Handled {
         let page = Page::parse(self.uri)?;
         let all = self.mirror.catalog(site).await;
         let (names, next) = page.cut(&all);
@@ -106,7 +104,7 @@ impl ListRequest<'_> {
     }
 
     /// A JSON object that ends with a list of names.
-    async fn named(&self, start: &str, lines: Bytes) -> Result<Bytes, NoRoom> {
+    async fn named(&self, start: &str, lines: Bytes) -> Result<Bytes, NoMemory> {
         // At most one name for two bytes, and two quotes and a comma for the line feed.
         let most = start.len() + 2 * lines.len() + END;
         let held = self.memory.hold(most).await?;
@@ -115,7 +113,7 @@ impl ListRequest<'_> {
     }
 
     /// `/v1/_ping`: yes, this is a registry, and its index is the same server.
-    pub(super) fn ping(&self) -> Answered {
+    pub(super) fn ping(&self) -> Handled {
         let body = json!({"standalone": true}).to_string().into();
         let mut response = respond::list(JSON, body, Outcome::Hit, None, None);
         let headers = response.headers_mut();
@@ -124,7 +122,7 @@ impl ListRequest<'_> {
     }
 
     /// `/v1/search`, with upstream's own answer.
-    pub(super) async fn search(&self, context: &Context) -> Answered {
+    pub(super) async fn search(&self, context: &Context) -> Handled {
         let answer = self
             .mirror
             .searches()

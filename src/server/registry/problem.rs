@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::access::permits::OverShare;
 use crate::access::rules::Refusal;
-use crate::memory::NoRoom;
+use crate::memory::NoMemory;
 use crate::mirror;
 use crate::oci::endpoint::EndpointError;
 use crate::oci::error::{self, ErrorCode};
@@ -17,6 +17,9 @@ use crate::sites::SelectError;
 use crate::upstream;
 
 use super::respond;
+
+/// What a request came to.
+pub(super) type Handled = Result<(Response<Body>, mirror::Outcome), Problem>;
 
 /// What a client is asked to wait when upstream did not say how long.
 const RETRY_AFTER_QUOTA: Duration = Duration::from_secs(60);
@@ -129,10 +132,10 @@ impl From<OverShare> for Problem {
     }
 }
 
-impl From<NoRoom> for Problem {
-    fn from(no_room: NoRoom) -> Self {
+impl From<NoMemory> for Problem {
+    fn from(no_memory: NoMemory) -> Self {
         let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable);
-        Self::new(status, code, no_room.to_string()).retry_after(RETRY_AFTER_BUSY)
+        Self::new(status, code, no_memory.to_string()).retry_after(RETRY_AFTER_BUSY)
     }
 }
 
@@ -224,7 +227,7 @@ impl Problem {
                 "the mirror cannot log in there; its log says why",
             )
             .retry_after(RETRY_AFTER_OUTAGE),
-            upstream::Error::Busy(no_room) => (*no_room).into(),
+            upstream::Error::Busy(no_memory) => (*no_memory).into(),
             upstream::Error::CircuitOpen {
                 silent, again_in, ..
             } => {

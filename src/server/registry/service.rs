@@ -20,7 +20,7 @@ use crate::sites::SelectError;
 use super::blob::BlobRequest;
 use super::lists::ListRequest;
 use super::manifest;
-use super::problem::Problem;
+use super::problem::{Handled, Problem};
 use super::respond::{self, OCI_NAMESPACE};
 
 /// Answers requests to the registry API.
@@ -31,8 +31,6 @@ pub(crate) struct Service {
     counters: Arc<CounterTable>,
     buffers: Buffers,
 }
-
-type Answered = Result<(Response<Body>, Outcome), Problem>;
 
 impl Service {
     /// A service in front of `mirror`.
@@ -86,7 +84,7 @@ impl Service {
         request: &Request<Incoming>,
         caller: &Caller,
         entry: &mut Entry,
-    ) -> Answered {
+    ) -> Handled {
         let is_front =
             request.uri().path() == "/" && matches!(*request.method(), Method::GET | Method::HEAD);
         self.gate.judge(request, is_front)?;
@@ -140,7 +138,7 @@ impl Service {
         request: &Request<Incoming>,
         context: Option<&Context>,
         endpoint: Endpoint,
-    ) -> Answered {
+    ) -> Handled {
         let (mirror, headers) = (&self.mirror, request.headers());
         let lists = ListRequest {
             mirror,

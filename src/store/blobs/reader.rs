@@ -53,7 +53,7 @@ pub(super) struct Begun {
 
 /// How a growing blob is doing.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pace {
+pub(crate) struct Growth {
     /// Bytes that can be read by now.
     pub(crate) readable: u64,
     /// How many of them have come since it began to grow.
@@ -103,9 +103,9 @@ impl BlobReader {
     }
 
     /// How fast a growing blob grows.
-    pub(crate) fn pace(&self) -> Pace {
+    pub(crate) fn pace(&self) -> Growth {
         match &self.extent {
-            Extent::Stored { length, .. } => Pace {
+            Extent::Stored { length, .. } => Growth {
                 readable: *length,
                 received: *length,
                 running: Duration::ZERO,
@@ -117,7 +117,7 @@ impl BlobReader {
                     Progress::Growing(readable) | Progress::Complete(readable) => readable,
                     Progress::Failed(_) => 0,
                 };
-                Pace {
+                Growth {
                     readable,
                     received: readable.saturating_sub(begun.with),
                     running: begun.at.elapsed(),

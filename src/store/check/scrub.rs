@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::store::disk::files::is_at;
-use crate::store::disk::layout::Step;
+use crate::store::disk::layout::Visited;
 use crate::store::disk::xattrs::{last_checked, note_checked, unix_seconds};
 use crate::store::key::StoreKey;
 use crate::store::room::Room;
@@ -105,12 +105,12 @@ impl Scrub {
         let mut rest = self.every;
         // Of the layout alone, so that the store is not held for the length of a walk.
         let layout = self.room.upgrade()?.disk().layout().clone();
-        let mut visit = |step: Step<'_>| {
+        let mut visit = |step: Visited<'_>| {
             if self.room.strong_count() == 0 {
                 return ControlFlow::Break(());
             }
             // What cannot be listed, the scan at the start has complained about.
-            let Step::File(entry, Some(StoreKey::Blob(digest))) = step else {
+            let Visited::File(entry, Some(StoreKey::Blob(digest))) = step else {
                 return ControlFlow::Continue(());
             };
             let checked = last_checked(&entry.path());

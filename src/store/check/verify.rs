@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::store::disk::files::is_at;
-use crate::store::disk::layout::{Layout, Step};
+use crate::store::disk::layout::{Layout, Visited};
 use crate::store::disk::xattrs::note_checked;
-use crate::store::key::{Share, StoreKey};
+use crate::store::key::{EntryKind, StoreKey};
 use crate::store::room::damage::Damage;
 
 use super::hash::{self, Checked};
@@ -105,9 +105,9 @@ fn run_to_end(
 }
 
 fn each(layout: &Layout, visit: &mut impl FnMut(StoreKey) -> ControlFlow<()>) -> ControlFlow<()> {
-    let mut step = |step: Step<'_>| match step {
+    let mut step = |step: Visited<'_>| match step {
         // Of a list of blobs nothing can be checked.
-        Step::File(_, Some(key)) if key.share() != Share::Vouched => visit(key),
+        Visited::File(_, Some(key)) if key.share() != EntryKind::Vouched => visit(key),
         // A file that vanishes meanwhile was evicted. What cannot be listed was logged by the scan at the start.
         _ => ControlFlow::Continue(()),
     };

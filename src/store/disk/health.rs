@@ -93,12 +93,12 @@ impl std::fmt::Display for DiskTrouble {
 /// The state of the disk as far as it is known.
 pub(super) struct Health {
     /// Guards three small values, never held across a system call.
-    known: Mutex<Known>,
+    known: Mutex<HealthState>,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
-struct Known {
+struct HealthState {
     trouble: Option<DiskTrouble>,
     /// Causes of failed writes.
     writes: Told,
@@ -208,7 +208,7 @@ impl Health {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, HealthState> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

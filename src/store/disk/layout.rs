@@ -50,7 +50,7 @@ const SLASH: &str = "+";
 const MAX_NAME: usize = 255;
 
 /// What a walk finds, one after the other.
-pub(crate) enum Step<'a> {
+pub(crate) enum Visited<'a> {
     /// A directory. What is in it comes next.
     Directory(PathBuf),
     /// A file or anything else that is no directory, and what its path says that it is; `None`: no file of the store.
@@ -206,21 +206,21 @@ impl Layout {
     pub(crate) fn walk(
         &self,
         directory: &Path,
-        visit: &mut impl FnMut(Step<'_>) -> ControlFlow<()>,
+        visit: &mut impl FnMut(Visited<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let entries = match fs::read_dir(directory) {
             Ok(entries) => entries,
-            Err(error) => return visit(Step::Unreadable(directory, error)),
+            Err(error) => return visit(Visited::Unreadable(directory, error)),
         };
         for entry in entries.flatten() {
             let (path, kind) = (entry.path(), entry.file_type());
             if kind.as_ref().is_ok_and(FileType::is_dir) {
-                visit(Step::Directory(path.clone()))?;
+                visit(Visited::Directory(path.clone()))?;
                 self.walk(&path, visit)?;
             } else if kind.is_ok_and(|kind| kind.is_file()) {
-                visit(Step::File(&entry, self.read(&path)))?;
+                visit(Visited::File(&entry, self.read(&path)))?;
             } else {
-                visit(Step::File(&entry, None))?;
+                visit(Visited::File(&entry, None))?;
             }
         }
         ControlFlow::Continue(())

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use crate::oci::name::QualifiedName;
-use crate::store::disk::layout::{Layout, Step};
+use crate::store::disk::layout::{Layout, Visited};
 use crate::store::key::StoreKey;
 
 /// The repositories of which a manifest is stored, in no order. For blocking threads.
@@ -12,8 +12,8 @@ use crate::store::key::StoreKey;
 /// The disk is asked: it is right also while the store is still being counted.
 pub(super) fn repositories(layout: &Layout) -> Vec<QualifiedName> {
     let mut found = HashSet::new();
-    let mut visit = |step: Step<'_>| {
-        if let Step::File(_, Some(StoreKey::Manifest(id))) = step {
+    let mut visit = |step: Visited<'_>| {
+        if let Visited::File(_, Some(StoreKey::Manifest(id))) = step {
             found.insert(id.0.clone());
         }
         ControlFlow::Continue(())

@@ -25,7 +25,7 @@ pub(crate) struct StoredListing {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Header {
+struct ListingHeader {
     #[serde(with = "unix_millis")]
     fetched_at: SystemTime,
     digest: Digest,
@@ -53,7 +53,7 @@ impl Document for StoredListing {
     }
 
     fn to_file(&self) -> Vec<u8> {
-        let header = Header {
+        let header = ListingHeader {
             fetched_at: self.fetched_at,
             digest: Digest::of(&self.bytes),
             rules: RULES,
@@ -62,7 +62,7 @@ impl Document for StoredListing {
     }
 
     fn from_file((_, which): &Self::Id, file: Bytes) -> Option<Self> {
-        let (header, bytes) = split_header::<Header>(&file)?;
+        let (header, bytes) = split_header::<ListingHeader>(&file)?;
         let asked_again = header.rules < RULES && matches!(which, Listing::Referrers(_));
         (Digest::of(&bytes) == header.digest).then_some(Self {
             bytes,

@@ -27,7 +27,7 @@ pub struct StoredManifest {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Header {
+struct ManifestHeader {
     media_type: String,
     #[serde(with = "unix_millis")]
     fetched_at: SystemTime,
@@ -40,7 +40,7 @@ struct Header {
 /// What [`Header::rules`] is today.
 const RULES: u32 = 1;
 
-impl Header {
+impl ManifestHeader {
     /// Whether the type may be kept. Of an old file only the bytes can tell.
     fn is_believed(&self, bytes: &[u8]) -> bool {
         self.rules >= RULES
@@ -64,7 +64,7 @@ impl Document for StoredManifest {
     }
 
     fn to_file(&self) -> Vec<u8> {
-        let header = Header {
+        let header = ManifestHeader {
             media_type: self.media_type.clone(),
             fetched_at: self.fetched_at,
             rules: RULES,
@@ -73,7 +73,7 @@ impl Document for StoredManifest {
     }
 
     fn from_file((_, digest): &Self::Id, file: Bytes) -> Option<Self> {
-        let (header, bytes) = split_header::<Header>(&file)?;
+        let (header, bytes) = split_header::<ManifestHeader>(&file)?;
         let is_sound = manifest::is_digest_of(digest, &header.media_type, &bytes)
             && header.is_believed(&bytes);
         is_sound.then(|| Self {

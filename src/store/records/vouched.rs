@@ -80,7 +80,7 @@ pub(super) struct Vouched<K> {
 
 /// One list. The lock is held for a lookup or an insert.
 struct VouchedList {
-    entries: Mutex<Entries>,
+    entries: Mutex<VouchedEntries>,
     promoted: AtomicU32,
 }
 
@@ -95,14 +95,14 @@ struct Unwritten {
 }
 
 #[derive(Default)]
-struct Entries {
+struct VouchedEntries {
     by_digest: HashMap<Digest, Vouch>,
     /// How many the file has.
     lines: usize,
 }
 
 impl VouchedList {
-    fn entries(&self) -> MutexGuard<'_, Entries> {
+    fn entries(&self) -> MutexGuard<'_, VouchedEntries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -119,7 +119,7 @@ impl VouchedList {
     }
 }
 
-impl Entries {
+impl VouchedEntries {
     /// Takes `new` in; returns the entries that are to be written.
     fn merge(&mut self, new: Vec<(Digest, Vouch)>) -> Vec<Digest> {
         let mut changed = Vec::new();
@@ -226,7 +226,7 @@ impl<K: Vouching> Vouched<K> {
     /// Takes a blob from the list.
     pub(super) async fn remove(self: &Arc<Self>, id: &K, digest: &Digest) {
         let digest = digest.clone();
-        let remove = move |entries: &mut Entries| {
+        let remove = move |entries: &mut VouchedEntries| {
             let removed = entries.by_digest.remove(&digest);
             removed.map(|_| digest).into_iter().collect()
         };
@@ -242,7 +242,7 @@ impl<K: Vouching> Vouched<K> {
     async fn change(
         self: &Arc<Self>,
         id: &K,
-        change: impl FnOnce(&mut Entries) -> Vec<Digest> + Send + 'static,
+        change: impl FnOnce(&mut VouchedEntries) -> Vec<Digest> + Send + 'static,
     ) {
         let (vouched, of) = (Arc::clone(self), id.clone());
         let unwritten = run(move || vouched.change_in_memory(of, change)).await;
@@ -261,7 +261,7 @@ impl<K: Vouching> Vouched<K> {
     fn change_in_memory(
         &self,
         id: K,
-        change: impl FnOnce(&mut Entries) -> Vec<Digest>,
+        change: impl FnOnce(&mut VouchedEntries) -> Vec<Digest>,
     ) -> Option<Unwritten> {
         let _files = self.files(&id);
         let list = self.list(&id);
@@ -349,7 +349,7 @@ impl<K: Vouching> Vouched<K> {
         list
     }
 
-    fn read(&self, id: &K) -> Entries {
+    fn read(&self, id: &K) -> VouchedEntries {
         let key = id.key();
         let path = self.room.disk().layout().path(&key);
         let written = fs::metadata(&path).and_then(|file| file.modified());
@@ -389,8 +389,8 @@ impl<K: Vouching> Vouched<K> {
 }
 
 /// The entries of a list that was written at `written`, and whether an earlier version wrote any of it.
-fn parse(text: &str, written: u32) -> (Entries, bool) {
-    let mut entries = Entries::default();
+fn parse(text: &str, written: u32) -> (VouchedEntries, bool) {
+    let mut entries = VouchedEntries::default();
     let mut old = false;
     for line in text.lines() {
         entries.lines += 1;
@@ -451,7 +451,7 @@ mod tests {
 
     #[test]
     fn a_manifest_takes_no_proof_away_and_an_hour_is_not_worth_a_line() {
-        let mut entries = Entries::default();
+        let mut entries = VouchedEntries::default();
         let mut add = |vouch| entries.merge(vec![(digest(1), vouch)]).len();
         assert_eq!(add(vouch(10_000, true, 0)), 1);
         assert_eq!(add(vouch(10_001, false, 0)), 0);
@@ -463,7 +463,7 @@ mod tests {
 
     #[test]
     fn a_list_that_is_too_long_loses_its_oldest_entries() {
-        let mut entries = Entries::default();
+        let mut entries = VouchedEntries::default();
         entries.merge(
             (0..100)
                 .map(|n| (digest(n), vouch(n / 2, true, 0)))

@@ -23,7 +23,7 @@ use std::time::SystemTime;
 use crate::store::disk::Disk;
 use crate::store::disk::files::{is_at, move_into_place, options};
 use crate::store::hook::Hook;
-use crate::store::key::{Share, StoreKey};
+use crate::store::key::{EntryKind, StoreKey};
 
 use damage::{Damage, FoundBy};
 use index::{Index, seconds_now};
@@ -91,7 +91,7 @@ impl Room {
         let (metrics, usage) = (self.disk.metrics(), self.index.usage());
         metrics.store_bytes.set(usage.total() as f64);
         metrics.store_pinned.set(usage.pinned.bytes as f64);
-        for share in Share::ALL {
+        for share in EntryKind::ALL {
             let amount = usage.share(share);
             let bytes = metrics
                 .store_share_bytes
@@ -108,7 +108,7 @@ impl Room {
             .set(directories);
         let bytes = metrics.store_share_bytes.with_label_values(words);
         bytes.set((usage.directories * DIRECTORY) as f64);
-        let blobs = usage.share(Share::Blobs).files;
+        let blobs = usage.share(EntryKind::Blobs).files;
         metrics
             .store_blobs
             .set(i64::try_from(blobs).unwrap_or(i64::MAX));

@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::store::disk::layout::{Layout, Step};
+use crate::store::disk::layout::{Layout, Visited};
 use crate::store::key::StoreKey;
 
 use super::Room;
@@ -44,7 +44,7 @@ fn run(room: &Weak<Room>, layout: &Layout, leftovers: &[PathBuf]) {
     let started = Instant::now();
     let mut count = Count::default();
     for directory in layout.counted() {
-        let step = &mut |step: Step<'_>| {
+        let step = &mut |step: Visited<'_>| {
             count.step(step);
             // Not held for the length of the walk, so that the store can be dropped meanwhile.
             match room.strong_count() {
@@ -99,14 +99,14 @@ struct Count {
 }
 
 impl Count {
-    fn step(&mut self, step: Step<'_>) {
+    fn step(&mut self, step: Visited<'_>) {
         match step {
-            Step::Directory(path) => self.directories.push(path),
-            Step::File(entry, found) => self.file(entry, found),
-            Step::Unreadable(path, error) if error.kind() != io::ErrorKind::NotFound => {
+            Visited::Directory(path) => self.directories.push(path),
+            Visited::File(entry, found) => self.file(entry, found),
+            Visited::Unreadable(path, error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(path = %path.display(), %error, "cannot read a directory of the store");
             }
-            Step::Unreadable(..) => {}
+            Visited::Unreadable(..) => {}
         }
     }
 

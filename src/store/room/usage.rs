@@ -1,6 +1,6 @@
 //! What is counted, and in which unit.
 
-use crate::store::key::Share;
+use crate::store::key::EntryKind;
 
 /// The unit in which file systems hand out space.
 const BLOCK: u64 = 4096;
@@ -99,7 +99,7 @@ impl Promise {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// What is stored, by [`Share`].
-    shares: [Amount; Share::ALL.len()],
+    shares: [Amount; EntryKind::ALL.len()],
     /// Promised to what is being written.
     pub(crate) reserved: Amount,
     /// How much of what is reserved is on disk by now.
@@ -125,17 +125,17 @@ impl Usage {
         }
     }
 
-    pub(crate) fn share(&self, share: Share) -> Amount {
+    pub(crate) fn share(&self, share: EntryKind) -> Amount {
         self.shares.get(share as usize).copied().unwrap_or_default()
     }
 
-    pub(super) fn share_mut(&mut self, share: Share) -> &mut Amount {
+    pub(super) fn share_mut(&mut self, share: EntryKind) -> &mut Amount {
         let [blobs, records, vouched, partials] = &mut self.shares;
         match share {
-            Share::Blobs => blobs,
-            Share::Records => records,
-            Share::Vouched => vouched,
-            Share::Partials => partials,
+            EntryKind::Blobs => blobs,
+            EntryKind::Records => records,
+            EntryKind::Vouched => vouched,
+            EntryKind::Partials => partials,
         }
     }
 

@@ -6,7 +6,7 @@ use http::{HeaderMap, Method, StatusCode, Uri, header};
 
 use crate::oci::endpoint::Endpoint;
 use crate::upstream::error::Error;
-use crate::upstream::wire::http::{Body, parse_uri};
+use crate::upstream::wire::http::{UpstreamBody, parse_uri};
 
 #[derive(Clone)]
 pub(crate) struct Question {
@@ -69,7 +69,7 @@ impl Question {
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    pub(crate) body: Body,
+    pub(crate) body: UpstreamBody,
 }
 
 pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {

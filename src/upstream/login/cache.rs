@@ -23,12 +23,12 @@ pub(super) struct CredentialCache {
     /// The upstream's, for the log.
     namespace: Arc<str>,
     /// Guards small values, never held while waiting.
-    state: Mutex<State>,
+    state: Mutex<CacheState>,
     flights: Arc<Flights<(), Result<Obtained, Error>>>,
 }
 
 #[derive(Default)]
-struct State {
+struct CacheState {
     kept: Obtained,
     /// The credential that was refused last. It is not shown before the hold is over; another one is.
     refused: Option<(Arc<Credential>, Hold)>,
@@ -154,7 +154,7 @@ impl CredentialCache {
             .map_err(|_| Error::unavailable("reading the credentials was called off"))?
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CacheState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -162,7 +162,7 @@ impl Breaker {
         cause: &Error,
     ) {
         let cause: Arc<str> = cause.detail().into();
-        let failure = Failure {
+        let failure = FailureReport {
             question: subject.question,
             kind,
             cause: &cause,
@@ -201,7 +201,7 @@ impl Breaker {
 }
 
 /// A failure as the circuits take it.
-struct Failure<'a> {
+struct FailureReport<'a> {
     question: u64,
     kind: FailureKind,
     cause: &'a Arc<str>,
@@ -229,7 +229,7 @@ impl Watched {
         }
     }
 
-    fn failed(&mut self, admission: Admission, failure: &Failure<'_>) -> Transition {
+    fn failed(&mut self, admission: Admission, failure: &FailureReport<'_>) -> Transition {
         self.last = Some((Arc::clone(failure.cause), failure.kind));
         let (question, kind) = (failure.question, failure.kind);
         self.circuit

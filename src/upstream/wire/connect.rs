@@ -24,7 +24,7 @@ use super::zone::{Reach, Zone};
 /// Connects over TCP, directly or through a proxy, and speaks TLS on top for `https`.
 pub(super) type Connector = HttpsConnector<ProxyConnector>;
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Which proxy is used for which host.
 #[derive(Clone)]
@@ -172,7 +172,7 @@ pub(super) struct Stream {
 #[derive(Debug)]
 pub(super) struct ProxyFailed {
     pub(super) proxy: Uri,
-    pub(super) cause: Error,
+    pub(super) cause: BoxError,
 }
 
 impl std::fmt::Display for ProxyFailed {
@@ -189,10 +189,10 @@ impl std::error::Error for ProxyFailed {
 
 impl Service<Uri> for ProxyConnector {
     type Response = Stream;
-    type Error = Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Stream, Error>> + Send>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Stream, BoxError>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.tcp.poll_ready(cx).map_err(Into::into)
     }
 
@@ -218,7 +218,7 @@ impl Service<Uri> for ProxyConnector {
 }
 
 impl ProxyConnector {
-    async fn through(mut self, proxy: Intercept, destination: Uri) -> Result<Stream, Error> {
+    async fn through(mut self, proxy: Intercept, destination: Uri) -> Result<Stream, BoxError> {
         let proxied = matches!(proxy.uri().scheme_str(), Some("http" | "https"))
             && destination.scheme_str() != Some("https");
         let inner = match proxy.uri().scheme_str() {
@@ -229,7 +229,7 @@ impl ProxyConnector {
                 if let Some(authorization) = proxy.basic_auth() {
                     tunnel = tunnel.with_auth(authorization.clone());
                 }
-                tunnel.call(destination).await.map_err(Error::from)
+                tunnel.call(destination).await.map_err(BoxError::from)
             }
             _ => self.through_socks(&proxy, destination).await,
         };
@@ -249,7 +249,7 @@ impl ProxyConnector {
         mut self,
         proxy: &Intercept,
         destination: Uri,
-    ) -> Result<MaybeHttpsStream<TokioIo<TcpStream>>, Error> {
+    ) -> Result<MaybeHttpsStream<TokioIo<TcpStream>>, BoxError> {
         let scheme = proxy.uri().scheme_str().unwrap_or_default();
         let socks4 = scheme.starts_with("socks4");
         // The connectors know only HTTP's ports.

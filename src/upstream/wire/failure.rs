@@ -11,13 +11,13 @@ use super::connect::ProxyFailed;
 use super::resolve::Refused;
 
 /// The host of a request and the proxy on the way, as an error names them. Without user names and passwords.
-pub(super) struct Way {
+pub(super) struct Destination {
     host: String,
     is_https: bool,
     proxy: Option<Uri>,
 }
 
-impl Way {
+impl Destination {
     pub(super) fn new(uri: &Uri, proxy: Option<Uri>) -> Self {
         let host = uri.host().unwrap_or_default();
         let port = uri.port().map(|port| format!(":{port}"));
@@ -50,7 +50,7 @@ impl Way {
     }
 }
 
-impl std::fmt::Display for Way {
+impl std::fmt::Display for Destination {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.host)?;
         match &self.proxy {
@@ -122,9 +122,9 @@ mod tests {
     #[test]
     fn no_error_repeats_who_the_url_names() {
         let uri = "http://me:hunter2@a.example:81/x".parse().unwrap();
-        assert_eq!(Way::new(&uri, None).to_string(), "a.example:81");
+        assert_eq!(Destination::new(&uri, None).to_string(), "a.example:81");
         let proxy = Some("http://proxy:3128/".parse().unwrap());
-        let way = Way::new(&uri, proxy).to_string();
+        let way = Destination::new(&uri, proxy).to_string();
         assert_eq!(way, "a.example:81 (through the proxy http://proxy:3128/)");
     }
 

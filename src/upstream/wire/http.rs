@@ -20,7 +20,7 @@ use crate::oci::name::Repository;
 
 use super::breaks::Breaks;
 use super::connect::{Connector, Connectors, Proxies};
-use super::failure::{Way, causes};
+use super::failure::{Destination, causes};
 use super::pace::Pace;
 use super::settings::{ConnectionSettings, Timeouts};
 use super::zone::{Reach, Zone};
@@ -117,7 +117,7 @@ impl Http {
                 .insert(PROXY_AUTHORIZATION, authorization);
         }
         let method = request.method().clone();
-        let way = Way::new(request.uri(), self.proxies.on_the_way(request.uri()));
+        let way = Destination::new(request.uri(), self.proxies.on_the_way(request.uri()));
         let started = Instant::now();
         let sending = self.send_twice(request, reach);
         let result = match tokio::time::timeout_at(until.into(), sending).await {
@@ -184,12 +184,12 @@ impl Http {
         known.unwrap_or(Zone::Public)
     }
 
-    pub(crate) fn body(&self, incoming: Incoming) -> Body {
+    pub(crate) fn body(&self, incoming: Incoming) -> UpstreamBody {
         let bytes = self
             .metrics
             .upstream_bytes
             .with_label_values(&[&*self.namespace]);
-        Body {
+        UpstreamBody {
             incoming,
             idle: self.timeouts.idle,
             bytes,
@@ -223,7 +223,7 @@ impl Http {
 }
 
 /// A response body that is still arriving. Every piece must come within the idle timeout.
-pub(crate) struct Body {
+pub(crate) struct UpstreamBody {
     incoming: Incoming,
     idle: Duration,
     bytes: prometheus::IntCounter,
@@ -234,7 +234,7 @@ pub(crate) struct Body {
     pace: Pace,
 }
 
-impl Body {
+impl UpstreamBody {
     /// Notes in `breaks` if this body, which is about a repository, ends before `length` bytes have come.
     pub(crate) fn watched(
         self,
@@ -352,9 +352,9 @@ impl Body {
     }
 }
 
-impl std::fmt::Debug for Body {
+impl std::fmt::Debug for UpstreamBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Body")
+        f.write_str("UpstreamBody")
     }
 }
 

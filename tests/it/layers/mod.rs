@@ -7,7 +7,7 @@ mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use source::{Sources, below, foreign_impls, paths};
+use source::{Sources, below, foreign_impls, paths, types_defined};
 use tables::{ALLOWED, FORBIDDEN, INSIDE};
 use text::{bare, functions};
 
@@ -194,6 +194,21 @@ fn a_type_has_its_methods_where_it_is_defined() {
 
 /// Public are only functions that other crates name: fuzz targets, benchmarks, the binary. Of all others the compiler
 /// finds which are dead.
+/// A reader who meets a name need not ask which of several things it means. Each component has its `Settings` and its
+/// `Error`, and its module's name stands before them.
+#[test]
+fn a_type_name_means_one_thing() {
+    let sources = Sources::read();
+    let mut places: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for file in sources.files() {
+        for name in types_defined(&file.code) {
+            places.entry(name).or_default().push(&file.name);
+        }
+    }
+    places.retain(|name, files| files.len() > 1 && !["Settings", "Error"].contains(name));
+    assert_eq!(places, BTreeMap::new());
+}
+
 #[test]
 fn public_functions_are_used_from_outside() {
     let outside: Vec<_> = ["fuzz/fuzz_targets", "benches"]

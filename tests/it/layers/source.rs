@@ -338,6 +338,26 @@ pub fn defines(code: &str, item: &str) -> bool {
 }
 
 /// Names of the methods that take `self`.
+/// Names of the types and traits that a file defines. What is indented belongs to a trait or a function.
+pub fn types_defined(code: &str) -> Vec<&str> {
+    let name = |line: &'_ str| -> Option<(usize, usize)> {
+        let words = ["struct ", "enum ", "trait ", "type "];
+        let visible = line.strip_prefix("pub").map_or(line, |rest| {
+            let rest = rest.trim_start();
+            rest.strip_prefix('(')
+                .and_then(|rest| rest.split_once(')'))
+                .map_or(rest, |(_, rest)| rest.trim_start())
+        });
+        let rest = words.iter().find_map(|word| visible.strip_prefix(word))?;
+        let end = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+        let start = line.len() - rest.len();
+        Some((start, start + end))
+    };
+    code.lines()
+        .filter_map(|line| name(line).map(|(start, end)| &line[start..end]))
+        .collect()
+}
+
 fn methods_of(code: &str) -> BTreeSet<&str> {
     let functions = code.match_indices("fn ").filter_map(|(at, _)| {
         let rest = &code[at + 3..];

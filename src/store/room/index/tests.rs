@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::oci::digest::Digest;
-use crate::store::key::Share;
+use crate::store::key::EntryKind;
 
 fn key(n: u32) -> StoreKey {
     StoreKey::Blob(Digest::of(&n.to_be_bytes()))
@@ -34,7 +34,7 @@ fn victims_are_those_used_longest_ago() {
     (0..4).for_each(|n| index.commit(key(n), 1000, Promise::default()));
     index.touch(&key(0), 1000);
     assert_eq!(evict(&index, cost(1000) + 1, 2), [key(1), key(2)]);
-    assert_eq!(index.usage().share(Share::Blobs).files, 2);
+    assert_eq!(index.usage().share(EntryKind::Blobs).files, 2);
     assert!(index.usage().trash.bytes >= 2 * cost(1000));
 }
 
