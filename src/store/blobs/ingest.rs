@@ -26,7 +26,7 @@ use crate::store::disk::xattrs;
 use crate::store::key::StoreKey;
 use crate::store::room::Room;
 use crate::store::room::reserve::could_ever_fit;
-use crate::store::room::usage::{NoRoom, cost};
+use crate::store::room::usage::NoRoom;
 
 use super::partial::{Partial, PartialId};
 use super::progress::{IngestFailure, Progress};
@@ -214,7 +214,7 @@ impl Ingest {
     }
 
     async fn make_room(&mut self, length: u64) -> Result<(), IngestFailure> {
-        while cost(length) > self.partial.reserved() {
+        while !self.partial.has_room_for(length) {
             let step = step(self.partial.room(), self.size);
             let upto = self.partial.reserved().saturating_add(step);
             let upto = self.size.map_or(upto, |size| upto.min(size));

@@ -151,13 +151,24 @@ impl Partial {
         self.reservation.as_ref().map_or(0, Reservation::bytes)
     }
 
+    /// Whether a blob of `size` bytes fits into what is promised. What is promised for directories is not for its bytes:
+    /// they are counted as soon as it gets its name.
+    pub(super) fn has_room_for(&self, size: u64) -> bool {
+        self.price(size) <= self.reserved()
+    }
+
+    fn price(&self, size: u64) -> u64 {
+        self.room.price(size, &StoreKey::Blob(self.id.1.clone()))
+    }
+
     /// Sees to it that `size` bytes fit: promised by the store, and where the file system can do that, given by
     /// it. A full disk shows now and not in the middle of the blob.
     pub(super) async fn make_room(&mut self, size: u64) -> io::Result<Result<(), NoRoom>> {
+        let price = self.price(size);
         let Some(reservation) = &mut self.reservation else {
             return Ok(Ok(()));
         };
-        let missing = cost(size).saturating_sub(reservation.bytes());
+        let missing = price.saturating_sub(reservation.bytes());
         if missing > 0
             && let Err(no_room) = reservation.grow(missing).await
         {

@@ -310,7 +310,7 @@ impl Room {
     }
 
     /// What a file of `length` bytes costs at most, the directories on its way included.
-    fn price(&self, length: u64, key: &StoreKey) -> u64 {
+    pub(crate) fn price(&self, length: u64, key: &StoreKey) -> u64 {
         let path = self.path(key);
         let directories = path
             .strip_prefix(self.disk.layout().root())
