@@ -35,7 +35,7 @@ struct ListingHeader {
     rules: u32,
 }
 
-/// What [`Header::rules`] is today.
+/// What [`ListingHeader::rules`] is today.
 const RULES: u32 = 1;
 
 impl Document for StoredListing {

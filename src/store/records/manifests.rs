@@ -37,7 +37,7 @@ struct ManifestHeader {
     rules: u32,
 }
 
-/// What [`Header::rules`] is today.
+/// What [`ManifestHeader::rules`] is today.
 const RULES: u32 = 1;
 
 impl ManifestHeader {

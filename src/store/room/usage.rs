@@ -98,7 +98,7 @@ impl Promise {
 /// What a store holds at one moment, in bytes of disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// What is stored, by [`Share`].
+    /// What is stored, by [`EntryKind`].
     shares: [Amount; EntryKind::ALL.len()],
     /// Promised to what is being written.
     pub(crate) reserved: Amount,
