@@ -116,7 +116,7 @@ impl Client {
     /// Asks as the first account that may, and as the next one where that is refused.
     async fn try_accounts(&self, question: &Question, until: Instant) -> Result<Reply, FailedTry> {
         let repository = question.endpoint.repository();
-        let ping = self.transport.ping(until);
+        let ping = async { Box::pin(self.transport.ping(until)).await };
         self.throttle
             .admit(repository.map(Repository::as_str), ping)
             .await?;
@@ -176,6 +176,8 @@ impl Client {
     }
 
     /// Authenticates as upstream demands: with the token at hand, and once more with a new one.
+    ///
+    /// What is seldom needed is in boxes of its own: every question that waits for upstream would have room for it.
     async fn authenticate_and_send(
         &self,
         account: &Account,
@@ -194,15 +196,13 @@ impl Client {
         let answer = match (arrival.response.status(), &sent) {
             (StatusCode::UNAUTHORIZED, _) if away => {
                 let challenges = challenges(&arrival.response);
-                authenticator
-                    .answer_elsewhere(&challenges, zone, repository)
-                    .await
+                let answer = authenticator.answer_elsewhere(&challenges, zone, repository);
+                Box::pin(answer).await
             }
             (StatusCode::UNAUTHORIZED, sent) => {
-                let challenges = self.challenges_here(&arrival, question, until).await;
-                authenticator
-                    .answer(&challenges, zone, repository, sent.as_ref())
-                    .await
+                let challenges = Box::pin(self.challenges_here(&arrival, question, until)).await;
+                let answer = authenticator.answer(&challenges, zone, repository, sent.as_ref());
+                Box::pin(answer).await
             }
             (StatusCode::FORBIDDEN, Some(sent)) if !away && authenticator.forget_expired(sent) => {
                 authenticator.authorization(repository).await
@@ -213,19 +213,18 @@ impl Client {
             // There is nothing better to send: the response stands.
             None => (arrival, sent),
             Some(authorization) => {
-                self.transport.drain(arrival.response).await;
+                Box::pin(self.transport.drain(arrival.response)).await;
                 let again = if away { arrival.at } else { uri };
-                let arrival = self
-                    .transport
-                    .send(question, again, zone, Some(&authorization), until)
-                    .await?;
-                (arrival, Some(authorization))
+                let sending =
+                    self.transport
+                        .send(question, again, zone, Some(&authorization), until);
+                (Box::pin(sending).await?, Some(authorization))
             }
         };
         let unauthorized = arrival.response.status() == StatusCode::UNAUTHORIZED;
         match (&sent, self.transport.is_here(&arrival.at)) {
             (Some(sent), true) if unauthorized => {
-                self.judge_login(account, question, sent, until).await;
+                Box::pin(self.judge_login(account, question, sent, until)).await;
             }
             // A token for a host that a redirect led to, which may take a new one.
             (Some(sent), false) if unauthorized => {
@@ -317,7 +316,7 @@ impl Client {
                 Some(account) => Some(self.strike(limit, told, question, account, stated)),
                 None => told,
             };
-            return Err(refusal::read(http, response, strike).await);
+            return Err(Box::pin(refusal::read(http, response, strike)).await);
         }
         if let Some(account) = account {
             let repository = question.endpoint.repository().map(Repository::as_str);

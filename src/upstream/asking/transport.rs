@@ -107,7 +107,7 @@ impl Transport {
             match redirect(&response, &uri)? {
                 Some(next) => {
                     tracing::debug!(upstream = %self.http.namespace(), to = next.host(), "redirected");
-                    self.drain(response).await;
+                    Box::pin(self.drain(response)).await;
                     uri = next;
                 }
                 None => {
@@ -141,7 +141,7 @@ impl Transport {
             repository: question.endpoint.repository().map(Repository::as_str),
             question: question.subject(),
         };
-        let ping = async { self.ping(until).await.map(drop) };
+        let ping = async { Box::pin(self.ping(until)).await.map(drop) };
         self.breaker.admit(subject, ping).await
     }
 
