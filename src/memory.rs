@@ -26,8 +26,8 @@ pub struct Settings {
     pub manifest: usize,
 }
 
-/// The room that bodies have in memory. Whoever makes one long takes room for it first, and gives it back with the last
-/// copy of the bytes.
+/// The room that bodies have in memory. Room for a long one is taken before it is made, and comes back with the last
+/// copy of its bytes.
 pub struct Memory {
     room: Arc<Semaphore>,
     /// The part of all room that may be taken through this: those who stall in one place must not take the room of the

@@ -16,7 +16,7 @@ use crate::mirror::Site;
 use crate::server::admin::guard;
 use crate::server::connection::tls;
 use crate::sites::Sites;
-use crate::upstream::{CertificateError, Login, Password, Upstream};
+use crate::upstream::{Login, Upstream};
 
 /// In a smaller store hardly an image finds room.
 const SMALL: u64 = 64 << 20;
@@ -27,6 +27,12 @@ pub(crate) struct Prepared {
     pub(super) memory: Arc<Memory>,
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) sites: Sites<Arc<Site>>,
+}
+
+impl Prepared {
+    pub(crate) fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        self.sites.iter().map(|(_, site)| &**site.upstream())
+    }
 }
 
 /// What works, and is hardly meant.
@@ -52,61 +58,30 @@ pub(crate) fn prepare(config: &Config) -> Result<Prepared, Vec<String>> {
     {
         faults.push(format!("admin_token_file: {}: {error}", path.display()));
     }
-    let site = |configured: &crate::config::UpstreamConfig| {
-        let upstream = Upstream::new(configured.settings.clone(), &memory, &metrics)?;
-        Ok::<_, CertificateError>(Arc::new(Site::new(upstream, configured.freshness.clone())))
-    };
-    let sites = config.sites(site);
-    for upstream in &config.upstreams {
-        let name = upstream.settings.namespace.as_str();
-        if sites.is_err()
-            && let Err(error) = Upstream::new(upstream.settings.clone(), &memory, &metrics)
-        {
-            faults.push(format!("upstream.{name:?}: {error}"));
+    let mut built = Vec::new();
+    for configured in &config.upstreams {
+        let name = configured.settings.namespace.as_str();
+        match Upstream::new(configured.settings.clone(), &memory, &metrics) {
+            Ok(upstream) => built.push(Arc::new(Site::new(upstream, configured.freshness.clone()))),
+            Err(error) => faults.push(format!("upstream.{name:?}: {error}")),
         }
-        for login in &upstream.settings.logins {
-            if let Some(fault) = password_fault(login) {
+        for login in &configured.settings.logins {
+            if let Login::Password { password, .. } = login
+                && let Some(fault) = password.fault()
+            {
                 faults.push(format!("upstream.{name:?}.password_file: {fault}"));
             }
         }
     }
-    match sites {
-        Ok(sites) if faults.is_empty() => Ok(Prepared {
-            metrics,
-            memory,
-            tls,
-            sites,
-        }),
-        _ => Err(faults),
+    if !faults.is_empty() {
+        return Err(faults);
     }
-}
-
-/// What is wrong with a password file. It can be another one later, but one that is no password now is a mistake.
-fn password_fault(login: &Login) -> Option<String> {
-    let Login::Password {
-        password: Password::File(path),
-        ..
-    } = login
-    else {
-        return None;
-    };
-    // A pipe gives what it has once, to the one who asks upstream.
-    if !path.metadata().is_ok_and(|it| it.is_file()) {
-        return None;
-    }
-    let path = path.display();
-    match std::fs::read_to_string(path.to_string()).map(crate::secret::Secret::new) {
-        Err(error) => Some(format!(
-            "{path}: {error}; the user that runs pierglass must be able to read it"
-        )),
-        Ok(text) => match text.expose().trim_end_matches(['\r', '\n']) {
-            "" => Some(format!("{path} is empty; write the password into it")),
-            password if password.contains('\n') => Some(format!(
-                "{path} has more than one line; write the password alone into it"
-            )),
-            _ => None,
-        },
-    }
+    Ok(Prepared {
+        metrics,
+        memory,
+        tls,
+        sites: config.sites(built),
+    })
 }
 
 /// What an operator should know before a pull tells it.

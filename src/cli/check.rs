@@ -1,16 +1,12 @@
 //! `pierglass check`: is the configuration right, and do the upstreams take it?
 
-use std::sync::Arc;
-
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::app::prepare;
+use crate::app::prepare::{self, Prepared};
 use crate::config::Config;
 use crate::config::units::{format_duration, format_size};
-use crate::memory::Memory;
-use crate::metrics::Metrics;
 use crate::sites::hub;
 use crate::upstream::{Error, Probe, Upstream};
 
@@ -40,14 +36,17 @@ pub(super) fn run(flags: &CheckFlags) -> Result<(), Failure> {
         }
         Err(mistakes) => return Err(mistakes.into()),
     };
-    if let Err(faults) = prepare::prepare(&config) {
-        let failure = Failure::usage(faults.join("\n"));
-        if flags.json {
-            print(&pretty(&json!({ "valid": false, "faults": faults })));
-            return Err(failure.said());
+    let prepared = match prepare::prepare(&config) {
+        Ok(prepared) => prepared,
+        Err(faults) => {
+            let failure = Failure::usage(faults.join("\n"));
+            if flags.json {
+                print(&pretty(&json!({ "valid": false, "faults": faults })));
+                return Err(failure.said());
+            }
+            return Err(failure);
         }
-        return Err(failure);
-    }
+    };
     let remarks: Vec<_> = prepare::remarks(&config)
         .into_iter()
         .map(|it| it.words)
@@ -59,8 +58,7 @@ pub(super) fn run(flags: &CheckFlags) -> Result<(), Failure> {
         });
         return Ok(());
     }
-    let asked = async { ask_all(&config).await.map_err(Failure::usage) };
-    let reports = block_on(asked)?;
+    let reports = block_on(async { Ok::<_, Failure>(ask_all(&prepared).await) })?;
     if flags.json {
         print(&pretty(
             &json!({ "valid": true, "remarks": remarks, "upstreams": reports }),
@@ -92,16 +90,11 @@ struct UpstreamReport {
     error: Option<String>,
 }
 
-async fn ask_all(config: &Config) -> Result<Vec<UpstreamReport>, String> {
-    let metrics = Arc::new(Metrics::new().map_err(|error| error.to_string())?);
-    let memory = Memory::new(config.memory.clone());
-    let sites = config
-        .sites(|configured| Upstream::new(configured.settings.clone(), &memory, &metrics))
-        .map_err(|error| error.to_string())?;
+async fn ask_all(prepared: &Prepared) -> Vec<UpstreamReport> {
     // All at once: a silent one must not make the others wait.
-    let asked = sites.iter().map(|(_, upstream)| ask(upstream));
+    let asked = prepared.upstreams().map(ask);
     let reports = futures_util::future::join_all(asked).await;
-    Ok(reports.into_iter().flatten().collect())
+    reports.into_iter().flatten().collect()
 }
 
 /// Asks an upstream as each account, and each of its endpoints.

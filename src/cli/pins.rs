@@ -1,7 +1,5 @@
 //! `pierglass pin` and `unpin`: images that are never evicted.
 
-use std::convert::Infallible;
-
 use clap::Args;
 use http::Method;
 use serde_json::{Value, json};
@@ -174,8 +172,7 @@ fn unpin_at_rest(store: &Offline, config: &Config, name: &ImageName) -> Result<A
 
 /// What a name means to the mirror that has this configuration.
 fn resolve(config: &Config, name: &ImageName) -> Result<Image, SelectError> {
-    let Ok(sites) = config.sites(|_| Ok::<(), Infallible>(()));
-    sites.image(name)
+    config.sites(std::iter::repeat(())).image(name)
 }
 
 fn unknown(error: &SelectError) -> Failure {

@@ -111,16 +111,12 @@ impl Config {
         }
     }
 
-    /// The table of sites, with what `build` makes of each registry behind its namespace.
-    pub(crate) fn sites<S, E>(
-        &self,
-        build: impl Fn(&UpstreamConfig) -> Result<S, E>,
-    ) -> Result<Sites<S>, E> {
+    /// The table of sites, with one of `each` behind the namespace of each upstream, in their order.
+    pub(crate) fn sites<S>(&self, each: impl IntoIterator<Item = S>) -> Sites<S> {
         let namespace = |upstream: &UpstreamConfig| upstream.settings.namespace.clone();
-        let site = |upstream| Ok((namespace(upstream), build(upstream)?));
-        let sites: Vec<_> = self.upstreams.iter().map(site).collect::<Result<_, E>>()?;
+        let sites = self.upstreams.iter().map(namespace).zip(each);
         let default = self.upstreams.iter().find(|upstream| upstream.default);
-        Ok(Sites::new(sites, default.map(namespace)))
+        Sites::new(sites, default.map(namespace))
     }
 }
 

@@ -42,7 +42,7 @@ impl Site {
         &self.namespace
     }
 
-    pub(super) fn upstream(&self) -> &Arc<Upstream> {
+    pub(crate) fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
     }
 

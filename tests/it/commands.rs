@@ -1,14 +1,14 @@
 //! A command must never hide a mistake, name a wrong place for it, or print a secret.
 
 use std::net::TcpListener;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::loopback::any_port;
-use crate::support::mirror::log_field;
+use crate::support::mirror::{log_field, run_program};
 use crate::support::{FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, client};
 
 const SECRET: &str = "correct-horse-battery";
@@ -37,13 +37,7 @@ const PLACES: [&str; 5] = [
 /// Runs the program to its end, without anything of our environment that could change what it does.
 fn pierglass(arguments: &[&str]) -> Output {
     let home = TempDir::with_prefix("pierglass-home-").unwrap();
-    Command::new(env!("CARGO_BIN_EXE_pierglass"))
-        .args(arguments)
-        .env_clear()
-        .env("HOME", home.path())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
+    run_program(home.path(), &[], arguments)
 }
 
 fn text(output: &Output) -> String {

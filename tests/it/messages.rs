@@ -2,11 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::{Command, Stdio};
 
 use http::StatusCode;
 
 use crate::support::loopback::any_port;
+use crate::support::mirror::Ran;
 use crate::support::tls::{Certificate, Front};
 use crate::support::{
     FakeRegistry, Fault, Mirror, MirrorConfig, On, REPO, TAG, client, image, scene,
@@ -18,16 +18,13 @@ fn check_online(url: &str, more: &str) -> (Option<i32>, String) {
     let path = directory.path().join("p.toml");
     let config = format!("[upstream.\"docker.io\"]\nurl = \"{url}\"\n{more}\n");
     std::fs::write(&path, config).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_pierglass"))
-        .args(["check", "--online", "--config"])
-        .arg(&path)
-        .env_clear()
-        .env("HOME", directory.path())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(text).unwrap())
+    let path = path.to_str().unwrap();
+    let ran = Ran::of(
+        directory.path(),
+        &[],
+        &["check", "--online", "--config", path],
+    );
+    (ran.code, ran.out + &ran.err)
 }
 
 /// The advice is in `check --online` and in the log, and neither it nor the host in what a client gets.

@@ -2,27 +2,24 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::mirror::log_field;
+use crate::support::mirror::{log_field, run_program};
 use crate::support::tls::Certificate;
 use crate::support::{FakeRegistry, Mirror, MirrorConfig};
 
 fn pierglass(directory: &Path, command: &str, config: &str) -> Output {
     let file = directory.join("p.toml");
     std::fs::write(&file, config).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_pierglass"))
-        .args([command, "--config"])
-        .arg(&file)
-        .env_clear()
-        .env("HOME", directory)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
+    run_program(
+        directory,
+        &[],
+        &[command, "--config", file.to_str().unwrap()],
+    )
 }
 
 /// What a configuration may name wrongly, and a word of what is said of it.

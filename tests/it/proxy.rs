@@ -100,12 +100,18 @@ async fn a_plain_upstream_is_asked_through_the_proxy() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_https_upstream_is_reached_through_a_tunnel() {
+/// A registry with an image, which can also be asked over TLS.
+async fn registry_with_tls() -> (Image, FakeRegistry, Certificate, Front) {
     let image = Image::random(1, &[200_000]);
     let registry = scene::registry_with(FakeRegistry::builder(), &image);
     let certificate = Certificate::new();
     let front = Front::start(&certificate, registry.authority()).await;
+    (image, registry, certificate, front)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_https_upstream_is_reached_through_a_tunnel() {
+    let (image, _registry, certificate, front) = registry_with_tls().await;
     let ca_file = format!("ca_file = \"{}\"", certificate.certificate().display());
     let config = MirrorConfig::for_url(&format!("https://{}", front.address)).toml(&ca_file);
     for by_key in [false, true] {
@@ -134,10 +140,7 @@ async fn an_https_upstream_is_reached_through_a_tunnel() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_gets_the_credentials_in_its_url_and_upstream_does_not() {
-    let image = Image::random(1, &[200_000]);
-    let registry = scene::registry_with(FakeRegistry::builder(), &image);
-    let certificate = Certificate::new();
-    let front = Front::start(&certificate, registry.authority()).await;
+    let (image, registry, certificate, front) = registry_with_tls().await;
     let proxy = Proxy::start().await;
     let url = proxy.url.replace("http://", "http://user:pass@");
     let ca_file = format!("ca_file = \"{}\"", certificate.certificate().display());
@@ -299,7 +302,7 @@ async fn a_dead_port_is_told_at_once() {
     mirror.pull_blob(REPO, &digest).await;
 }
 
-/// What a listener receives first from whoever connects, without an answer.
+/// The first bytes that a client sends to a listener, which does not answer.
 async fn first_bytes(listener: TcpListener) -> Vec<u8> {
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut bytes = vec![0; 4096];
@@ -326,10 +329,7 @@ async fn a_proxy_with_tls_was_told_its_password_in_clear() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_with_tls_is_spoken_to_over_it() {
-    let image = Image::random(1, &[200_000]);
-    let registry = scene::registry_with(FakeRegistry::builder(), &image);
-    let certificate = Certificate::new();
-    let front = Front::start(&certificate, registry.authority()).await;
+    let (image, registry, certificate, front) = registry_with_tls().await;
     let proxy = Proxy::start().await;
     let behind = proxy.url.replace("http://", "");
     let at_proxy = Certificate::new();

@@ -1,32 +1,12 @@
 //! A command must work on the store that it was told, and say so when it cannot; and it must find the mirror that runs.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
 
 use http::StatusCode;
 use tempfile::TempDir;
 
 use crate::support::mirror::Ran;
 use crate::support::{Mirror, MirrorConfig, client, plain, scene};
-
-/// Runs the program where nothing of our environment counts but these variables.
-fn pierglass(home: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Ran {
-    let output = Command::new(env!("CARGO_BIN_EXE_pierglass"))
-        .args(arguments)
-        .env_clear()
-        .env("HOME", home)
-        .envs(variables.iter().copied())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ran {
-        code: output.status.code(),
-        out: text(output.stdout),
-        err: text(output.stderr),
-    }
-}
 
 fn directory() -> TempDir {
     TempDir::with_prefix("pierglass-home-").unwrap()
@@ -54,7 +34,7 @@ async fn a_store_in_use_was_taken_for_another_mirrors() {
         &["pin", "--store", store],
         &["unpin", "nginx:1", "--store", store],
     ] {
-        let ran = pierglass(home.path(), &at_other, command);
+        let ran = Ran::of(home.path(), &at_other, command);
         assert_eq!(ran.code, Some(1), "{ran:?}");
         for word in [store, "--admin", other.store_path().to_str().unwrap()] {
             assert!(ran.err.contains(word), "{word}: {ran:?}");
@@ -62,10 +42,10 @@ async fn a_store_in_use_was_taken_for_another_mirrors() {
         // The mirror that was named by its address has another store.
         let url = other.admin_url();
         let named = [command, &["--admin", &url]].concat();
-        let ran = pierglass(home.path(), &[], &named);
+        let ran = Ran::of(home.path(), &[], &named);
         assert_eq!(ran.code, Some(1), "{ran:?}");
         // Nothing answers there.
-        let ran = pierglass(
+        let ran = Ran::of(
             home.path(),
             &[("PIERGLASS_ADMIN_LISTEN", "127.0.0.1:1")],
             command,
@@ -80,9 +60,9 @@ async fn a_store_in_use_was_taken_for_another_mirrors() {
     let link = home.path().join("link");
     std::os::unix::fs::symlink(store, &link).unwrap();
     for path in [store, link.to_str().unwrap()] {
-        let ran = pierglass(home.path(), &at_mine, &["pin", "nginx:1", "--store", path]);
+        let ran = Ran::of(home.path(), &at_mine, &["pin", "nginx:1", "--store", path]);
         assert_eq!(ran.code, Some(0), "{ran:?}");
-        let ran = pierglass(home.path(), &at_mine, &["verify", "--store", path]);
+        let ran = Ran::of(home.path(), &at_mine, &["verify", "--store", path]);
         assert!(ran.code == Some(0) && ran.out.contains(store), "{ran:?}");
     }
     assert!(mine.store_path().join("pins").exists());
@@ -94,19 +74,16 @@ async fn the_mirror_that_runs_is_found_when_nothing_is_named() {
     let (_registry, mirror) = scene::start();
     let (home, admin) = (directory(), admin_of(&mirror));
     let here = [("PIERGLASS_ADMIN_LISTEN", &*admin)];
-    let ran = pierglass(home.path(), &here, &["verify"]);
+    let ran = Ran::of(home.path(), &here, &["verify"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(
         ran.out.contains(mirror.store_path().to_str().unwrap()),
         "{ran:?}"
     );
-    assert_eq!(
-        pierglass(home.path(), &here, &["pin", "nginx"]).code,
-        Some(0)
-    );
+    assert_eq!(Ran::of(home.path(), &here, &["pin", "nginx"]).code, Some(0));
     // Without a mirror it is the store of this user, and where both were looked for is told.
     let nowhere = [("PIERGLASS_ADMIN_LISTEN", "127.0.0.1:1")];
-    let ran = pierglass(home.path(), &nowhere, &["verify"]);
+    let ran = Ran::of(home.path(), &nowhere, &["verify"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     for word in ["127.0.0.1:1", ".cache/pierglass", "--store", "--admin"] {
         assert!(ran.err.contains(word), "{word}: {ran:?}");
@@ -123,7 +100,7 @@ async fn a_socket_is_for_its_owner_and_takes_the_api_off_the_address() {
     let mode = path.metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     for command in [&["pin", "nginx"][..], &["verify"], &["unpin", "nginx"]] {
-        let ran = pierglass(place.path(), &[], &[command, &["--admin", &url]].concat());
+        let ran = Ran::of(place.path(), &[], &[command, &["--admin", &url]].concat());
         assert_eq!(ran.code, Some(0), "{ran:?}");
         // The configuration names it as well.
         let ran = mirror.command_without_admin(command);
@@ -180,7 +157,7 @@ async fn a_token_is_asked_for_and_may_change() {
     assert_eq!(status(Some("Bearer first-token")).await, 200);
     assert_eq!(mirror.command(&["pin", "nginx"]).code, Some(0));
     assert_eq!(
-        pierglass(place.path(), &[], &["pin", "--admin", &mirror.admin_url()]).code,
+        Ran::of(place.path(), &[], &["pin", "--admin", &mirror.admin_url()]).code,
         Some(1)
     );
     std::fs::write(&file, "second-token").unwrap();

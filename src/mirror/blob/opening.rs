@@ -161,8 +161,8 @@ impl Openings {
 
 /// Opens upstream's body: where an earlier transfer broke off, if one did.
 ///
-/// What that left is taken out of the store with upstream's yes and not before: a name that upstream refuses keeps it
-/// from nobody.
+/// What it left is taken out of the store only after upstream's yes: a request under a name that upstream refuses must
+/// not take it away from the others.
 async fn fetch(
     store: &Arc<Store>,
     source: &Source,

@@ -22,7 +22,7 @@ use crate::store::blobs::sample::Sample;
 use crate::store::records::Vouch;
 use crate::upstream;
 
-use super::fill::{Fill, Fills, Landed};
+use super::fill::{Fill, Fills};
 use super::source::skip;
 
 /// What is known of a blob that is stored.
@@ -104,14 +104,6 @@ impl Proofs {
             self.store.records().vouch(name, vec![entry]).await;
             return Ok(Outcome::Hit);
         }
-        if let Some(landing) = self.fills.find(&context.site, digest)
-            && let Ok(Landed::Growing(fill)) = landing.value().await
-            && fill.is_verified()
-            && fill.is_proven(name)
-        {
-            // It has just come, and is about to be written down.
-            return Ok(Outcome::Hit);
-        }
         let usable = known.is_enough() && known.phase == Phase::Stale;
         if !usable {
             self.refusals.check(name, digest).map_err(blob_error)?;
@@ -140,7 +132,7 @@ impl Proofs {
         }
     }
 
-    /// Asks for the proof that is needed, and writes down what came of it.
+    /// Asks for the proof that is needed, and writes down the answer.
     async fn prove(
         &self,
         site: &Site,

@@ -31,8 +31,7 @@ struct ManifestHeader {
     media_type: String,
     #[serde(with = "unix_millis")]
     fetched_at: SystemTime,
-    /// By which rules it was taken in. 0, in files of earlier versions: a type was believed that the bytes contradict, or
-    /// do not say, whoever said it.
+    /// By which rules it was taken in. 0, in files of earlier versions: the type may be one that the bytes do not say.
     #[serde(default)]
     rules: u32,
 }

@@ -128,7 +128,7 @@ impl Authenticator {
     /// As whom a token for the upstream itself is asked for.
     async fn bearer(&self) -> Bearer {
         match self.credentials.is_held().await {
-            true => Bearer::Nobody,
+            true => Bearer::Anonymous,
             false => Bearer::Account,
         }
     }

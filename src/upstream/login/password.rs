@@ -13,6 +13,29 @@ pub(crate) enum Password {
 }
 
 impl Password {
+    /// What is wrong with the file that holds it. It can be another one later, but one that is no password now is a
+    /// mistake.
+    pub(crate) fn fault(&self) -> Option<String> {
+        let Self::File(path) = self else { return None };
+        // A pipe can be read only once, and that is for the login.
+        if !path.metadata().is_ok_and(|it| it.is_file()) {
+            return None;
+        }
+        let path_text = path.display();
+        match read_file(path) {
+            Err(error) => Some(format!(
+                "{path_text}: {error}; the user that runs pierglass must be able to read it"
+            )),
+            Ok(password) => match password.expose() {
+                "" => Some(format!("{path_text} is empty; write the password into it")),
+                lines if lines.contains('\n') => Some(format!(
+                    "{path_text} has more than one line; write the password alone into it"
+                )),
+                _ => None,
+            },
+        }
+    }
+
     /// Reads the password. The error names the file and never says what is in it.
     pub(super) async fn read(&self) -> Result<Secret, String> {
         match self {

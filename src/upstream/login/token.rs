@@ -72,9 +72,9 @@ impl Realm {
 pub(super) enum Bearer {
     /// As the account, for the upstream itself: only that is shown the credential.
     Account,
-    /// As nobody, for the upstream itself, while the credential is held back.
-    Nobody,
-    /// As nobody, for a host that upstream redirects to.
+    /// Without a credential, at the upstream itself, while the credential is held back.
+    Anonymous,
+    /// Without a credential, at a host that upstream redirects to.
     Elsewhere,
 }
 
@@ -277,7 +277,7 @@ impl Exchange {
         let request = token_request(id, credential)?;
         let until = Instant::now() + self.http.header_limit();
         let result = match id.bearer {
-            Bearer::Account | Bearer::Nobody => self.restrained(id, request, reach, until).await,
+            Bearer::Account | Bearer::Anonymous => self.restrained(id, request, reach, until).await,
             // A realm that gives anonymous tokens after a redirect is not the upstream's own.
             Bearer::Elsewhere => self
                 .ask_realm(request, reach, until)

@@ -6,8 +6,7 @@ pub const ALLOWED: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "api", "app", "config", "logging", "memory", "metrics", "oci", "sites", "store",
-            "upstream",
+            "api", "app", "config", "logging", "oci", "sites", "store", "upstream",
         ],
     ),
     ("fuzzing", &["upstream"]),
@@ -15,8 +14,8 @@ pub const ALLOWED: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "access", "config", "memory", "metrics", "mirror", "secret", "server", "sites",
-            "store", "upstream",
+            "access", "config", "memory", "metrics", "mirror", "server", "sites", "store",
+            "upstream",
         ],
     ),
     // Settings live with their component, so the configuration knows all components, and none of them knows it.

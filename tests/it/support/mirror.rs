@@ -51,6 +51,35 @@ pub struct Ran {
     pub err: String,
 }
 
+/// Runs the program to its end. Nothing of our environment counts but these variables.
+pub fn run_program(
+    home: &Path,
+    variables: &[(&str, &str)],
+    arguments: &[&str],
+) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_pierglass"))
+        .args(arguments)
+        .env_clear()
+        .env("HOME", home)
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+impl Ran {
+    /// Runs the program as [`run_program`] does.
+    pub fn of(home: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Ran {
+        let output = run_program(home, variables, arguments);
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Ran {
+            code: output.status.code(),
+            out: text(output.stdout),
+            err: text(output.stderr),
+        }
+    }
+}
+
 /// A running mirror; killed when dropped, its store deleted.
 #[derive(Debug)]
 pub struct Mirror {
@@ -189,21 +218,13 @@ impl Mirror {
 
     /// Runs another command of the program with this configuration, and nothing to say that the mirror runs.
     pub fn command_without_admin(&self, arguments: &[&str]) -> Ran {
-        let output = Command::new(env!("CARGO_BIN_EXE_pierglass"))
-            .args(arguments)
-            .arg("--config")
-            .arg(self.config_path())
-            .env_clear()
-            .env("HOME", self.directory.path())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Ran {
-            code: output.status.code(),
-            out: text(output.stdout),
-            err: text(output.stderr),
-        }
+        let config = self.config_path();
+        let config = config.to_str().unwrap();
+        Ran::of(
+            self.directory.path(),
+            &[],
+            &[arguments, &["--config", config]].concat(),
+        )
     }
 
     /// Writes the addresses it has into the configuration file, for commands that look there.
