@@ -382,3 +382,31 @@ fn room_that_was_promised_for_directories_went_to_bytes() {
     ];
     count(steps).unwrap();
 }
+
+/// However a blob's length falls into the steps in which room is taken, its directories have theirs.
+#[test]
+fn what_is_promised_is_enough_for_bytes_and_directories() {
+    let root = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let store = open(root.path());
+    for kib in [1, 1020, 1023, 1024, 1030, 1040, 1050, 1342] {
+        let (bytes, digest) = (content(1, kib), blob(1, kib));
+        let length = bytes.len() as u64;
+        for size in [None, Some(length), Some(length + 1)] {
+            let reserved = runtime.block_on(async {
+                let blobs = store.blobs();
+                let begun = blobs.ingest(&namespace(1), &digest, size, None).await;
+                let (mut ingest, _growing) = begun.unwrap();
+                ingest.append(vec![bytes.clone()]).await.unwrap();
+                store.room().index().usage().reserved.bytes
+            });
+            let price = store.room().price(length, &StoreKey::Blob(digest.clone()));
+            assert!(
+                reserved >= price,
+                "{kib} KiB, {size:?}: {reserved} of {price}"
+            );
+            // What was aborted is put away meanwhile.
+            settled(&store);
+        }
+    }
+}
