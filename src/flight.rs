@@ -8,13 +8,15 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 
 /// The flights of one kind that are under way, by key.
 pub(crate) struct Flights<K, V> {
     /// Guards the map alone: held for a lookup or an insert, never while a flight works.
-    slots: Mutex<HashMap<K, watch::Receiver<Option<V>>>>,
+    slots: Mutex<HashMap<K, Landing<V>>>,
 }
 
 /// Whether an asker started the flight or found it under way.
@@ -53,16 +55,13 @@ where
         F: Future<Output = ()> + Send + 'static,
     {
         let mut slots = self.slots();
-        if let Some(receiver) = slots.get(&key) {
-            return (
-                Landing {
-                    receiver: receiver.clone(),
-                },
-                Role::Joiner,
-            );
+        if let Some(landing) = slots.get(&key) {
+            return (landing.clone(), Role::Joiner);
         }
         let (sender, receiver) = watch::channel(None);
-        slots.insert(key.clone(), receiver.clone());
+        let begun = Instant::now();
+        let landing = Landing { receiver, begun };
+        slots.insert(key.clone(), landing.clone());
         drop(slots);
         let slot = Slot {
             flights: Arc::clone(self),
@@ -70,17 +69,15 @@ where
             sender,
         };
         tokio::spawn(work(slot));
-        (Landing { receiver }, Role::Leader)
+        (landing, Role::Leader)
     }
 
     /// The flight for `key`, if one is under way.
     pub(crate) fn find(&self, key: &K) -> Option<Landing<V>> {
-        self.slots().get(key).map(|receiver| Landing {
-            receiver: receiver.clone(),
-        })
+        self.slots().get(key).cloned()
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<K, watch::Receiver<Option<V>>>> {
+    fn slots(&self) -> MutexGuard<'_, HashMap<K, Landing<V>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -128,8 +125,10 @@ where
 }
 
 /// The asking side of a flight.
+#[derive(Clone)]
 pub(crate) struct Landing<V> {
     receiver: watch::Receiver<Option<V>>,
+    begun: Instant,
 }
 
 impl<V: Clone> Landing<V> {
@@ -141,6 +140,13 @@ impl<V: Clone> Landing<V> {
             .await
             .map_err(|_| Lost)?;
         value.clone().ok_or(Lost)
+    }
+
+    /// The same, but waits no longer than until the flight is that old, however late it was joined; `None` if it has
+    /// published nothing by then.
+    pub(crate) async fn value_within(self, age: Duration) -> Option<Result<V, Lost>> {
+        let left = age.saturating_sub(self.begun.elapsed());
+        timeout(left, self.value()).await.ok()
     }
 }
 
@@ -195,6 +201,33 @@ mod tests {
         let (landing, _) = flights.join("a", |slot| async move { drop(slot) });
         assert_eq!(landing.value().await, Err(Lost));
         assert!(flights.find(&"a").is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_joins_an_old_flight_does_not_wait_as_long_again() {
+        let second = Duration::from_secs(1);
+        let flights = Arc::new(Flights::<&str, u8>::default());
+        let join = || {
+            flights.join("a", |slot| async move {
+                tokio::time::sleep(10 * second).await;
+                slot.publish(1);
+                tokio::time::sleep(10 * second).await;
+            })
+        };
+        let start = Instant::now();
+        assert_eq!(join().0.value_within(2 * second).await, None);
+        assert_eq!(start.elapsed().as_secs(), 2);
+        assert_eq!(join().0.value_within(2 * second).await, None);
+        assert_eq!(
+            start.elapsed().as_secs(),
+            2,
+            "it has waited long enough already"
+        );
+        assert_eq!(join().0.value_within(5 * second).await, None);
+        assert_eq!(start.elapsed().as_secs(), 5);
+        assert_eq!(join().0.value().await, Ok(1));
+        // What is there is taken, however old the flight.
+        assert_eq!(join().0.value_within(second).await, Some(Ok(1)));
     }
 
     #[tokio::test]

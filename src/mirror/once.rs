@@ -4,11 +4,11 @@
 
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
 
-use crate::flight::{Flights, Landing};
+use crate::flight::{Flights, Landing, Lost};
 use crate::oci::name::QualifiedName;
 use crate::upstream;
 
@@ -96,16 +96,28 @@ pub(super) enum Asked<V> {
 
 impl<V: Clone> Asked<V> {
     pub(super) async fn answer(self) -> Answered<V> {
-        let called_off = |_| {
-            Err(upstream::Error::Unavailable(
-                "the request was called off".into(),
-            ))
-        };
         match self {
             Self::UnderWay(landing) => landing.value().await.unwrap_or_else(called_off),
             Self::Refused(error) => Err(error),
         }
     }
+
+    /// The same, but waits no longer than until the question is that old; `None` if it has no answer by then. A question
+    /// that upstream has left open for so long is not worth waiting for, whoever asks it again. It continues.
+    pub(super) async fn answer_within(self, patience: Duration) -> Option<Answered<V>> {
+        match self {
+            Self::UnderWay(landing) => {
+                let value = landing.value_within(patience).await?;
+                Some(value.unwrap_or_else(called_off))
+            }
+            Self::Refused(error) => Some(Err(error)),
+        }
+    }
+}
+
+fn called_off<V>(_: Lost) -> Answered<V> {
+    let words = "the request was called off";
+    Err(upstream::Error::Unavailable(words.into()))
 }
 
 /// What upstream says it does not have, or will not give, by repository and reference. All clones are the same one.

@@ -10,6 +10,7 @@
 //! - `herd`: several clients want the same blob at the same time
 //! - `wrong_content`: upstream sends bytes that do not match their digest
 //! - `tags`: a tag: how often upstream is asked about it, and what is served when upstream is away
+//! - `waiting`: upstream is silent, and many ask for the same thing that is stored
 //! - `tags_list`: a list of tags
 //! - `referrers`: a list of what refers to a manifest
 //! - `catalog`: the list of what is stored
@@ -136,5 +137,6 @@ mod targets;
 mod trouble;
 mod upstream_trouble;
 mod verify;
+mod waiting;
 mod words;
 mod wrong_content;

@@ -120,15 +120,14 @@ impl Proofs {
             return Ok(Outcome::Revalidated);
         }
         let patience = context.site.freshness().stale_after;
-        match tokio::time::timeout(patience, asked.answer()).await {
-            Ok(Ok(())) => Ok(Outcome::Revalidated),
-            Ok(Err(error)) if is_refusal(&error) => Err(blob_error(error)),
-            Ok(Err(error)) => {
+        match asked.answer_within(patience).await {
+            Some(Ok(())) => Ok(Outcome::Revalidated),
+            Some(Err(error)) if is_refusal(&error) => Err(blob_error(error)),
+            Some(Err(error)) => {
                 context.site.tell_stale(name, digest, &error);
                 Ok(Outcome::Stale)
             }
-            // The question continues after this answer.
-            Err(_) => Ok(Outcome::Stale),
+            None => Ok(Outcome::Stale),
         }
     }
 

@@ -130,14 +130,13 @@ impl Lists {
         if phase == Phase::Expired {
             return answer(site, listed.answer().await, outcome);
         }
-        match tokio::time::timeout(site.freshness().stale_after, listed.answer()).await {
-            Ok(Err(error)) if error.is_no_answer() => {
+        match listed.answer_within(site.freshness().stale_after).await {
+            Some(Err(error)) if error.is_no_answer() => {
                 site.tell_stale(name, which, &error);
                 Ok(ListingAnswer::of(site, &known, Outcome::Stale))
             }
-            Ok(listed) => answer(site, listed, outcome),
-            // The question continues after this answer.
-            Err(_) => Ok(ListingAnswer::of(site, &known, Outcome::Stale)),
+            Some(listed) => answer(site, listed, outcome),
+            None => Ok(ListingAnswer::of(site, &known, Outcome::Stale)),
         }
     }
 

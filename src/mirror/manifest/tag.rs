@@ -110,18 +110,15 @@ impl ByTag {
         };
         let resolved = match stale {
             None => resolved.answer().await,
-            Some(stale) => {
-                match tokio::time::timeout(site.freshness().stale_after, resolved.answer()).await {
-                    Ok(Err(error)) if error.is_no_answer() => {
-                        site.tell_stale(name, tag, &error);
-                        return Ok(stale);
-                    }
-                    Ok(Ok(resolved)) if resolved.finding == Finding::Deferred => return Ok(stale),
-                    Ok(resolved) => resolved,
-                    // The question continues after this answer.
-                    Err(_) => return Ok(stale),
+            Some(stale) => match resolved.answer_within(site.freshness().stale_after).await {
+                Some(Err(error)) if error.is_no_answer() => {
+                    site.tell_stale(name, tag, &error);
+                    return Ok(stale);
                 }
-            }
+                Some(Ok(resolved)) if resolved.finding == Finding::Deferred => return Ok(stale),
+                Some(resolved) => resolved,
+                None => return Ok(stale),
+            },
         };
         let Resolved { record, finding } = resolved.map_err(manifest_error)?;
         let outcome = match finding {
