@@ -114,7 +114,7 @@ impl Trace {
         let key = StoreKey::manifest(name, digest);
         // Of an index most children are not stored; to learn that from the disk costs more than to ask the index.
         let stored = records
-            .has(&key)
+            .has_manifest(name, digest)
             .then(|| records.manifest_blocking(name, digest));
         let Some(stored) = stored.flatten() else {
             self.add(key, 0, needed);

@@ -146,7 +146,12 @@ impl<D: Document> Documents<D> {
         run(move || documents.read(id, Some(held))).await?.ok()?
     }
 
-    /// The same for blocking threads, one at a time.
+    /// Whether memory has the record.
+    pub(super) fn remembers(&self, id: &D::Id) -> bool {
+        self.remembered.contains_key(id)
+    }
+
+    /// The same as `get` for blocking threads, one at a time.
     pub(super) fn get_blocking(&self, id: D::Id) -> Option<Arc<D>> {
         if let Some(remembered) = self.remembered.get(&id) {
             return Some(remembered.used(&self.room));

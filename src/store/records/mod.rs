@@ -65,9 +65,11 @@ impl Records {
         })
     }
 
-    /// Whether a file of that name is stored.
-    pub(crate) fn has(&self, key: &StoreKey) -> bool {
-        self.room.has(key)
+    /// Whether there is a manifest of that digest, in memory or on disk, without reading it.
+    pub(crate) fn has_manifest(&self, name: &QualifiedName, digest: &Digest) -> bool {
+        // One in memory may be on its way to the disk still, or find no room there.
+        self.manifests.remembers(&(name.clone(), digest.clone()))
+            || self.room.has(&StoreKey::manifest(name, digest))
     }
 
     /// The manifest of that digest, if this repository has it.
