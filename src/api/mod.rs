@@ -11,7 +11,7 @@ pub(crate) const ROOT: &str = "/api/";
 pub(crate) const STORE: &str = "/api/v1/store";
 /// GET lists pinned images, POST pins `?image=`, DELETE unpins it.
 pub(crate) const PINS: &str = "/api/v1/pins";
-/// POST checks the store; `?repair=true` also drops what is damaged.
+/// POST checks the store; `?repair=true` also drops what is damaged, `&rate=` is how many bytes a second it reads, or 0.
 pub(crate) const VERIFY: &str = "/api/v1/verify";
 /// The header that a request must carry to change something, whatever its value.
 pub(crate) const ADMIN_HEADER: &str = "pierglass-admin";

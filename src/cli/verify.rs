@@ -9,7 +9,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::api;
 use crate::config::Config;
-use crate::config::units::format_size;
+use crate::config::units::{format_size, parse_size};
+use crate::store::check::pace::Rate;
 use crate::store::check::verify::{Event, Summary};
 
 use super::exit::{Failure, print};
@@ -25,6 +26,11 @@ pub(super) struct VerifyFlags {
     /// Drop what is damaged; it is fetched again when it is asked for.
     #[arg(long)]
     repair: bool,
+    /// How much it reads in a second, such as 200MiB, and a quarter of that while blobs come in; 0: all that the disk gives.
+    ///
+    /// Default: 64MiB beside a running mirror; of a store at rest as much as the disk gives.
+    #[arg(long, value_name = "SIZE", value_parser = rate)]
+    rate: Option<u64>,
     /// Print JSON, a line for each event, for programs.
     #[arg(long)]
     json: bool,
@@ -54,7 +60,8 @@ fn check(flags: &TargetFlags, config: &Config, report: &mut Report) -> Result<()
         Target::Running(admin) => block_on(ask(&admin, report)),
         Target::AtRest(store) => {
             report.place(&config.store.path.display().to_string());
-            store.verify(report.repair, &mut |event| {
+            let rate = report.rate.and_then(Rate::new);
+            store.verify(report.repair, rate, &mut |event| {
                 report.take(&event);
                 ControlFlow::Continue(())
             });
@@ -64,7 +71,10 @@ fn check(flags: &TargetFlags, config: &Config, report: &mut Report) -> Result<()
 }
 
 async fn ask(admin: &AdminClient, report: &mut Report) -> Result<(), String> {
-    let path = format!("{}?repair={}", api::VERIFY, report.repair);
+    let mut path = format!("{}?repair={}", api::VERIFY, report.repair);
+    if let Some(rate) = report.rate {
+        path.push_str(&format!("&rate={rate}"));
+    }
     let mut lines = admin.ask(Method::POST, &path).await?;
     report.place(&admin.describe());
     while let Some(line) = lines.next().await? {
@@ -77,6 +87,7 @@ async fn ask(admin: &AdminClient, report: &mut Report) -> Result<(), String> {
 /// Tells what is found while it is found.
 struct Report {
     repair: bool,
+    rate: Option<u64>,
     json: bool,
     bar: ProgressBar,
     place: String,
@@ -100,6 +111,7 @@ impl Report {
         }
         Self {
             repair: flags.repair,
+            rate: flags.rate,
             json: flags.json,
             bar,
             place: String::new(),
@@ -151,6 +163,10 @@ impl Report {
     fn line(&self, line: &str) {
         self.bar.suspend(|| print(line));
     }
+}
+
+fn rate(text: &str) -> Result<u64, &'static str> {
+    parse_size(text).map_err(|_| "write a size, such as 64MiB, or 0")
 }
 
 fn count(files: u64) -> String {

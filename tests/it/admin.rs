@@ -71,6 +71,11 @@ async fn mistakes_are_answered_in_json() {
             "/api/v1/verify?repair=maybe",
             StatusCode::BAD_REQUEST,
         ),
+        (
+            Method::POST,
+            "/api/v1/verify?rate=fast",
+            StatusCode::BAD_REQUEST,
+        ),
         (Method::POST, "/api/v1/pins", StatusCode::BAD_REQUEST),
         (
             Method::POST,

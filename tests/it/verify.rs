@@ -1,5 +1,9 @@
 //! `verify` must find every damage, change nothing unless told to, and work whether the mirror runs or not.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use crate::support::client::download;
@@ -177,4 +181,68 @@ async fn pulls_go_on_while_everything_is_read() {
     }
     pulls.await.unwrap();
     assert_eq!(blobs(&mirror.store_path()).len(), 3);
+}
+
+/// What each check that began was allowed to read in a second.
+fn rates(mirror: &Mirror) -> Vec<Value> {
+    let logs = mirror.logs().into_iter();
+    let begun = logs.filter(|line| line["message"] == "verifying the store");
+    begun.map(|line| line["rate"].clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_took_the_whole_disk_from_pulls() {
+    let (_registry, mut mirror, _image) = scene::stored_image(unscrubbed).await;
+    assert_found(&mirror.command(&["verify"]), 0, &["nothing is damaged"]);
+    let all = mirror.command(&["verify", "--json", "--rate", "0"]);
+    let end: Value = serde_json::from_str(all.out.lines().last().unwrap()).unwrap();
+    let rate = end["bytes"].as_u64().unwrap();
+    assert!(rate > 0);
+    let arguments = ["verify", "--rate", &rate.to_string()];
+    for running in [true, false] {
+        let began = Instant::now();
+        let ran = match running {
+            true => mirror.command(&arguments),
+            false => {
+                let expected = [64 << 20, 0, rate].map(Value::from);
+                eventually("the log", || rates(&mirror) == expected);
+                mirror.kill9();
+                mirror.command_without_admin(&arguments)
+            }
+        };
+        assert_found(&ran, 0, &["nothing is damaged"]);
+        let took = began.elapsed();
+        assert!(took >= Duration::from_secs(1), "{took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_check_ends_when_its_client_hangs_up() {
+    let (_registry, mirror, _image) = scene::stored_image(unscrubbed).await;
+    let admin = mirror.admin_url();
+    let mut slow = TcpStream::connect(admin.trim_start_matches("http://")).unwrap();
+    let request =
+        "POST /api/v1/verify?rate=1 HTTP/1.1\r\nhost: localhost\r\npierglass-admin: 1\r\n\r\n";
+    slow.write_all(request.as_bytes()).unwrap();
+    let mut status = [0; 12];
+    slow.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 200");
+    let second = mirror.command(&["verify", "--rate", "0"]);
+    assert_eq!(second.code, Some(1), "{second:?}");
+    assert!(second.err.contains("being verified already"), "{second:?}");
+    drop(slow);
+    eventually("the end of the slow check", || {
+        mirror.command(&["verify", "--rate", "0"]).code == Some(0)
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_rate_is_refused() {
+    let (_registry, mirror) = scene::start();
+    for rate in ["fast", "-1", "1GiB/s"] {
+        let ran = mirror.command(&["verify", &format!("--rate={rate}")]);
+        assert_eq!(ran.code, Some(64), "{ran:?}");
+        assert!(ran.err.contains("write a size"), "{ran:?}");
+    }
+    assert_eq!(rates(&mirror), Vec::<Value>::new());
 }

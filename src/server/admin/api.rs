@@ -19,6 +19,7 @@ use crate::oci::endpoint::query_value;
 use crate::oci::image::{Image, ImageName};
 use crate::server::body::Body;
 use crate::sites::SelectError;
+use crate::store::check::pace::Rate;
 use crate::store::check::verify::Event;
 use crate::store::images::pins::Pinned;
 
@@ -26,6 +27,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const JSON_LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 /// Events that wait for a slow reader.
 const EVENTS: usize = 64;
+/// How fast a check reads that does not say: what a hard disk gives is twice that and more.
+const VERIFY_RATE: u64 = 64 * 1024 * 1024;
 
 /// Answers requests to the API.
 pub(super) struct Api {
@@ -201,6 +204,14 @@ impl Api {
                 return Err(ApiError::new(StatusCode::BAD_REQUEST, words));
             }
         };
+        let rate = match query_value(query, "rate").map(|rate| rate.parse()) {
+            None => VERIFY_RATE,
+            Some(Ok(rate)) => rate,
+            Some(Err(_)) => {
+                let words = "rate is a number of bytes a second, or 0";
+                return Err(ApiError::new(StatusCode::BAD_REQUEST, words));
+            }
+        };
         let turn = Arc::clone(&self.verifying).try_acquire_owned();
         let turn = turn.map_err(|_| {
             ApiError::new(StatusCode::CONFLICT, "the store is being verified already")
@@ -209,10 +220,10 @@ impl Api {
         let store = Arc::clone(self.mirror.store());
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            tracing::info!(repair, "verifying the store");
+            tracing::info!(repair, rate, "verifying the store");
             store
                 .checks()
-                .verify(repair, &mut |event| tell(&sender, &event));
+                .verify(repair, Rate::new(rate), &mut |event| tell(&sender, &event));
         });
         let mut response = Response::new(Body::stream(receiver));
         response.headers_mut().insert(CONTENT_TYPE, JSON_LINES);

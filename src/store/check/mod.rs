@@ -4,6 +4,7 @@
 //! `hash` (one file), `scrub` (all blobs, slowly, behind the requests), [`verify`] (everything, on demand).
 
 mod hash;
+pub(crate) mod pace;
 mod scrub;
 pub(crate) mod verify;
 
@@ -16,7 +17,8 @@ use crate::store::key::StoreKey;
 use crate::store::room::Room;
 use crate::store::room::damage::{Damage, FoundBy};
 
-use verify::Observer;
+use pace::Rate;
+use verify::{Observer, ReadPace};
 
 /// The checks of a store in use.
 pub(crate) struct Checks {
@@ -30,16 +32,18 @@ impl Checks {
     pub(crate) fn start(room: &Arc<Room>, rate: u64, every: Duration) -> io::Result<Self> {
         Ok(Self {
             room: Arc::clone(room),
-            _alive: scrub::start(room, rate, every)?,
+            _alive: scrub::start(room, Rate::new(rate), every)?,
         })
     }
 
-    /// Checks everything, dropping what is damaged if `repair`. For blocking threads.
-    pub(crate) fn verify(&self, repair: bool, observer: Observer<'_>) {
+    /// Checks everything at `rate`, or as fast as the disk is, dropping what is damaged if `repair`. For blocking threads.
+    pub(crate) fn verify(&self, repair: bool, rate: Option<Rate>, observer: Observer<'_>) {
         let drop = |key: &StoreKey, file: &File, damage: &Damage| {
             self.room.drop_if_still(key, file, damage, FoundBy::Verify)
         };
         let layout = self.room.disk().layout();
-        verify::run(layout, repair.then_some(&drop), observer);
+        let busy = || self.room.index().usage().reserved.bytes > 0;
+        let pace = ReadPace::new(rate, &busy);
+        verify::run(layout, repair.then_some(&drop), pace, observer);
     }
 }

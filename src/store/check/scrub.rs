@@ -22,23 +22,22 @@ use crate::store::room::Room;
 use crate::store::room::damage::FoundBy;
 
 use super::hash::{self, Checked};
+use super::pace::Rate;
 
 /// Blobs that are chosen at a time: choosing looks at every blob, and must not hold them all in memory.
 const BATCH: usize = 4096;
 /// Between two looks at what is due, at least and at most.
 const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
-/// How much slower it reads while blobs come in.
-const YIELD: u32 = 4;
 
 /// What the store holds so that the thread ends with it: nothing is ever sent.
 pub(super) type Alive = Sender<Infallible>;
 
-/// Starts the thread, unless `rate` (bytes a second) turns the scrub off.
-pub(super) fn start(room: &Arc<Room>, rate: u64, every: Duration) -> io::Result<Alive> {
+/// Starts the thread; without a rate there is no scrub.
+pub(super) fn start(room: &Arc<Room>, rate: Option<Rate>, every: Duration) -> io::Result<Alive> {
     let (alive, stop) = mpsc::channel();
-    if rate == 0 {
+    let Some(rate) = rate else {
         return Ok(alive);
-    }
+    };
     let scrub = Scrub {
         room: Arc::downgrade(room),
         rate,
@@ -53,7 +52,7 @@ pub(super) fn start(room: &Arc<Room>, rate: u64, every: Duration) -> io::Result<
 
 struct Scrub {
     room: Weak<Room>,
-    rate: u64,
+    rate: Rate,
     every: Duration,
     stop: Receiver<Infallible>,
 }
@@ -176,7 +175,6 @@ impl Scrub {
         room.disk().metrics().scrubbed_bytes.inc_by(bytes);
         let busy = room.index().usage().reserved.bytes > 0;
         drop(room);
-        let time = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
-        self.pause(if busy { time * YIELD } else { time })
+        self.pause(self.rate.time(bytes, busy))
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::ops::ControlFlow;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use crate::store::key::{EntryKind, StoreKey};
 use crate::store::room::damage::Damage;
 
 use super::hash::{self, Checked};
+use super::pace::Rate;
 
 /// How far the check is, is told this often.
 const TELL_EVERY: Duration = Duration::from_millis(200);
@@ -66,18 +68,55 @@ pub(crate) struct Summary {
 /// Receives the events; breaks the check off when it wants no more.
 pub(crate) type Observer<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
 
+/// When the next piece may be read.
+pub(crate) struct ReadPace<'a> {
+    rate: Option<Rate>,
+    /// Whether blobs come in.
+    busy: &'a dyn Fn() -> bool,
+    due: Instant,
+}
+
+impl<'a> ReadPace<'a> {
+    pub(crate) fn new(rate: Option<Rate>, busy: &'a dyn Fn() -> bool) -> Self {
+        Self {
+            rate,
+            busy,
+            due: Instant::now(),
+        }
+    }
+
+    /// Notes that so much was read.
+    fn read(&mut self, bytes: u64) {
+        if let Some(rate) = self.rate {
+            // The time that reading took counts; what a slow disk took too long is not made up for.
+            self.due = (self.due + rate.time(bytes, (self.busy)())).max(Instant::now());
+        }
+    }
+
+    /// How long to wait.
+    fn left(&self) -> Duration {
+        self.due.saturating_duration_since(Instant::now())
+    }
+}
+
 /// Drops a damaged file; says whether it did.
 pub(crate) type Repair<'a> = &'a dyn Fn(&StoreKey, &File, &Damage) -> bool;
 
 /// Checks everything below the root, and repairs it if there is a way to.
-pub(crate) fn run(layout: &Layout, repair: Option<Repair<'_>>, observer: Observer<'_>) {
+pub(crate) fn run(
+    layout: &Layout,
+    repair: Option<Repair<'_>>,
+    pace: ReadPace<'_>,
+    observer: Observer<'_>,
+) {
     // A check that broke off does not tell its end.
-    let _ = run_to_end(layout, repair, observer);
+    let _ = run_to_end(layout, repair, pace, observer);
 }
 
 fn run_to_end(
     layout: &Layout,
     repair: Option<Repair<'_>>,
+    pace: ReadPace<'_>,
     observer: Observer<'_>,
 ) -> ControlFlow<()> {
     let (mut files, mut bytes) = (0, 0);
@@ -95,6 +134,7 @@ fn run_to_end(
     let mut verification = Verification {
         layout,
         repair,
+        pace,
         observer,
         summary: Summary::default(),
         told: Instant::now(),
@@ -118,6 +158,7 @@ fn each(layout: &Layout, visit: &mut impl FnMut(StoreKey) -> ControlFlow<()>) ->
 struct Verification<'a, 'o> {
     layout: &'a Layout,
     repair: Option<Repair<'a>>,
+    pace: ReadPace<'a>,
     observer: &'a mut (dyn FnMut(Event) -> ControlFlow<()> + 'o),
     summary: Summary,
     told: Instant,
@@ -173,12 +214,19 @@ impl Verification<'_, '_> {
 
     fn read(&mut self, count: u64) -> ControlFlow<()> {
         self.summary.bytes += count;
-        if self.told.elapsed() < TELL_EVERY {
-            return ControlFlow::Continue(());
+        self.pace.read(count);
+        loop {
+            if self.told.elapsed() >= TELL_EVERY {
+                self.told = Instant::now();
+                let Summary { files, bytes, .. } = self.summary;
+                // Also while it waits, so that it ends soon after the observer has gone.
+                (self.observer)(Event::Progress { files, bytes })?;
+            }
+            match self.pace.left() {
+                Duration::ZERO => return ControlFlow::Continue(()),
+                left => thread::sleep(left.min(TELL_EVERY)),
+            }
         }
-        self.told = Instant::now();
-        let Summary { files, bytes, .. } = self.summary;
-        (self.observer)(Event::Progress { files, bytes })
     }
 }
 

@@ -7,7 +7,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use crate::store::check::verify;
+use crate::store::check::pace::Rate;
+use crate::store::check::verify::{self, ReadPace};
 use crate::store::disk::files::is_at;
 use crate::store::disk::layout::Layout;
 use crate::store::disk::lock::{Lock, OpenError};
@@ -38,13 +39,15 @@ impl Offline {
         })
     }
 
-    /// Checks everything, removing what is damaged if `repair`.
-    pub(crate) fn verify(&self, repair: bool, observer: verify::Observer<'_>) {
+    /// Checks everything at `rate`, or as fast as the disk is, removing what is damaged if `repair`.
+    pub(crate) fn verify(&self, repair: bool, rate: Option<Rate>, observer: verify::Observer<'_>) {
         let drop = |key: &StoreKey, file: &File, _: &Damage| {
             let path = self.layout.path(key);
             is_at(file, &path) && fs::remove_file(path).is_ok()
         };
-        verify::run(&self.layout, repair.then_some(&drop), observer);
+        // No mirror is running.
+        let pace = ReadPace::new(rate, &|| false);
+        verify::run(&self.layout, repair.then_some(&drop), pace, observer);
     }
 
     /// What is pinned, sorted.

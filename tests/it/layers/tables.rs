@@ -107,7 +107,7 @@ pub const INSIDE: &[(&str, &str)] = &[
     ("sites", "budget hub"),
     ("store", "images check blobs records room disk hook key"),
     ("store/blobs", "ingest sample reader partial progress"),
-    ("store/check", "scrub verify hash"),
+    ("store/check", "scrub verify pace hash"),
     (
         "store/disk",
         "lock old_layout blocking health layout files xattrs",
