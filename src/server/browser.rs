@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::header::{HOST, HeaderName, HeaderValue, ORIGIN};
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
 
 use super::record::cut;
 
@@ -51,6 +51,8 @@ struct Hosts {
 /// Why a request is not answered.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Turned {
+    /// It does not say, once and for all, which host it is for.
+    NoHost,
     /// It gives a host that this address is not known by.
     Host(String),
     /// A page of another site sent it.
@@ -73,6 +75,11 @@ impl Gate {
     /// Whether to answer. `shown`: the answer may be shown to a person who follows a link on another site.
     pub(crate) fn judge<B>(&self, request: &Request<B>, shown: bool) -> Result<(), Turned> {
         let headers = request.headers();
+        // RFC 9112 3.2, as every server in Go and nginx have it. With two, a proxy before this one may have read the other.
+        let named = headers.get_all(HOST).iter().count();
+        if named > 1 || named == 0 && request.version() == Version::HTTP_11 {
+            return Err(Turned::NoHost);
+        }
         if let Some(site) = headers.get(SEC_FETCH_SITE)
             && site != "none"
             && site != "same-origin"
@@ -105,7 +112,7 @@ impl Hosts {
             return self.know(host);
         }
         // None is HTTP/1.0: a health check, and no browser.
-        headers.get_all(HOST).iter().try_for_each(|host| {
+        headers.get(HOST).map_or(Ok(()), |host| {
             let host = host.to_str().map_err(|_| Turned::Host("?".to_owned()))?;
             self.know(host)
         })
@@ -140,6 +147,7 @@ impl Turned {
     /// 421: the request is meant for another server (RFC 9110 15.5.20).
     pub(crate) fn status(&self) -> StatusCode {
         match self {
+            Self::NoHost => StatusCode::BAD_REQUEST,
             Self::Host(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::Page => StatusCode::FORBIDDEN,
         }
@@ -149,6 +157,7 @@ impl Turned {
 impl fmt::Display for Turned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoHost => f.write_str("an HTTP/1.1 request has one Host header"),
             Self::Host(host) => write!(
                 f,
                 "this address is for this machine alone, and the request is for the host {host:?}; if that is meant to lead here, add it to allowed_hosts"

@@ -73,7 +73,7 @@ async fn one_address_could_take_every_connection() {
         assert_ne!(ending, Ending::Silent, "{answer}");
         assert!(!answer.contains("200 OK"));
         if answer.starts_with("HTTP/1.1 503 ") {
-            assert!(answer.contains("retry-after: "), "{answer}");
+            assert!(answer.contains("Retry-After: "), "{answer}");
             refused += 1;
         }
     }

@@ -1,12 +1,15 @@
 //! An answer must never say less, or other, about itself than clients rely on (HEAD and GET alike), and never change
 //! bytes.
 
+use std::time::Duration;
+
 use http::{Method, StatusCode};
 
-use crate::support::client::Response;
+use crate::support::client::{Response, raw};
 use crate::support::image::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use crate::support::{Fault, On, REPO, client, digest_of, scene, until};
 
+const PATIENCE: Duration = Duration::from_secs(20);
 const HIT: &str = "pierglass; hit";
 const MISS: &str = "pierglass; fwd=uri-miss; stored";
 
@@ -167,7 +170,7 @@ async fn cache_status_tells_the_truth() {
 
     // Two at a time: the second joins the first.
     let cold = digest_of(&index.images[1].layers[0]);
-    let slow = Fault::DelayHeaders(std::time::Duration::from_millis(300));
+    let slow = Fault::DelayHeaders(Duration::from_millis(300));
     registry.fault(On::blob().get(), slow);
     let cold = mirror.blob_url(REPO, &cold);
     let (one, other) = tokio::join!(status(&cold), status(&cold));
@@ -220,4 +223,64 @@ async fn errors_are_answers_of_a_registry_as_well() {
         let error = &get.json()["errors"][0];
         assert!(error["code"].is_string() && error["message"].is_string());
     }
+}
+
+/// The header of an answer as it stands on the wire, without its status.
+async fn wire_header(authority: &str, request: &str) -> String {
+    let (answer, _) = raw(authority, request, PATIENCE).await;
+    let answer = String::from_utf8_lossy(&answer);
+    let (header, _) = answer.split_once("\r\n\r\n").unwrap();
+    let (_, header) = header.split_once("\r\n").unwrap();
+    format!("{header}\r\n")
+}
+
+/// `registry-api-v2-client` looks for these very letters, and so does `curl -sI .. | grep Docker-Content-Digest`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_of_headers_are_spelt_as_registries_in_go_spell_them() {
+    let (registry, mirror, index) = scene::cold_index();
+    // Sent with `sendfile` once it is stored.
+    let large = registry.put_generated_blob(REPO, 9, 2 * scene::MIB);
+    mirror.store_blob(REPO, &large).await;
+    let blob = format!("/v2/{REPO}/blobs/{large}");
+    let by_digest = format!("/v2/{REPO}/manifests/{}", index.digest);
+    let cases = [
+        (
+            "GET",
+            &*by_digest,
+            "",
+            "Docker-Content-Digest Docker-Distribution-Api-Version Etag Content-Type Content-Length",
+        ),
+        ("HEAD", &blob, "", "Docker-Content-Digest Accept-Ranges"),
+        ("GET", &blob, "", "Docker-Content-Digest Date Connection"),
+        ("GET", &blob, "Range: bytes=5-9", "Content-Range"),
+        ("GET", "/v2/?ns=docker.io", "", "Oci-Namespace"),
+        ("GET", "/v2/", "", "Docker-Distribution-Api-Version"),
+        ("DELETE", &blob, "", "Allow"),
+        ("GET", "/v2/_catalog?n=x", "", "Content-Type"),
+        // hyper refuses this one by itself.
+        ("GET", "/v2/", "no colon", "Content-Length"),
+    ];
+    for (method, path, line, names) in cases {
+        let line = match line {
+            "" => String::new(),
+            line => format!("{line}\r\n"),
+        };
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: m\r\n{line}Connection: close\r\n\r\n");
+        let header = wire_header(mirror.authority(), &request).await;
+        for name in names.split(' ') {
+            assert!(
+                header.contains(&format!("{name}: ")),
+                "{name} in {method} {path}: {header}"
+            );
+        }
+        for name in header.lines().filter_map(|line| line.split(':').next()) {
+            let titled = |part: &str| part.chars().next().is_none_or(|it| !it.is_lowercase());
+            assert!(name.split('-').all(titled), "{name} in {method} {path}");
+        }
+    }
+    let metrics = "GET /metrics HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n";
+    let admin = mirror.admin_url();
+    let header = wire_header(admin.trim_start_matches("http://"), metrics).await;
+    assert!(header.contains("Content-Type: "), "{header}");
 }

@@ -386,7 +386,7 @@ async fn a_spent_quota_says_when_to_come_back() {
     assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(answer.json()["errors"][0]["code"], "TOOMANYREQUESTS");
     assert!(answer.header("retry-after").is_some());
-    // What upstream says about it is passed on.
+    // What upstream says about it is passed on in words: podman stands still for as long as the header says.
     let told = Fault::Status(
         429,
         String::new(),
@@ -394,10 +394,10 @@ async fn a_spent_quota_says_when_to_come_back() {
     );
     registry.fault(On::manifest(), told);
     let mirror = Mirror::start(config(&registry));
-    assert_eq!(
-        mirror.manifest(REPO, "1.0").await.header("retry-after"),
-        Some("17")
-    );
+    let answer = mirror.manifest(REPO, "1.0").await;
+    assert_eq!(answer.header("retry-after"), Some("2"));
+    let words = answer.text();
+    assert!(words.contains("; ask again in 17 s"), "{words}");
 }
 
 #[tokio::test]

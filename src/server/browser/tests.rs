@@ -60,14 +60,18 @@ fn a_loopback_address_is_known_by_loopback_names() {
 fn every_host_that_a_request_gives_is_judged() {
     let gate = loopback(&[]);
     let twice = [("host", "localhost"), ("host", "evil.example")];
-    assert!(gate.judge(&request("/v2/", &twice), false).is_err());
+    let judged = gate.judge(&request("/v2/", &twice), false);
+    assert_eq!(judged, Err(Turned::NoHost));
     // The target of a request to a proxy, and of HTTP/2, counts more than the header.
     let absolute = request("http://evil.example/v2/", &[("host", "localhost")]);
     assert_eq!(
         gate.judge(&absolute, false),
         Err(Turned::Host("evil.example".to_owned()))
     );
-    assert!(gate.judge(&request("/v2/", &[]), false).is_ok());
+    let mut none = request("/v2/", &[]);
+    assert_eq!(gate.judge(&none, false), Err(Turned::NoHost));
+    *none.version_mut() = Version::HTTP_10;
+    assert_eq!(gate.judge(&none, false), Ok(()));
 }
 
 #[test]

@@ -205,6 +205,8 @@ where
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
             .max_buf_size(MAX_HEADER)
+            // As registries written in Go spell them: there are clients and scripts that look for these very letters.
+            .title_case_headers(true)
             .serve_connection(TokioIo::new(io), service);
         Ok(self.watcher.watch(connection).await?)
     }
@@ -279,14 +281,14 @@ pub(super) fn refuse(stream: &TcpStream, secure: bool) {
     if !secure {
         // What does not fit at once is not worth waiting for.
         let _ = stream.try_write(
-            b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         );
     }
 }
 
 /// What a client is told that speaks plain http where TLS is spoken; without it, it would see bytes of an alert.
 const NOT_PLAIN: &[u8] =
-    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n\
     This port speaks TLS: write https:// instead of http://.\n";
 
 /// Looks at the first byte, leaving it unread; `None` at the end.
@@ -297,17 +299,19 @@ async fn first_byte(stream: &TcpStream) -> std::io::Result<Option<u8>> {
 }
 
 /// Looks at the first bytes, leaving them unread: HTTP/2 with prior knowledge begins with `PRI * HTTP/2.0`
-/// (RFC 9113 3.4), and no HTTP/1 method in use begins with `PR`.
+/// (RFC 9113 3.4). `PROPFIND`, which scanners and file managers send, is HTTP/1.
 ///
 /// hyper-util's own detection has no time limit: a silent connection would stay for ever.
 async fn speaks_h2(stream: &TcpStream) -> std::io::Result<bool> {
-    let mut first = [0; 2];
+    const METHOD: &[u8] = b"PRI ";
+    let mut first = [0; METHOD.len()];
     loop {
-        match stream.peek(&mut first).await? {
-            0 => return Ok(false),
-            1 if first[0] == b'P' => tokio::time::sleep(Duration::from_millis(5)).await,
-            1 => return Ok(false),
-            _ => return Ok(&first == b"PR"),
+        let read = stream.peek(&mut first).await?;
+        let so_far = first.get(..read).unwrap_or_default();
+        match METHOD.starts_with(so_far) {
+            true if read == METHOD.len() => return Ok(true),
+            true if read > 0 => tokio::time::sleep(Duration::from_millis(5)).await,
+            _ => return Ok(false),
         }
     }
 }

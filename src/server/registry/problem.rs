@@ -21,10 +21,11 @@ use super::respond;
 /// What a request came to.
 pub(super) type Handled = Result<(Response<Body>, mirror::Outcome), Problem>;
 
-/// What a client is asked to wait when upstream did not say how long.
-const RETRY_AFTER_QUOTA: Duration = Duration::from_secs(60);
+/// The longest that a client is asked to wait, and what it is asked to where no time is known. podman and skopeo do
+/// nothing else for as long as they are told, up to a minute, four times over, before they try another mirror or the
+/// registry (containers/image, `docker_client.go`). They may ask again here: what upstream holds back is not asked for.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const RETRY_AFTER_BUSY: Duration = Duration::from_secs(1);
-const RETRY_AFTER_OUTAGE: Duration = Duration::from_secs(5);
 
 /// An error as a client gets it: the code and words of the API. The cause is for the log.
 #[derive(Debug)]
@@ -69,10 +70,15 @@ impl Problem {
         self
     }
 
-    fn retry_after(self, after: Duration) -> Self {
+    /// A person is told how long it really takes.
+    fn retry_after(mut self, after: Duration) -> Self {
         // Rounded up: a client that asks a moment too early is refused again.
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-        self.with(RETRY_AFTER, seconds.max(1).into())
+        let most = LONGEST_WAIT.as_secs();
+        if seconds > most {
+            self.message = format!("{}; ask again in {seconds} s", self.message);
+        }
+        self.with(RETRY_AFTER, seconds.clamp(1, most).into())
     }
 
     /// The words for the log.
@@ -209,7 +215,7 @@ impl Problem {
                 let words = limit.words();
                 let status = StatusCode::TOO_MANY_REQUESTS;
                 of(status, ErrorCode::TooManyRequests, words)
-                    .retry_after(retry_after.unwrap_or(RETRY_AFTER_QUOTA))
+                    .retry_after(retry_after.unwrap_or(LONGEST_WAIT))
             }
             upstream::Error::OverRate { again_in } => of(
                 StatusCode::TOO_MANY_REQUESTS,
@@ -221,12 +227,12 @@ impl Problem {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "upstream is unavailable; the log of the mirror says why",
             )
-            .retry_after(RETRY_AFTER_OUTAGE),
+            .retry_after(LONGEST_WAIT),
             upstream::Error::Credentials(_) => unavailable(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the mirror cannot log in there; its log says why",
             )
-            .retry_after(RETRY_AFTER_OUTAGE),
+            .retry_after(LONGEST_WAIT),
             upstream::Error::Busy(no_memory) => (*no_memory).into(),
             upstream::Error::CircuitOpen {
                 silent, again_in, ..
@@ -240,7 +246,7 @@ impl Problem {
             }
             upstream::Error::Silent(_) => {
                 unavailable(StatusCode::GATEWAY_TIMEOUT, "upstream does not answer")
-                    .retry_after(RETRY_AFTER_OUTAGE)
+                    .retry_after(LONGEST_WAIT)
             }
             upstream::Error::Wrong(_) => of(
                 StatusCode::BAD_GATEWAY,
@@ -283,5 +289,13 @@ mod tests {
         assert_eq!(after(0), Some(1.into()));
         assert_eq!(after(1000), Some(1.into()));
         assert_eq!(after(1001), Some(2.into()));
+    }
+
+    #[test]
+    fn a_long_wait_is_told_in_words_alone() {
+        let problem = Problem::read_only().retry_after(Duration::from_secs(3600));
+        assert!(problem.message.ends_with("; ask again in 3600 s"));
+        let response = problem.into_response();
+        assert_eq!(response.headers().get(RETRY_AFTER), Some(&2.into()));
     }
 }
