@@ -118,7 +118,7 @@ async fn ask(upstream: &Upstream) -> Vec<UpstreamReport> {
 /// A token first, then a HEAD that shows the quota, which only Docker Hub states.
 async fn try_out(probe: &Probe<'_>, upstream: &Upstream) -> Result<(), Error> {
     probe.ping().await?;
-    if probe.endpoint().is_some() || !hub::is(upstream.namespace()) {
+    if probe.endpoint().is_some() || !upstream.is_docker_hub() {
         return Ok(());
     }
     let (Ok(repository), Ok(reference)) = (hub::QUOTA_PROBE.0.parse(), hub::QUOTA_PROBE.1.parse())

@@ -109,8 +109,10 @@ keys! {
         UPSTREAM_DEFAULT: "default",
             "Repositories without a namespace go here. Default: docker.io, or the only upstream.";
         UPSTREAM_URL: "url", "Default: https:// and the namespace, except for docker.io. http:// only if written so.";
+        UPSTREAM_PREFIX: "prefix",
+            "Where its repositories are at that url, if not at the top: \"dockerhub\" asks for /v2/dockerhub/NAME.";
         UPSTREAM_ENDPOINTS: "endpoints" = "[]",
-            "URLs asked before url, in this order and anonymously; what they do not give is asked of the next.";
+            "Asked in turn before url, anonymously, until one gives it: URLs, or tables of url and prefix.";
     }
     [UPSTREAM, MORE_CREDENTIALS] {
         USERNAME: "username", "User name at this registry. Default: anonymous.";

@@ -15,7 +15,7 @@ use crate::mirror::freshness::Freshness;
 use crate::oci::name::Namespace;
 use crate::secret::Secret;
 use crate::sites::hub;
-use crate::upstream::{ConnectionSettings, Proxy, Settings, Timeouts};
+use crate::upstream::{BaseUrl, ConnectionSettings, Proxy, Settings, Timeouts};
 
 #[derive(Debug, Clone)]
 pub(crate) struct UpstreamConfig {
@@ -226,7 +226,8 @@ fn upstream(
     environment: &Environment,
 ) -> Result<UpstreamConfig, Reported> {
     let url = url_of(lookup, namespace.as_ref());
-    let endpoints = lookup.required(&keys::UPSTREAM_ENDPOINTS, url::registries);
+    let endpoints = lookup.required(&keys::UPSTREAM_ENDPOINTS, url::base_urls);
+    let prefix = lookup.optional(&keys::UPSTREAM_PREFIX, url::prefix);
     let logins = credentials::resolve(lookup, environment);
     let ca_file = lookup.optional(&keys::UPSTREAM_CA_FILE, value::file);
     let realms = lookup.required(&keys::UPSTREAM_REALMS, url::hosts);
@@ -237,7 +238,10 @@ fn upstream(
 
     let settings = Settings {
         namespace: namespace?,
-        url: url?,
+        registry: BaseUrl {
+            url: url?,
+            prefix: prefix?,
+        },
         endpoints: endpoints?,
         logins: logins?,
         realms: realms?,

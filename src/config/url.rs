@@ -7,8 +7,9 @@ use http::uri::Authority;
 
 use super::mistake::Fault;
 use super::value::{Value, mistyped, quoted, text};
+use crate::oci::name::Repository;
 use crate::secret::Secret;
-use crate::upstream::Proxy;
+use crate::upstream::{BaseUrl, Proxy};
 
 /// The URL of a registry: a host, perhaps a path before `/v2/`. Without a scheme it is `https`.
 pub(super) fn registry(value: &Value) -> Result<Uri, Fault> {
@@ -32,17 +33,76 @@ pub(super) fn registry(value: &Value) -> Result<Uri, Fault> {
             "leave that out: every request has it anyway",
         ));
     }
+    if let Some(rest) = uri.path().strip_prefix("/v2/") {
+        let host = full.strip_suffix(uri.path()).unwrap_or_default();
+        return Err(Fault::new(
+            format!("{} has a path after /v2/", quoted(written)),
+            format!(
+                "write url = {host:?}, and prefix = {:?}",
+                rest.trim_end_matches('/')
+            ),
+        ));
+    }
     Ok(uri)
 }
 
-pub(super) fn registries(value: &Value) -> Result<Vec<Uri>, Fault> {
+/// What stands before the names of repositories in a registry that has more than those of one upstream.
+pub(super) fn prefix(value: &Value) -> Result<Repository, Fault> {
+    const RIGHT: &str =
+        "write what stands between /v2/ and the names of repositories there, such as \"dockerhub\"";
+    let written = text(value)?;
+    if written.contains('@') {
+        return Err(Fault::new("has credentials in it", RIGHT));
+    }
+    let wrong = |why: &str| Fault::new(format!("{} {why}", quoted(written)), RIGHT);
+    if written.contains("://") {
+        return Err(wrong("is a URL, which belongs to url"));
+    }
+    if written.starts_with('/') || written.ends_with('/') {
+        return Err(wrong("begins or ends with a slash"));
+    }
+    if written == "v2" || written.starts_with("v2/") {
+        return Err(wrong("begins with v2, which every request has anyway"));
+    }
+    let has_capitals = written.bytes().any(|byte| byte.is_ascii_uppercase());
+    written.parse().map_err(|_| match has_capitals {
+        true => wrong("has capital letters, which no repository has"),
+        false => wrong("is no part of a repository's name"),
+    })
+}
+
+/// Places to ask: each a URL, or a table of a URL and a prefix.
+pub(super) fn base_urls(value: &Value) -> Result<Vec<BaseUrl>, Fault> {
     const RIGHT: &str = "write a list of URLs, such as [\"https://mirror.example.com\"]";
     match value {
-        Value::List(urls) => urls.iter().map(|(_, url)| registry(url)).collect(),
+        Value::List(urls) => urls.iter().map(|(_, it)| base_url(it)).collect(),
         // The default, as the table of keys has it.
         Value::Untyped(text) if text.expose() == "[]" => Ok(Vec::new()),
         other => Err(mistyped(other, "a list", RIGHT)),
     }
+}
+
+fn base_url(value: &Value) -> Result<BaseUrl, Fault> {
+    const RIGHT: &str =
+        "write { url = \"https://mirror.example.com\", prefix = \"dockerhub\" }, or the URL alone";
+    let Value::Table(entries) = value else {
+        let url = registry(value)?;
+        return Ok(BaseUrl { url, prefix: None });
+    };
+    let of = |name: &str| entries.iter().find(|entry| entry.name == name);
+    if let Some(unknown) = entries
+        .iter()
+        .find(|it| !["url", "prefix"].contains(&&*it.name))
+    {
+        let words = format!("has {}, which no endpoint has", quoted(&unknown.name));
+        return Err(Fault::new(words, RIGHT));
+    }
+    let url = of("url").ok_or_else(|| Fault::new("has an endpoint without url", RIGHT))?;
+    let read = of("prefix").map(|entry| prefix(&entry.value));
+    Ok(BaseUrl {
+        url: registry(&url.value)?,
+        prefix: read.transpose()?,
+    })
 }
 
 /// The schemes of proxies. To one of `https` the mirror speaks TLS; `socks5h` and `socks4a` resolve names themselves.

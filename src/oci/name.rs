@@ -30,6 +30,11 @@ impl Repository {
         !self.0.contains('/')
     }
 
+    /// What it is called in a registry that has it below `path`. That registry decides which names are too long.
+    pub(crate) fn below(&self, path: &Self) -> Self {
+        Self(format!("{path}/{self}").into())
+    }
+
     /// The name with `prefix/` in front, provided that this is a valid name too.
     pub(crate) fn with_prefix(&self, prefix: &str) -> Result<Self, NameError> {
         format!("{prefix}/{self}").parse()

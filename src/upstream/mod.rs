@@ -38,7 +38,7 @@ pub(crate) use login::kinds::Login;
 pub(crate) use login::password::Password;
 pub(crate) use manifests::{FetchedManifest, ManifestHead};
 pub(crate) use probe::Probe;
-pub(crate) use settings::Settings;
+pub(crate) use settings::{BaseUrl, Settings};
 pub(crate) use wire::http::UpstreamBody;
 pub(crate) use wire::settings::{ConnectionSettings, Proxy, Timeouts};
 
@@ -76,6 +76,11 @@ impl Upstream {
     /// The name clients choose it by.
     pub(crate) fn namespace(&self) -> &Namespace {
         &self.settings.namespace
+    }
+
+    /// Whether it is Docker Hub itself.
+    pub(crate) fn is_docker_hub(&self) -> bool {
+        self.settings.is_docker_hub()
     }
 
     /// Asks which manifest a reference is, without fetching it: free of quota on Docker Hub.
@@ -178,7 +183,7 @@ impl Upstream {
 
     /// The results of upstream's search, as it wrote them; not found if it has no search. `query` is the query string.
     pub(crate) async fn search(&self, query: String) -> Result<Bytes, Error> {
-        let elsewhere = hub::search(&self.settings.namespace, self.settings.url.host());
+        let elsewhere = hub::search(&self.settings.namespace, self.settings.registry.url.host());
         search::search(self.endpoints.registry(), elsewhere, query, &self.memory).await
     }
 

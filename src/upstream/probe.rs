@@ -1,6 +1,6 @@
 //! Questions that only find out whether upstream answers, and as whom: `check --online`.
 
-use http::{Method, Uri};
+use http::Method;
 
 use crate::oci::endpoint::Endpoint;
 use crate::oci::manifest;
@@ -13,13 +13,13 @@ use super::error::Error;
 use super::login::account::Account;
 use super::manifests;
 use super::restraint::quota::RateLimit;
-use super::settings::Settings;
+use super::settings::{BaseUrl, Settings};
 
 /// One account at the registry itself, or one of the endpoints that are asked before it.
 pub(crate) struct Probe<'a> {
     client: &'a Client,
     account: Option<&'a Account>,
-    endpoint: Option<&'a Uri>,
+    endpoint: Option<&'a BaseUrl>,
 }
 
 /// The accounts in the order they are tried, then the endpoints.
@@ -34,10 +34,10 @@ pub(super) fn all<'a>(
         endpoint: None,
     });
     let before = endpoints.before().iter().zip(&settings.endpoints);
-    let before = before.map(|(client, url)| Probe {
+    let before = before.map(|(client, place)| Probe {
         client,
         account: None,
-        endpoint: Some(url),
+        endpoint: Some(place),
     });
     accounts.chain(before)
 }
@@ -47,8 +47,8 @@ impl Probe<'_> {
         self.account.map_or("anonymous", Account::name)
     }
 
-    /// The URL, for an endpoint that is asked before the registry.
-    pub(crate) fn endpoint(&self) -> Option<&Uri> {
+    /// The place, for an endpoint that is asked before the registry.
+    pub(crate) fn endpoint(&self) -> Option<&BaseUrl> {
         self.endpoint
     }
 

@@ -49,6 +49,7 @@
 //! - `addresses`: where a registry may lead the mirror
 //! - `proxy`: how an upstream is reached: proxies, TLS, timeouts
 //! - `endpoints`: several places to ask, several users to be
+//! - `prefix`: a registry that has the repositories of another below a path
 //! - `resume`: a transfer breaks off and is resumed
 //! - `upstream_trouble`: upstream answers nonsense, without end, or with a passing failure
 //! - `circuit`: upstream keeps failing
@@ -114,6 +115,7 @@ mod old_store;
 mod ownership;
 mod partials;
 mod pins;
+mod prefix;
 mod prepared;
 mod proofs;
 mod protocols;

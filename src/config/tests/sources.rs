@@ -37,7 +37,7 @@ fn nothing_written_is_a_docker_hub_mirror() {
     let urls: Vec<_> = config
         .upstreams
         .iter()
-        .map(|it| it.settings.url.to_string())
+        .map(|it| it.settings.registry.url.to_string())
         .collect();
     let known = [
         "https://registry-1.docker.io/",

@@ -57,7 +57,7 @@ fn docker_hub_has_one_namespace_under_any_of_its_names() {
         let config = parse(&format!("[upstream.{alias:?}]")).unwrap();
         assert!(hub::is(&config.upstreams[0].settings.namespace), "{alias}");
         assert_eq!(
-            config.upstreams[0].settings.url.host(),
+            config.upstreams[0].settings.registry.url.host(),
             Some("registry-1.docker.io")
         );
     }

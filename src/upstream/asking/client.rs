@@ -12,7 +12,6 @@ use crate::headers::challenge::{self, Challenge};
 use crate::metrics::Metrics;
 use crate::oci::endpoint::Endpoint;
 use crate::oci::name::Repository;
-use crate::sites::hub;
 use crate::upstream::error::{CertificateError, Error, FailedTry, LimitKind};
 use crate::upstream::login::account::{Account, who_may};
 use crate::upstream::login::realm::Realms;
@@ -56,11 +55,15 @@ impl Client {
             &settings.connection,
             Arc::clone(&metrics),
         )?;
-        let host = settings.url.authority().map_or("", |host| host.as_str());
+        let host = settings
+            .registry
+            .url
+            .authority()
+            .map_or("", |host| host.as_str());
         let endpoint = format!("{host} token");
         let breaker = Breaker::new(namespace, &endpoint, &metrics);
         let throttle = Throttle::new(namespace, &endpoint, Arc::clone(&metrics));
-        let (home, listed) = (settings.url.clone(), settings.realms.clone());
+        let (home, listed) = (settings.registry.url.clone(), settings.realms.clone());
         let realms = Realms::new(home, listed, breaker, throttle);
         let realms = Arc::new(realms);
         let account = |login| Account::new(login, Arc::clone(&realms), http.clone());
@@ -69,7 +72,7 @@ impl Client {
         Ok(Self {
             accounts,
             throttle: Throttle::new(namespace, transport.base(), metrics),
-            has_quotas: hub::is(&settings.namespace),
+            has_quotas: settings.is_docker_hub(),
             transport,
             breaks: Arc::default(),
         })
@@ -184,9 +187,10 @@ impl Client {
         question: &Question,
         until: Instant,
     ) -> Result<Reply, FailedTry> {
-        let repository = question.endpoint.repository();
+        let repository = self.transport.name_of(question);
+        let repository = repository.as_ref();
         let authenticator = account.authenticator();
-        let uri = question.uri(self.base())?;
+        let uri = self.transport.uri(question)?;
         let sent = authenticator.authorization(repository).await?;
         let arrival = self
             .transport
@@ -255,7 +259,7 @@ impl Client {
             return authenticator.judge(false).await;
         }
         let base = Question::new(Method::GET, Endpoint::Base);
-        let Ok(uri) = base.uri(self.base()) else {
+        let Ok(uri) = self.transport.uri(&base) else {
             return;
         };
         let asked = self
@@ -282,7 +286,7 @@ impl Client {
             return stated;
         }
         let base = Question::new(Method::GET, Endpoint::Base);
-        let Ok(uri) = base.uri(self.base()) else {
+        let Ok(uri) = self.transport.uri(&base) else {
             return stated;
         };
         let asked = self

@@ -7,7 +7,7 @@ use crate::metrics::Metrics;
 use crate::oci::name::Repository;
 use crate::upstream::error::{CertificateError, Error};
 use crate::upstream::login::kinds::Login;
-use crate::upstream::settings::Settings;
+use crate::upstream::settings::{BaseUrl, Settings};
 
 use super::client::Client;
 
@@ -35,9 +35,9 @@ impl Endpoints {
         settings: &Settings,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, CertificateError> {
-        let before = |url: &http::Uri| {
+        let before = |place: &BaseUrl| {
             let anonymous = Settings {
-                url: url.clone(),
+                registry: place.clone(),
                 logins: vec![Login::Anonymous],
                 realms: Vec::new(),
                 ..settings.clone()

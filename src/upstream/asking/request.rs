@@ -37,6 +37,7 @@ impl Question {
         }
     }
 
+    /// Its URL at a server whose own URL is `base`, without a slash at the end.
     pub(crate) fn uri(&self, base: &str) -> Result<Uri, Error> {
         let path = self.endpoint.path();
         match &self.query {

@@ -15,7 +15,7 @@ use crate::upstream::restraint::backoff::retry_after;
 use crate::upstream::restraint::breaker::{Breaker, Permission, Subject};
 use crate::upstream::restraint::circuit::FailureKind;
 use crate::upstream::restraint::holds::Probed;
-use crate::upstream::settings::Settings;
+use crate::upstream::settings::{BaseUrl, Settings};
 use crate::upstream::wire::http::{AGENT, Http, Request};
 use crate::upstream::wire::origin::{Origin, names, origin};
 use crate::upstream::wire::zone::{Reach, Zone};
@@ -32,6 +32,7 @@ const DRAIN_WITHIN: Duration = Duration::from_millis(100);
 /// The way to one origin and to where it redirects.
 pub(super) struct Transport {
     http: Http,
+    place: BaseUrl,
     base: String,
     origin: Origin,
     /// Hosts that may be anywhere, as the operator says.
@@ -49,11 +50,21 @@ pub(super) struct Arrival {
 
 impl Transport {
     pub(super) fn new(settings: &Settings, http: Http, metrics: &Metrics) -> Self {
-        let host = settings.url.authority().map_or("", |host| host.as_str());
+        let host = settings
+            .registry
+            .url
+            .authority()
+            .map_or("", |host| host.as_str());
         Self {
             http,
-            base: settings.url.to_string().trim_end_matches('/').to_owned(),
-            origin: origin(&settings.url),
+            base: settings
+                .registry
+                .url
+                .to_string()
+                .trim_end_matches('/')
+                .to_owned(),
+            origin: origin(&settings.registry.url),
+            place: settings.registry.clone(),
             redirects: settings.redirects.clone(),
             breaker: Breaker::new(settings.namespace.as_str(), host, metrics),
         }
@@ -65,6 +76,28 @@ impl Transport {
 
     pub(super) fn base(&self) -> &str {
         &self.base
+    }
+
+    /// What the repository is called here that a question is about.
+    pub(super) fn name_of(&self, question: &Question) -> Option<Repository> {
+        let repository = question.endpoint.repository();
+        repository.map(|repository| self.place.name_of(repository))
+    }
+
+    /// The URL of a question here. It and the scope of a token have the names of this place; all else has those of the
+    /// upstream.
+    pub(super) fn uri(&self, question: &Question) -> Result<Uri, Error> {
+        match self.name_of(question) {
+            Some(name) if self.place.prefix.is_some() => {
+                let endpoint = question.endpoint.clone().with_repository(name);
+                let question = Question {
+                    endpoint,
+                    ..question.clone()
+                };
+                question.uri(&self.base)
+            }
+            _ => question.uri(&self.base),
+        }
     }
 
     /// Whether `uri` is at this origin and not where it redirected to.
@@ -148,7 +181,7 @@ impl Transport {
     /// Asks for `/v2/`, without authorization: whether the origin is well, and whether it limits all that is asked.
     pub(super) async fn ping(&self, until: Instant) -> Result<Probed, Error> {
         let question = Question::new(Method::GET, Endpoint::Base);
-        let request = request(&question, question.uri(&self.base)?, None)?;
+        let request = request(&question, self.uri(&question)?, None)?;
         let kind = question.endpoint.kind().as_str();
         let reach = Reach::Anywhere;
         let asked = self.http.send(request, kind, reach, until).await;
