@@ -1,11 +1,13 @@
 //! The reference registry, as a server that must never be asked for what is stored already.
 
-use std::path::Path;
+use std::fmt::Write as _;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use tempfile::TempDir;
 
+use crate::authority::Authority;
 use crate::programs::Program;
 use crate::support::client;
 use crate::support::content::digest_of;
@@ -18,25 +20,52 @@ use crate::support::{Image, Index};
 pub struct Distribution {
     program: Program,
     url: String,
-    _directory: TempDir,
+    directory: Arc<TempDir>,
 }
 
 impl Distribution {
     #[track_caller]
     pub fn start() -> Distribution {
         let directory = TempDir::with_prefix("pg-").unwrap();
-        let address = free_port().to_string();
-        let config = directory.path().join("config.yml");
-        std::fs::write(&config, settings(&directory.path().join("data"), &address)).unwrap();
-        let log = directory.path().join("registry.log");
+        Distribution::serve(Arc::new(directory), None)
+    }
+
+    /// A second one over the same directory, which speaks TLS.
+    #[track_caller]
+    pub fn with_tls(&self, authority: &Authority) -> Distribution {
+        Distribution::serve(self.directory.clone(), Some(authority))
+    }
+
+    #[track_caller]
+    fn serve(directory: Arc<TempDir>, authority: Option<&Authority>) -> Distribution {
+        let address = free_port();
+        let path = |name: String| directory.path().join(name);
+        let data = path("data".into());
+        let mut settings = format!(
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nlog:\n  accesslog:\n    \
+             disabled: false\nhttp:\n  addr: {address}\n",
+            data.display()
+        );
+        if let Some(authority) = authority {
+            let identity = authority.identity(address.ip());
+            let (certificate, key) = (identity.certificate.display(), identity.key.display());
+            let _ = writeln!(
+                settings,
+                "  tls:\n    certificate: {certificate}\n    key: {key}"
+            );
+        }
+        let config = path(format!("{address}.yml"));
+        std::fs::write(&config, settings).unwrap();
+        let log = path(format!("{address}.log"));
         let mut program = Program::start("docker-registry", "docker-registry", log, |command| {
             command.arg("serve").arg(&config);
         });
-        program.wait_until(|| std::net::TcpStream::connect(&address).ok());
+        program.wait_until(|| std::net::TcpStream::connect(address).ok());
+        let scheme = if authority.is_some() { "https" } else { "http" };
         Distribution {
             program,
-            url: format!("http://{address}"),
-            _directory: directory,
+            url: format!("{scheme}://{address}"),
+            directory,
         }
     }
 
@@ -61,11 +90,16 @@ impl Distribution {
     }
 
     pub async fn put_image(&self, repo: &str, tag: Option<&str>, image: &Image) {
+        self.put_image_as(repo, tag, image, OCI_MANIFEST).await;
+    }
+
+    /// An image whose manifest has this media type.
+    pub async fn put_image_as(&self, repo: &str, tag: Option<&str>, image: &Image, kind: &str) {
         for blob in std::iter::once(&image.config).chain(&image.layers) {
             self.put_blob(repo, blob.clone()).await;
         }
         let reference = tag.unwrap_or(&image.digest);
-        self.put_manifest(repo, reference, OCI_MANIFEST, image.manifest.clone())
+        self.put_manifest(repo, reference, kind, image.manifest.clone())
             .await;
     }
 
@@ -77,7 +111,7 @@ impl Distribution {
             .await;
     }
 
-    async fn put_blob(&self, repo: &str, bytes: Bytes) {
+    pub async fn put_blob(&self, repo: &str, bytes: Bytes) {
         let start = format!("{}/v2/{repo}/blobs/uploads/", self.url);
         let started = client::request(Method::POST, &start, &[]).await.unwrap();
         let place = started.header("location").unwrap();
@@ -89,20 +123,12 @@ impl Distribution {
         assert_eq!(stored.status, StatusCode::CREATED, "{}", stored.text());
     }
 
-    async fn put_manifest(&self, repo: &str, reference: &str, media_type: &str, bytes: Bytes) {
+    pub async fn put_manifest(&self, repo: &str, reference: &str, kind: &str, bytes: Bytes) {
         let target = format!("{}/v2/{repo}/manifests/{reference}", self.url);
-        let headers = [("content-type", media_type)];
+        let headers = [("content-type", kind)];
         let stored = client::send(Method::PUT, &target, &headers, bytes)
             .await
             .unwrap();
         assert_eq!(stored.status, StatusCode::CREATED, "{}", stored.text());
     }
-}
-
-fn settings(data: &Path, address: &str) -> String {
-    let data = data.display();
-    format!(
-        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {data}\nhttp:\n  addr: {address}\n\
-         log:\n  accesslog:\n    disabled: false\n"
-    )
 }

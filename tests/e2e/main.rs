@@ -5,7 +5,9 @@
 //! Contents, in reading order:
 //! - `programs`: programs are started, waited for and ended; nothing outlives its test
 //! - `fence`: a proxy that lets no request past the mirror, and notes each one
+//! - `authority`: certificates that only some trust
 //! - `dockerd`, `containerd`, `containers`, `distribution`, `prometheus`: the programs
+//! - `installed`: clients from PyPI and npm
 //! - `busybox`, `tar`: an image that runs
 //! - `probe`: a client that reads as much as it wants and hangs up
 //! - `docker_pull`: dockerd pulls through the mirror
@@ -13,6 +15,8 @@
 //! - `containers_image`: podman, buildah and skopeo do
 //! - `search`, `lists`: dockerd, podman and skopeo look for images and list tags
 //! - `parallel_fetch`, `lazy_puller`: what newer clients do than Debian has, as they do it on the wire
+//! - `both_ways`: a client at a registry, and then at its mirror
+//! - `libraries`, `charliecloud`, `flatpak`: clients that few have heard of
 //! - `outages`: dockerd and containerd pull what is stored, whatever upstream does
 //! - `disks`, `disk_trouble`: the disk of the store is full, read-only, forbidden, gone or broken
 //! - `large_blob`: a gibibyte in pieces, and through a `kill -9`
@@ -33,6 +37,8 @@
 #[allow(dead_code, unused_imports, reason = "it is made for tests/it")]
 mod support;
 
+mod authority;
+mod both_ways;
 mod busybox;
 mod containerd;
 mod containers;
@@ -40,18 +46,22 @@ mod disks;
 mod distribution;
 mod dockerd;
 mod fence;
+mod installed;
 mod probe;
 mod programs;
 mod prometheus;
 mod search;
 mod tar;
 
+mod charliecloud;
 mod containerd_pull;
 mod containers_image;
 mod disk_trouble;
 mod docker_pull;
+mod flatpak;
 mod large_blob;
 mod lazy_puller;
+mod libraries;
 mod lists;
 mod metrics;
 mod outages;

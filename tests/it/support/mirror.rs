@@ -102,9 +102,15 @@ impl Mirror {
     /// Runs the program and waits until it listens.
     #[track_caller]
     pub fn start(config: MirrorConfig) -> Mirror {
+        Mirror::start_at(config, &any_port().to_string())
+    }
+
+    /// The same, at an address that is known before.
+    #[track_caller]
+    pub fn start_at(config: MirrorConfig, listen: &str) -> Mirror {
         let directory = TempDir::with_prefix("pierglass-test-").unwrap();
         let any = any_port().to_string();
-        let (child, output, listen, admin) = launch(&config, directory.path(), &any, &any)
+        let (child, output, listen, admin) = launch(&config, directory.path(), listen, &any)
             .unwrap_or_else(|failure| panic!("{failure}"));
         Mirror {
             config,

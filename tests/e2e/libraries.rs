@@ -1,0 +1,119 @@
+//! Programs written with a library for Python or Node must never need another registry than the mirror.
+//!
+//! Each library has a script in `clients/` that pulls with it, and prints what came.
+
+use std::fs::File;
+
+use serde_json::json;
+
+use crate::both_ways::{BothWays, REPO, Tagged};
+use crate::installed;
+use crate::support::content::{Content, digest_of};
+use crate::support::image::{OCI_MANIFEST, descriptor};
+
+/// Runs `clients/NAME` with a URL, a repository and tags.
+fn client<'a>(name: &'a str, tags: &'a [&'a str]) -> impl Fn(&BothWays, &str) -> String + 'a {
+    let script = format!("{}/tests/e2e/clients/{name}", env!("CARGO_MANIFEST_DIR"));
+    move |both, url| {
+        let arguments = [&[url, REPO], tags].concat();
+        if name.ends_with(".py") {
+            return both.run(
+                installed::python().to_str().unwrap(),
+                "python3",
+                |command| {
+                    // Its own directory would come first, where files may have the name of what they import.
+                    command.arg("-P").arg(&script).args(arguments);
+                },
+            );
+        }
+        both.run("node", "nodejs", |command| {
+            // What comes from the standard input finds modules where the program runs.
+            command
+                .args(["--input-type=module", "-"])
+                .args(arguments)
+                .stdin(File::open(&script).unwrap())
+                .current_dir(installed::node_modules());
+        })
+    }
+}
+
+/// Digests of what an image of one platform consists of.
+fn layers(tagged: &Tagged) -> Vec<String> {
+    tagged
+        .image
+        .layers
+        .iter()
+        .map(|layer| digest_of(layer))
+        .collect()
+}
+
+/// It gets each manifest twice.
+#[tokio::test]
+async fn oras_pulls_files() {
+    let both = BothWays::http();
+    let files = [
+        Vec::from(b"a file"),
+        Content::generated(1, 9 << 20).read(0, 9 << 20),
+    ];
+    let layers = files.each_ref().map(|file| {
+        let mut layer = descriptor("text/plain", file);
+        layer["annotations"] = json!({"org.opencontainers.image.title": layer["digest"]});
+        layer
+    });
+    let artifact = json!({
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": "application/vnd.acme.files",
+        "config": descriptor("application/vnd.oci.empty.v1+json", b"{}"),
+        "layers": layers,
+    });
+    let manifest = artifact.to_string().into();
+    for blob in files.iter().cloned().chain([Vec::from(b"{}")]) {
+        both.registry.put_blob(REPO, blob.into()).await;
+    }
+    both.registry
+        .put_manifest(REPO, "1", OCI_MANIFEST, manifest)
+        .await;
+    let [small, large] = files.map(|file| format!("1 {}", digest_of(&file)));
+    both.assert_same(
+        &["tags: 1".into(), small, large],
+        client("oras_client.py", &["1"]),
+    );
+}
+
+/// It asks for every platform of a list.
+#[tokio::test]
+async fn python_dxf_pulls_all_platforms() {
+    let both = BothWays::http();
+    let mut expected = vec!["tags: index list oci single".to_owned()];
+    for tagged in [
+        Tagged::docker(&both.registry).await,
+        Tagged::oci(&both.registry).await,
+    ] {
+        let Tagged {
+            one,
+            many,
+            image,
+            index,
+            ..
+        } = &tagged;
+        expected.push(format!("{one} {}", image.digest));
+        expected.extend(
+            layers(&tagged)
+                .iter()
+                .map(|layer| format!("{one} one {layer}")),
+        );
+        expected.push(format!("{many} {}", index.digest));
+        let mut images: Vec<_> = index.images.iter().collect();
+        images.sort_by_key(|image| &image.architecture);
+        for image in images {
+            let platform = &image.architecture;
+            let blobs = image.layers.iter().map(|layer| digest_of(layer));
+            expected.extend(blobs.map(|layer| format!("{many} linux/{platform} {layer}")));
+        }
+    }
+    both.assert_same(
+        &expected,
+        client("python_dxf.py", &["single", "list", "oci", "index"]),
+    );
+}
