@@ -106,6 +106,7 @@ impl Stored {
             min_free: 0,
             scrub_rate: 0,
             scrub_every: Duration::from_secs(1),
+            shares: Vec::new(),
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         let memory = Memory::new(memory::Settings {

@@ -94,6 +94,8 @@ metrics! {
         "Blobs stored.";
     store_share_bytes: GaugeVec = "pierglass_store_share_bytes", [share],
         "Bytes by what they are spent on.";
+    store_upstream_bytes: GaugeVec = "pierglass_store_upstream_bytes", [upstream],
+        "Bytes by the upstream that they came from first, without directories.";
     store_files: IntGaugeVec = "pierglass_store_files", [share],
         "Files and directories of the store by what they hold.";
     evicted_bytes: IntCounter = "pierglass_store_evicted_bytes_total", [],

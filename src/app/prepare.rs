@@ -91,6 +91,7 @@ pub(crate) fn remarks(config: &Config) -> Vec<Remark> {
         is_warning: true,
     };
     let mut remarks = sizes(config);
+    remarks.extend(shares(config).map(warning));
     remarks.extend(limits(config).map(warning));
     let readable = config
         .secret_files
@@ -181,6 +182,25 @@ fn sizes(config: &Config) -> Vec<Remark> {
         });
     }
     remarks
+}
+
+/// Shares of the store that do nothing, or leave next to nothing.
+fn shares(config: &Config) -> impl Iterator<Item = String> {
+    let max_size = config.store.max_size;
+    let shares = config.store.shares.iter();
+    shares.filter_map(move |share| {
+        let (name, most) = (&share.namespace, share.most?);
+        let size = format_size(most);
+        if most < SMALL && max_size >= SMALL {
+            return Some(format!(
+                "store_share of {name} is {size}: hardly an image finds room in it"
+            ));
+        }
+        let of = format_size(max_size);
+        (most > max_size).then(|| {
+            format!("store_share of {name} is {size}, and store.max_size is {of}: it has no effect")
+        })
+    })
 }
 
 /// Of the file system that the store is on, or will be.

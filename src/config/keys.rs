@@ -121,6 +121,8 @@ keys! {
         PASSWORD_ENV: "password_env", "The name of an environment variable that holds the password.";
     }
     [UPSTREAM] {
+        UPSTREAM_STORE_SHARE: "store_share",
+            "What it may keep of the store when others need room: \"30%\" of max_size, or a size. Default: all of it.";
         UPSTREAM_CA_FILE: "ca_file", "PEM certificates to trust besides those of the system.";
         UPSTREAM_REALMS: "realms" = "[]", "Further hosts that may be sent the credentials in exchange for a token.";
         UPSTREAM_REDIRECTS: "redirects" = "[]",

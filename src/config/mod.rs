@@ -17,6 +17,7 @@ use crate::access::permits::PerClient;
 use crate::secret::Secret;
 use crate::server::connection::tls;
 use crate::sites::Sites;
+use crate::store::UpstreamShare;
 use crate::upstream::{Login, Password};
 use crate::{logging, memory, server, store};
 
@@ -160,11 +161,17 @@ fn resolve(
         .values(&keys::STORE_PATH)
         .is_empty();
     let (server, upstreams) = (server?, upstreams?);
+    let mut store = store?;
+    let shares = upstreams.iter().map(|upstream| UpstreamShare {
+        namespace: upstream.settings.namespace.clone(),
+        most: upstream.store_share.map(|share| share.of(store.max_size)),
+    });
+    store.shares = shares.collect();
     Ok(Config {
         store_is_named,
         secret_files: secret_files(written, &server, &upstreams),
         server,
-        store: store?,
+        store,
         memory: memory?,
         upstreams,
         log: log?,
@@ -327,6 +334,7 @@ fn store(lookup: &mut Lookup<'_>, environment: &Environment) -> Result<store::Se
         min_free: min_free?,
         scrub_rate: scrub_rate?,
         scrub_every: scrub_every?,
+        shares: Vec::new(),
     })
 }
 

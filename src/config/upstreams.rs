@@ -8,7 +8,7 @@ use super::environment::Environment;
 use super::keys;
 use super::lookup::Lookup;
 use super::mistake::{Fault, Location, Mistakes, Reported};
-use super::value::{self, Value};
+use super::value::{self, StoreShare, Value};
 use super::written::Section;
 use super::{credentials, freshness, url};
 use crate::mirror::freshness::Freshness;
@@ -24,6 +24,8 @@ pub(crate) struct UpstreamConfig {
     pub default: bool,
     /// How long its answers are believed.
     pub freshness: Freshness,
+    /// What it may keep of the store when others need room.
+    pub store_share: Option<StoreShare>,
 }
 
 /// What is mirrored when the configuration names no upstream.
@@ -234,6 +236,7 @@ fn upstream(
     let redirects = lookup.required(&keys::UPSTREAM_REDIRECTS, url::hosts);
     let proxy = lookup.optional(&keys::UPSTREAM_PROXY, url::proxy);
     let timeouts = timeouts(lookup);
+    let store_share = lookup.optional(&keys::UPSTREAM_STORE_SHARE, value::store_share);
     let freshness = freshness::resolve(lookup, common);
 
     let settings = Settings {
@@ -256,6 +259,7 @@ fn upstream(
         settings,
         default,
         freshness: freshness?,
+        store_share: store_share?,
     })
 }
 

@@ -37,6 +37,26 @@ pub(super) struct TableEntry {
     pub(super) value_span: Range<usize>,
 }
 
+/// A share of the store, as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoreShare {
+    Percent(u8),
+    Bytes(u64),
+}
+
+impl StoreShare {
+    /// Of a store of `max_size` bytes.
+    pub(crate) fn of(self, max_size: u64) -> u64 {
+        match self {
+            Self::Percent(percent) => {
+                let part = u128::from(max_size) * u128::from(percent) / 100;
+                u64::try_from(part).unwrap_or(max_size)
+            }
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+}
+
 /// More connections than a process can have files open on Linux by default (`fs.nr_open`).
 const MAX_CONNECTIONS: usize = 1 << 20;
 
@@ -179,6 +199,23 @@ pub(super) fn timeout(value: &Value) -> Result<Duration, Fault> {
             "write a duration longer than zero, such as \"10s\"",
         )),
         duration => Ok(duration),
+    }
+}
+
+/// A part of the store that is not nothing: in percent, or a size.
+pub(super) fn store_share(value: &Value) -> Result<StoreShare, Fault> {
+    const RIGHT: &str = "write \"1%\" to \"100%\" of store.max_size, or a size such as \"20GiB\"";
+    let written = text_or_number(value, RIGHT)?;
+    let share = match written.strip_suffix('%') {
+        Some(percent) => percent.trim_end().parse().ok().map(StoreShare::Percent),
+        None => units::parse_size(written).ok().map(StoreShare::Bytes),
+    };
+    match share {
+        Some(share @ (StoreShare::Percent(1..=100) | StoreShare::Bytes(1..))) => Ok(share),
+        _ => {
+            let what = format!("{} is no share of the store", quoted(written));
+            Err(Fault::new(what, RIGHT))
+        }
     }
 }
 

@@ -100,6 +100,19 @@ impl StoreKey {
         Self::Partial(Arc::new((namespace.clone(), digest.clone())))
     }
 
+    /// The upstream that it is about; of blobs, which all share, its key does not tell.
+    pub(crate) fn namespace(&self) -> Option<&Namespace> {
+        match self {
+            Self::Blob(_) => None,
+            Self::Manifest(id) => Some(&id.0.namespace),
+            Self::Tag(id) => Some(&id.0.namespace),
+            Self::Listing(id) => Some(&id.0.namespace),
+            Self::Vouched(name) => Some(&name.namespace),
+            Self::Given(namespace) => Some(namespace),
+            Self::Partial(id) => Some(&id.0),
+        }
+    }
+
     pub(crate) fn share(&self) -> EntryKind {
         match self {
             Self::Blob(_) => EntryKind::Blobs,

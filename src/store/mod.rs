@@ -38,6 +38,7 @@ pub use disk::lock::OpenError;
 use disk::{Disk, lock};
 use images::Images;
 use records::Records;
+pub use room::owners::UpstreamShare;
 use room::usage::Amount;
 use room::{Room, scan};
 
@@ -60,6 +61,8 @@ pub struct Settings {
     pub scrub_rate: u64,
     /// How long a blob goes without being checked.
     pub scrub_every: Duration,
+    /// The upstreams whose content is counted apart, and what each may keep when others need room.
+    pub shares: Vec<UpstreamShare>,
 }
 
 impl Settings {
@@ -95,7 +98,7 @@ impl Store {
         let disk = Disk::open(settings.path, settings.min_free, metrics)?;
         let layout = disk.layout();
         let leftovers = disk.leftovers().map_err(OpenError::at(&path))?;
-        let room = Room::new(Arc::clone(&disk), limit);
+        let room = Room::new(Arc::clone(&disk), limit, &settings.shares);
         let records = Records::new(&room, memory);
         let images = Images::load(&records, &room).map_err(OpenError::at(&layout.pins()))?;
 

@@ -1,5 +1,6 @@
 //! What is counted is what is there: after anything that can happen to a store, a new count finds the same.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -265,6 +266,23 @@ async fn take_record(store: &Arc<Store>, step: Step) {
 }
 
 const MAX_SIZE: u64 = 3 << 20;
+
+fn shares() -> Vec<UpstreamShare> {
+    let share = |seed, most| UpstreamShare {
+        namespace: namespace(seed),
+        most,
+    };
+    vec![share(0, Some(MAX_SIZE / 3)), share(1, None)]
+}
+
+/// Bytes of each upstream, by name.
+fn owned(store: &Store) -> BTreeMap<String, u64> {
+    let owned = store.room().index().owned().into_iter();
+    owned
+        .map(|(upstream, bytes)| (upstream.to_owned(), bytes))
+        .collect()
+}
+
 const MAX_FILES: u64 = 20;
 
 fn open(root: &Path) -> Arc<Store> {
@@ -275,6 +293,7 @@ fn open(root: &Path) -> Arc<Store> {
         min_free: 0,
         scrub_rate: 0,
         scrub_every: Duration::from_secs(1),
+        shares: shares(),
     };
     let store = loop {
         let memory = Memory::new(memory::Settings {
@@ -339,10 +358,15 @@ fn count(steps: Vec<Step>) -> Result<(), TestCaseError> {
         usage.total() <= bytes + names * 512 + 16 * 1024,
         "{usage:?} on disk {bytes}"
     );
+    let by_upstream = owned(&store);
+    let sum: u64 = by_upstream.values().sum();
+    prop_assert_eq!(sum, usage.stored().bytes);
+    prop_assert_eq!(by_upstream["other"], 0);
     let layout = store.disk().layout().clone();
     drop((store, runtime));
     let again = open(root.path());
     prop_assert_eq!(settled(&again), usage);
+    prop_assert_eq!(owned(&again), by_upstream);
     // Nothing is left of what is gone, not even its directory.
     let kept = EntryKind::ALL.map(|share| usage.share(share).files);
     if kept == [0; 4] {

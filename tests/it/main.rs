@@ -34,6 +34,7 @@
 //! - `partials`: the mirror is killed or upstream is away, and what has arrived of a blob must be used
 //! - `invented`: clients and upstreams say names and sizes that cost room
 //! - `limits`: the store is full, or a blob does not fit
+//! - `shares`: one registry fills the store
 //! - `pins`: what is pinned is never evicted
 //! - `store_directory`: a directory that is no store, and other users of the machine
 //! - `old_store`: a store that an earlier version wrote
@@ -129,6 +130,7 @@ mod routing;
 mod scrub;
 mod search;
 mod sendfile;
+mod shares;
 mod sharing;
 mod shutdown;
 mod store_directory;

@@ -163,6 +163,32 @@ fn limits_without_effect_are_told() {
 }
 
 #[test]
+fn shares_of_the_store_without_effect_are_told() {
+    let directory = TempDir::with_prefix("pierglass-config-").unwrap();
+    for (share, told) in [
+        (
+            "\"200GiB\"",
+            "store_share of quay.io is 200 GiB, and store.max_size is 50 GiB",
+        ),
+        (
+            "\"1MiB\"",
+            "store_share of quay.io is 1 MiB: hardly an image",
+        ),
+        // Together more than all of it: each may use what the other does not.
+        ("\"80%\"", ""),
+    ] {
+        let config = format!(
+            "[upstream.\"docker.io\"]\nstore_share = \"70%\"\n[upstream.\"quay.io\"]\nstore_share = {share}\n"
+        );
+        let output = pierglass(directory.path(), "check", &config);
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert_eq!(said.contains("store_share"), !told.is_empty(), "{said}");
+        assert!(said.contains(told), "{told}: {said}");
+    }
+}
+
+#[test]
 fn a_configuration_with_a_password_is_a_secret_too() {
     let directory = TempDir::with_prefix("pierglass-config-").unwrap();
     let open = std::fs::Permissions::from_mode(0o755);

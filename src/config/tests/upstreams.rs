@@ -85,6 +85,35 @@ fn an_upstream_inherits_freshness_and_may_differ() {
 }
 
 #[test]
+fn a_share_of_the_store_is_a_part_or_a_size() {
+    let text = "[store]\nmax_size = \"10GiB\"\n[upstream.\"docker.io\"]\nstore_share = \"30%\"\n\
+                [upstream.\"quay.io\"]\nstore_share = \"1GiB\"\n[upstream.\"ghcr.io\"]\n";
+    let shares = parse(text).unwrap().store.shares;
+    let shares: Vec<_> = shares
+        .iter()
+        .map(|share| (share.namespace.as_str(), share.most))
+        .collect();
+    let expected = [
+        ("docker.io", Some(3 << 30)),
+        ("quay.io", Some(1 << 30)),
+        ("ghcr.io", None),
+    ];
+    assert_eq!(shares, expected);
+    for (written, quoted) in [
+        ("\"0%\"", "0%"),
+        ("0", "0"),
+        ("\"101%\"", "101%"),
+        ("\"-1%\"", "-1%"),
+    ] {
+        let text = format!("[upstream.\"docker.io\"]\nstore_share = {written}");
+        let expected = format!(
+            "p.toml:2:15: upstream.\"docker.io\".store_share: \"{quoted}\" is no share of the store; write \"1%\" to \"100%\" of store.max_size, or a size such as \"20GiB\""
+        );
+        check(&text, &expected);
+    }
+}
+
+#[test]
 fn further_credentials_and_endpoints_are_lists() {
     let text = "[upstream.\"docker.io\"]\nendpoints = [\"https://mirror.gcr.io\", \"http://near:5000/hub\"]\nquota_reserve = \"40%\"\n\
                 [[upstream.\"docker.io\".more_credentials]]\nusername = \"a\"\npassword = \"hunter2\"\n\

@@ -136,7 +136,7 @@ impl Ingest {
         if let Some(trouble) = room.disk().trouble() {
             return Err(IngestError::Trouble(trouble));
         }
-        could_ever_fit(room, size.unwrap_or(0)).map_err(IngestError::NoRoom)?;
+        could_ever_fit(room, size.unwrap_or(0), &id.0).map_err(IngestError::NoRoom)?;
         let step = step(room, size);
         let first = size.map_or(step, |size| size.min(step));
         let partial = match open(room, id, first, partial).await {
@@ -377,7 +377,7 @@ fn publish(partial: Partial) -> io::Result<()> {
     let (room, length) = (Arc::clone(partial.room()), partial.written());
     let file = Arc::clone(partial.file());
     let key = StoreKey::Blob(partial.digest().clone());
-    xattrs::note_length(&file, length);
+    xattrs::note_committed(&file, length, partial.namespace());
     xattrs::note_checked(&file);
     // Dropped before it is durable, it would be a partial of which nothing is missing.
     file.sync_all()?;

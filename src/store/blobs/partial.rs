@@ -60,7 +60,8 @@ impl Partial {
         size: u64,
     ) -> io::Result<Result<Self, NoRoom>> {
         let key = StoreKey::Blob(id.1.clone());
-        let reservation = match Reservation::claim(room, size, &key, BLOB_PATIENCE).await {
+        let owner = room.index().owner(Some(&id.0));
+        let reservation = match Reservation::claim(room, size, &key, owner, BLOB_PATIENCE).await {
             Ok(reservation) => reservation,
             Err(no_room) => return Ok(Err(no_room)),
         };
@@ -89,7 +90,8 @@ impl Partial {
         let path = temporary(room, id);
         room.take_out(&StoreKey::Partial(Arc::clone(id)), &path)
             .ok()?;
-        let reservation = Reservation::of_file(room, 0);
+        let owner = room.index().owner(Some(&id.0));
+        let reservation = Reservation::of_file(room, 0, owner);
         let file = match options().read(true).write(true).open(&path) {
             Ok(file) => file,
             Err(error) => {
@@ -106,7 +108,7 @@ impl Partial {
             partial.is_worthless();
             return None;
         };
-        partial.reservation = Some(Reservation::of_file(room, cost(cut)));
+        partial.reservation = Some(Reservation::of_file(room, cost(cut), owner));
         partial.wrote(cut);
         Some(partial)
     }
@@ -140,6 +142,11 @@ impl Partial {
     /// How many bytes of the blob are in the file.
     pub(crate) fn written(&self) -> u64 {
         self.written
+    }
+
+    /// The upstream that it comes from.
+    pub(super) fn namespace(&self) -> &Namespace {
+        &self.id.0
     }
 
     pub(super) fn digest(&self) -> &Digest {

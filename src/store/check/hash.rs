@@ -137,7 +137,7 @@ mod tests {
             bytes: 1 << 30,
             files: 1000,
         };
-        let room = Room::new(disk, limit);
+        let room = Room::new(disk, limit, &[]);
         scan::start(&room, Vec::new()).unwrap();
         room
     }

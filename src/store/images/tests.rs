@@ -29,6 +29,7 @@ async fn a_manifest_that_arrives_while_the_store_is_counted_has_its_blobs_pinned
             bytes: 1 << 30,
             files: 1000,
         },
+        &[],
     );
     let records = Records::new(&room, &memory);
     let images = Images::load(&records, &room).unwrap();

@@ -290,7 +290,8 @@ async fn claim(
     length: u64,
     patience: Duration,
 ) -> io::Result<Reservation> {
-    let reservation = Reservation::claim(room, length, key, patience).await;
+    let owner = room.index().owner(key.namespace());
+    let reservation = Reservation::claim(room, length, key, owner, patience).await;
     reservation.map_err(|no_room| {
         tracing::debug!(error = %no_room, "a record is kept in memory only");
         io::Error::new(io::ErrorKind::StorageFull, no_room)

@@ -289,7 +289,9 @@ impl<K: Vouching> Vouched<K> {
     /// Writes to the file what memory has. Without room for it the list stays in memory alone.
     async fn keep(self: Arc<Self>, id: K, unwritten: Unwritten, patience: Duration) {
         let (key, length) = (id.key(), unwritten.length);
-        let Ok(reservation) = Reservation::claim(&self.room, length, &key, patience).await else {
+        let owner = self.room.index().owner(key.namespace());
+        let claimed = Reservation::claim(&self.room, length, &key, owner, patience).await;
+        let Ok(reservation) = claimed else {
             return;
         };
         let write = move || {
@@ -375,7 +377,8 @@ impl<K: Vouching> Vouched<K> {
         if changed && self.room.disk().trouble().is_none() {
             // What is not written now is as good as before.
             let text = entries.text();
-            let room = Reservation::of_file(&self.room, cost(text.len() as u64));
+            let owner = self.room.index().owner(key.namespace());
+            let room = Reservation::of_file(&self.room, cost(text.len() as u64), owner);
             let _ = self.write_whole(key, &text, room);
         }
         entries

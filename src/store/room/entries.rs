@@ -5,6 +5,8 @@
 //! that pull a new image within a minute are one use. Within each of the two queues what was used longest ago leaves
 //! first. This is the segmented LRU of Karedla et al. (1994), whose probation and protection are `once` and `again`.
 //!
+//! What is of an upstream with a share of the store has queues of its own, so that what is to leave of it is found at once.
+//!
 //! Pinned entries are never evicted. Kept apart, they cost nothing when entries to evict are looked for, even if there
 //! are many.
 
@@ -14,7 +16,8 @@ use lru::LruCache;
 
 use crate::store::key::StoreKey;
 
-use super::usage::cost;
+use super::owners::Owner;
+use super::usage::{cost, cost_with};
 
 /// A file's recency is written to disk at most this often, and a use after this time is another one (seconds).
 const ANOTHER_USE: u32 = 3600;
@@ -24,6 +27,7 @@ pub(super) struct IndexEntry {
     length: u64,
     /// When its recency was last written to disk, in seconds of the Unix epoch.
     freshened: u32,
+    owner: Owner,
     /// Whether `length` is what was committed, and not just what was found at the start.
     proven: bool,
     /// Whether it was used again.
@@ -31,21 +35,23 @@ pub(super) struct IndexEntry {
 }
 
 impl IndexEntry {
-    pub(super) fn committed(length: u64, now: u32) -> Self {
+    pub(super) fn committed(length: u64, now: u32, owner: Owner) -> Self {
         Self {
             length,
             freshened: now,
+            owner,
             proven: true,
             again: false,
         }
     }
 
     /// `created` is when the file was made, where the file system knows: it was used again if it is older than its use.
-    pub(super) fn found(length: u64, modified: u32, created: Option<u32>) -> Self {
+    pub(super) fn found(length: u64, modified: u32, created: Option<u32>, owner: Owner) -> Self {
         let again = |created: u32| modified.saturating_sub(created) >= ANOTHER_USE;
         Self {
             length,
             freshened: modified,
+            owner,
             proven: false,
             again: created.is_some_and(again),
         }
@@ -56,8 +62,37 @@ impl IndexEntry {
         self.length
     }
 
+    pub(super) fn owner(&self) -> Owner {
+        self.owner
+    }
+
     pub(super) fn prove(&mut self) {
         self.proven = true;
+    }
+}
+
+/// A file that a scan found.
+pub(super) struct FoundFile {
+    pub(super) key: StoreKey,
+    pub(super) length: u64,
+    pub(super) modified: u32,
+    /// Where the file system knows.
+    pub(super) created: Option<u32>,
+    pub(super) owner: Owner,
+}
+
+/// An entry that was taken out, to be evicted.
+pub(super) struct Victim {
+    pub(super) key: StoreKey,
+    pub(super) entry: IndexEntry,
+    /// How many directories are empty without it, from its own upwards.
+    pub(super) emptied: usize,
+}
+
+impl Victim {
+    /// What it takes on disk, the directories included that are empty without it.
+    pub(super) fn cost(&self) -> u64 {
+        cost_with(self.entry.length(), self.emptied)
     }
 }
 
@@ -71,13 +106,19 @@ pub(super) struct Use {
 
 /// Entries, each in one of three places.
 pub(super) struct Entries {
-    once: Queue,
-    again: Queue,
-    /// What `again` may hold, in bytes. What it has no place for is new once more.
+    /// First those of what has no share, then two for each share.
+    queues: Vec<Queues>,
+    /// What all `again` may hold, in bytes. What it has no place for is new once more.
     most_again: u64,
     kept: HashMap<StoreKey, IndexEntry>,
     /// What is pinned, whether it is stored or not.
     pinned: HashSet<StoreKey>,
+}
+
+struct Queues {
+    owner: Owner,
+    once: Queue,
+    again: Queue,
 }
 
 /// What was used longest ago is at the end.
@@ -114,10 +155,17 @@ impl Queue {
 
 impl Entries {
     /// For a store of `max_size` bytes, of which a fifth stays for what is new.
-    pub(super) fn new(max_size: u64) -> Self {
-        Self {
+    pub(super) fn new(max_size: u64, with_share: impl Iterator<Item = Owner>) -> Self {
+        let queues = |owner| Queues {
+            owner,
             once: Queue::new(),
             again: Queue::new(),
+        };
+        Self {
+            queues: std::iter::once(Owner::NONE)
+                .chain(with_share)
+                .map(queues)
+                .collect(),
             most_again: max_size / 5 * 4,
             kept: HashMap::new(),
             pinned: HashSet::new(),
@@ -134,12 +182,10 @@ impl Entries {
 
     /// Uses an entry that has `length`, or any; `None` when there is none.
     pub(super) fn use_now(&mut self, key: &StoreKey, length: Option<u64>, now: u32) -> Option<Use> {
-        let entry = match self.again.entries.get_mut(key) {
+        let queued = all_of(&mut self.queues).find_map(|queue| queue.entries.get_mut(key));
+        let entry = match queued {
             Some(entry) => entry,
-            None => match self.once.entries.get_mut(key) {
-                Some(entry) => entry,
-                None => self.kept.get_mut(key)?,
-            },
+            None => self.kept.get_mut(key)?,
         };
         // A clock that was ahead must not keep the recency of a file from ever being written again.
         let another = now.abs_diff(entry.freshened) >= ANOTHER_USE
@@ -154,7 +200,10 @@ impl Entries {
             unproven: !entry.proven,
             freshen: another,
         };
-        if promoted && let Some(entry) = self.once.pop(key) {
+        let moved = promoted
+            .then(|| all_of(&mut self.queues).find_map(|queue| queue.pop(key)))
+            .flatten();
+        if let Some(entry) = moved {
             self.put(key.clone(), entry);
         }
         Some(used)
@@ -162,25 +211,20 @@ impl Entries {
 
     /// An entry that is not used.
     pub(super) fn peek(&self, key: &StoreKey) -> Option<&IndexEntry> {
-        let queued = self.again.entries.peek(key);
-        let queued = queued.or_else(|| self.once.entries.peek(key));
+        let queues = self.queues.iter().flat_map(|it| [&it.again, &it.once]);
+        let queued = queues.filter_map(|queue| queue.entries.peek(key)).next();
         queued.or_else(|| self.kept.get(key))
     }
 
     /// An entry that is only looked at.
     pub(super) fn peek_mut(&mut self, key: &StoreKey) -> Option<&mut IndexEntry> {
-        match self.again.entries.peek_mut(key) {
-            Some(entry) => Some(entry),
-            None => match self.once.entries.peek_mut(key) {
-                Some(entry) => Some(entry),
-                None => self.kept.get_mut(key),
-            },
-        }
+        let queued = all_of(&mut self.queues).find_map(|queue| queue.entries.peek_mut(key));
+        queued.or_else(|| self.kept.get_mut(key))
     }
 
     /// Forgets all entries, but not what is pinned.
     pub(super) fn clear(&mut self) {
-        (self.once, self.again) = (Queue::new(), Queue::new());
+        all_of(&mut self.queues).for_each(|queue| *queue = Queue::new());
         self.kept.clear();
     }
 
@@ -190,13 +234,10 @@ impl Entries {
             self.kept.insert(key, entry);
             return;
         }
-        entry.again &= self.again.bytes.saturating_add(cost(entry.length)) <= self.most_again;
-        let queue = match entry.again {
-            true => &mut self.again,
-            false => &mut self.once,
-        };
-        queue.put(key.clone(), entry);
-        queue.entries.demote(&key);
+        entry.again &= self.again().saturating_add(cost(entry.length)) <= self.most_again;
+        if let Some(queue) = self.put_into(key.clone(), entry) {
+            queue.entries.demote(&key);
+        }
     }
 
     /// Adds an entry that is used now.
@@ -205,15 +246,45 @@ impl Entries {
             self.kept.insert(key, entry);
             return;
         }
-        if !entry.again {
-            return self.once.put(key, entry);
-        }
-        self.again.put(key, entry);
-        while self.again.bytes > self.most_again
-            && let Some((key, mut entry)) = self.again.pop_last()
+        self.put_into(key, entry);
+        while self.again() > self.most_again
+            && let Some((key, mut entry)) = self.pop_oldest(|it| &mut it.again, |_| true)
         {
             entry.again = false;
-            self.once.put(key, entry);
+            self.put_into(key, entry);
+        }
+    }
+
+    /// Puts an entry into the queue in which it belongs.
+    fn put_into(&mut self, key: StoreKey, entry: IndexEntry) -> Option<&mut Queue> {
+        let own = self.queues.iter().position(|it| it.owner == entry.owner);
+        let queues = self.queues.get_mut(own.unwrap_or(0))?;
+        let queue = match entry.again {
+            true => &mut queues.again,
+            false => &mut queues.once,
+        };
+        queue.put(key, entry);
+        Some(queue)
+    }
+
+    /// Bytes of what was used again.
+    fn again(&self) -> u64 {
+        self.queues.iter().map(|it| it.again.bytes).sum()
+    }
+
+    /// What could be evicted of what an owner with a share has, in bytes.
+    pub(super) fn evictable(&self, owner: Owner) -> u64 {
+        let of_owner = self.queues.iter().filter(|it| it.owner == owner);
+        of_owner
+            .map(|it| it.once.bytes.saturating_add(it.again.bytes))
+            .sum()
+    }
+
+    /// Notes whose an entry is.
+    pub(super) fn give(&mut self, key: &StoreKey, owner: Owner) {
+        if let Some(mut entry) = self.pop(key) {
+            entry.owner = owner;
+            self.put(key.clone(), entry);
         }
     }
 
@@ -224,19 +295,43 @@ impl Entries {
     }
 
     pub(super) fn pop(&mut self, key: &StoreKey) -> Option<IndexEntry> {
-        let queued = self.again.pop(key).or_else(|| self.once.pop(key));
+        let queued = all_of(&mut self.queues).find_map(|queue| queue.pop(key));
         queued.or_else(|| self.kept.remove(key))
     }
 
-    /// Takes out what is to leave first.
-    pub(super) fn pop_victim(&mut self) -> Option<(StoreKey, IndexEntry)> {
-        self.once.pop_last().or_else(|| self.again.pop_last())
+    /// Takes out what is to leave first of what is of some owners; those without a share are one, [`Owner::NONE`].
+    pub(super) fn pop_victim(
+        &mut self,
+        among: impl Fn(Owner) -> bool,
+    ) -> Option<(StoreKey, IndexEntry)> {
+        let victim = self.pop_oldest(|it| &mut it.once, &among);
+        victim.or_else(|| self.pop_oldest(|it| &mut it.again, &among))
+    }
+
+    /// Takes out what was used longest ago in one of the queues. Among those the hour decides, which is all that is
+    /// noted of it.
+    fn pop_oldest(
+        &mut self,
+        which: impl Fn(&mut Queues) -> &mut Queue,
+        among: impl Fn(Owner) -> bool,
+    ) -> Option<(StoreKey, IndexEntry)> {
+        let queues = self
+            .queues
+            .iter_mut()
+            .filter(|it| among(it.owner))
+            .map(which);
+        let dated = queues.filter_map(|queue| {
+            let (_, last) = queue.entries.peek_lru()?;
+            Some((last.freshened, queue))
+        });
+        let (_, oldest) = dated.min_by_key(|(freshened, _)| *freshened)?;
+        oldest.pop_last()
     }
 
     /// Pins `key`, stored or not; the length of its file if it is stored and was not pinned before.
     pub(super) fn pin(&mut self, key: &StoreKey) -> Option<u64> {
         self.pinned.insert(key.clone());
-        let entry = self.again.pop(key).or_else(|| self.once.pop(key))?;
+        let entry = all_of(&mut self.queues).find_map(|queue| queue.pop(key))?;
         let length = entry.length;
         self.kept.insert(key.clone(), entry);
         Some(length)
@@ -250,6 +345,13 @@ impl Entries {
         self.put(key.clone(), entry);
         Some(length)
     }
+}
+
+/// Those are looked at first that most uses find.
+fn all_of(queues: &mut [Queues]) -> impl Iterator<Item = &mut Queue> {
+    queues
+        .iter_mut()
+        .flat_map(|it| [&mut it.again, &mut it.once])
 }
 
 #[cfg(test)]

@@ -4,17 +4,19 @@
 //! larger), it may refuse the newest, and it knows no reservations.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
+use crate::oci::name::Namespace;
 use crate::store::disk::xattrs::unix_seconds;
 use crate::store::key::{StoreDirectory, StoreKey};
 
 use super::directories::Directories;
-use super::entries::{Entries, IndexEntry};
-use super::usage::{Amount, BASE, DIRECTORY, Promise, Usage, cost};
+use super::entries::{Entries, FoundFile, IndexEntry, Victim};
+use super::owners::{Asker, Owned, Owner, Owners, UpstreamShare};
+use super::usage::{Amount, BASE, DIRECTORY, Promise, Usage, cost, cost_with};
 
 /// What looking an entry up says about its file.
 pub(crate) enum Touched {
@@ -30,11 +32,15 @@ pub(crate) enum Touched {
     WrongLength { expected: u64 },
 }
 
+/// What is of no upstream of the configuration, in the metrics.
+const OTHER: &str = "other";
+
 /// Entries by recency, and the sums over them.
 pub(crate) struct Index {
     /// Guards the map and the sums, which change together. Never held across a system call.
     accounts: Mutex<Accounts>,
     limit: Amount,
+    owners: Arc<Owners>,
     /// Notified when trash was unlinked or a reservation given back, and when the scan ends.
     freed: Notify,
 }
@@ -43,47 +49,27 @@ struct Accounts {
     entries: Entries,
     directories: Directories,
     usage: Usage,
+    owned: Owned,
     /// What was removed since the scan began, which may have seen it; `None` once the scan is over.
     removed: Option<HashSet<StoreKey>>,
 }
 
-/// A file that a scan found.
-pub(super) struct FoundFile {
-    pub(super) key: StoreKey,
-    pub(super) length: u64,
-    pub(super) modified: u32,
-    /// Where the file system knows.
-    pub(super) created: Option<u32>,
-}
-
-/// An entry that was taken out, to be evicted.
-pub(super) struct Victim {
-    pub(super) key: StoreKey,
-    entry: IndexEntry,
-    /// How many directories are empty without it, from its own upwards.
-    pub(super) emptied: usize,
-}
-
-impl Victim {
-    /// What it takes on disk, the directories included that are empty without it.
-    pub(super) fn cost(&self) -> u64 {
-        cost_with(self.entry.length(), self.emptied)
-    }
-}
-
 impl Index {
     /// For a store of so many bytes and files. `directories` is how many exist already and are never removed.
-    pub(super) fn new(limit: Amount, directories: u64) -> Self {
+    pub(super) fn new(limit: Amount, directories: u64, shares: &[UpstreamShare]) -> Self {
+        let (owners, owned) = Owned::new(shares);
         let usage = Usage::of_own(BASE + directories * DIRECTORY);
         let accounts = Accounts {
-            entries: Entries::new(limit.bytes),
+            entries: Entries::new(limit.bytes, owned.with_share()),
             directories: Directories::default(),
             usage,
+            owned,
             removed: Some(HashSet::new()),
         };
         Self {
             accounts: Mutex::new(accounts),
             limit,
+            owners: Arc::new(owners),
             freed: Notify::new(),
         }
     }
@@ -95,6 +81,25 @@ impl Index {
 
     pub(crate) fn usage(&self) -> Usage {
         self.accounts().usage
+    }
+
+    pub(super) fn owners(&self) -> &Arc<Owners> {
+        &self.owners
+    }
+
+    /// Whose it is what comes from there.
+    pub(crate) fn owner(&self, namespace: Option<&Namespace>) -> Owner {
+        self.owners.of(namespace)
+    }
+
+    /// Bytes of each upstream of the configuration, and of all others together.
+    pub(crate) fn owned(&self) -> Vec<(&str, u64)> {
+        let accounts = self.accounts();
+        let named = self.owners.iter();
+        let named = named.map(|(namespace, owner)| (namespace.as_str(), owner));
+        let all = named.chain([(OTHER, Owner::NONE)]);
+        all.map(|(name, owner)| (name, accounts.owned.bytes(owner)))
+            .collect()
     }
 
     pub(crate) fn is_scanned(&self) -> bool {
@@ -112,6 +117,7 @@ impl Index {
         accounts.entries.clear();
         accounts.directories.clear();
         accounts.usage.forget_stored();
+        accounts.owned.forget_stored();
         accounts.removed = Some(HashSet::new());
     }
 
@@ -135,7 +141,10 @@ impl Index {
                 .as_ref()
                 .is_some_and(|removed| !removed.contains(key))
             {
-                accounts.insert(key.clone(), IndexEntry::found(length, now, None));
+                // Whose a blob is, the scan will know.
+                let owner = self.owner(key.namespace());
+                let entry = IndexEntry::found(length, now, None, owner);
+                accounts.insert(key.clone(), entry);
             }
             return Touched::Known {
                 freshen: false,
@@ -174,7 +183,8 @@ impl Index {
     pub(super) fn commit(&self, key: StoreKey, length: u64, promise: Promise) {
         let mut accounts = self.accounts();
         accounts.release(promise);
-        accounts.insert(key, IndexEntry::committed(length, seconds_now()));
+        let entry = IndexEntry::committed(length, seconds_now(), promise.owner);
+        accounts.insert(key, entry);
         drop(accounts);
         self.freed.notify_waiters();
     }
@@ -185,11 +195,12 @@ impl Index {
         for file in found {
             let removed = accounts.removed.as_ref();
             let gone = removed.is_some_and(|removed| removed.contains(&file.key));
-            if !gone && !accounts.entries.contains(&file.key) {
-                let entry = IndexEntry::found(file.length, file.modified, file.created);
-                accounts.count(&file.key, entry.length());
-                accounts.entries.put_last(file.key, entry);
+            if gone || accounts.give(&file.key, file.owner) {
+                continue;
             }
+            let entry = IndexEntry::found(file.length, file.modified, file.created, file.owner);
+            accounts.count(&file.key, &entry);
+            accounts.entries.put_last(file.key, entry);
         }
     }
 
@@ -228,8 +239,8 @@ impl Index {
         accounts.usage.foreign = accounts.usage.foreign.saturating_add(bytes);
     }
 
-    /// Promises `wanted` if it fits, counting the trash as gone already; says how much is missing otherwise.
-    pub(super) fn try_reserve(&self, wanted: Amount) -> Result<(), Amount> {
+    /// Promises `wanted` to `owner` if it fits, counting the trash as gone already; says how much is missing otherwise.
+    pub(super) fn try_reserve(&self, wanted: Amount, owner: Owner) -> Result<(), Amount> {
         let mut accounts = self.accounts();
         let (usage, bytes) = (&accounts.usage, wanted.bytes);
         let after = usage.lasting().saturating_add(bytes);
@@ -241,20 +252,32 @@ impl Index {
         if !missing.is_nothing() {
             return Err(missing);
         }
-        accounts.reserve(wanted);
+        accounts.reserve(wanted, owner);
         Ok(())
     }
 
-    /// Whether `bytes` could be reserved if all that can be evicted were.
-    pub(super) fn could_hold(&self, bytes: u64) -> bool {
-        let usage = self.usage();
+    /// Whether `owner` could have `bytes` reserved if all were evicted that can be for it.
+    pub(super) fn could_hold(&self, bytes: u64, owner: Owner) -> bool {
+        let accounts = self.accounts();
+        let usage = &accounts.usage;
         let fixed = usage.fixed().saturating_add(usage.pinned.bytes);
-        fixed.saturating_add(bytes) <= self.limit.bytes && usage.pinned.files < self.limit.files
+        let fits = |there: u64| there.saturating_add(bytes) <= self.limit.bytes;
+        let share = accounts.owned.share(owner);
+        let within_share = share.is_none_or(|share| bytes <= share);
+        fits(fixed)
+            && usage.pinned.files < self.limit.files
+            && (within_share || fits(usage.lasting()))
+    }
+
+    /// Whether `owner` has more than its share.
+    pub(super) fn is_above_share(&self, owner: Owner) -> bool {
+        let asker = Asker { owner, bytes: 0 };
+        self.accounts().owned.excess(owner, asker) > 0
     }
 
     /// Promises what is on disk already, whether it fits or not.
-    pub(super) fn reserve_anyway(&self, amount: Amount) {
-        self.accounts().reserve(amount);
+    pub(super) fn reserve_anyway(&self, amount: Amount, owner: Owner) {
+        self.accounts().reserve(amount, owner);
     }
 
     pub(super) fn release(&self, promise: Promise) {
@@ -290,26 +313,32 @@ impl Index {
     /// Takes entries out, those first that are to leave first, until they cover `missing` or are `at_most` so many;
     /// what they cost counts as trash, and as missing no more.
     ///
+    /// What is of an owner above its share is taken first, and as long as `asker` would be above its own, nothing else.
     /// Nothing is taken when there is not enough. What is pinned is never taken.
-    pub(super) fn take_victims(&self, missing: &mut Amount, at_most: usize) -> Vec<Victim> {
+    pub(super) fn take_victims(
+        &self,
+        missing: &mut Amount,
+        asker: Asker,
+        at_most: usize,
+    ) -> Vec<Victim> {
         let mut accounts = self.accounts();
         let mut victims = Vec::new();
-        if !missing.fits_into(accounts.usage.evictable()) {
+        if !accounts.can_give(*missing, asker) {
             return victims;
         }
         while !missing.is_nothing() && victims.len() < at_most {
-            let Some((key, entry)) = accounts.entries.pop_victim() else {
+            let Some((key, entry)) = accounts.pop_victim(asker) else {
                 break;
             };
-            let emptied = accounts.discount(&key, entry.length());
-            let cost = cost_with(entry.length(), emptied);
-            accounts.usage.trash.add(cost);
-            missing.subtract(cost);
-            victims.push(Victim {
+            let emptied = accounts.discount(&key, &entry);
+            let victim = Victim {
                 key,
                 entry,
                 emptied,
-            });
+            };
+            accounts.usage.trash.add(victim.cost());
+            missing.subtract(victim.cost());
+            victims.push(victim);
         }
         victims
     }
@@ -357,18 +386,24 @@ impl Accounts {
         if let Some(removed) = &mut self.removed {
             removed.remove(&key);
         }
-        self.count(&key, entry.length());
+        self.count(&key, &entry);
         self.entries.put(key, entry);
     }
 
-    fn reserve(&mut self, amount: Amount) {
+    fn reserve(&mut self, amount: Amount, owner: Owner) {
         let reserved = &mut self.usage.reserved;
         reserved.bytes = reserved.bytes.saturating_add(amount.bytes);
         reserved.files += amount.files;
+        self.owned.promise(owner, amount.bytes);
     }
 
     fn release(&mut self, promise: Promise) {
-        let Promise { amount, written } = promise;
+        let Promise {
+            amount,
+            written,
+            owner,
+        } = promise;
+        self.owned.release(owner, amount.bytes);
         let reserved = &mut self.usage.reserved;
         reserved.bytes = reserved.bytes.saturating_sub(amount.bytes);
         reserved.files = reserved.files.saturating_sub(amount.files);
@@ -380,11 +415,12 @@ impl Accounts {
             removed.insert(key.clone());
         }
         let entry = self.entries.pop(key);
-        entry.map_or(0, |entry| self.discount(key, entry.length()))
+        entry.map_or(0, |entry| self.discount(key, &entry))
     }
 
-    fn count(&mut self, key: &StoreKey, length: u64) {
-        let cost = cost(length);
+    fn count(&mut self, key: &StoreKey, entry: &IndexEntry) {
+        let cost = cost(entry.length());
+        self.owned.store(entry.owner(), cost);
         self.usage.share_mut(key.share()).add(cost);
         if self.entries.is_pinned(key) {
             self.usage.pinned.add(cost);
@@ -394,8 +430,9 @@ impl Accounts {
     }
 
     /// How many directories are empty now.
-    fn discount(&mut self, key: &StoreKey, length: u64) -> usize {
-        let cost = cost(length);
+    fn discount(&mut self, key: &StoreKey, entry: &IndexEntry) -> usize {
+        let cost = cost(entry.length());
+        self.owned.remove(entry.owner(), cost);
         self.usage.share_mut(key.share()).subtract(cost);
         if self.entries.is_pinned(key) {
             self.usage.pinned.subtract(cost);
@@ -404,11 +441,39 @@ impl Accounts {
         self.usage.directories = self.directories.count();
         emptied
     }
-}
 
-/// What a file costs with the directories that are empty without it.
-fn cost_with(length: u64, emptied: usize) -> u64 {
-    cost(length).saturating_add(emptied as u64 * DIRECTORY)
+    /// Notes whose an entry is that was found before the scan came to it; false when there is none.
+    fn give(&mut self, key: &StoreKey, owner: Owner) -> bool {
+        let Some(entry) = self.entries.peek(key) else {
+            return false;
+        };
+        if entry.owner() == Owner::NONE && owner != Owner::NONE {
+            let cost = cost(entry.length());
+            self.owned.remove(Owner::NONE, cost);
+            self.owned.store(owner, cost);
+            self.entries.give(key, owner);
+        }
+        true
+    }
+
+    /// Whether so much can be evicted for `asker`: what it would have above its share, of what is above a share.
+    fn can_give(&self, missing: Amount, asker: Asker) -> bool {
+        let above = self.owned.with_share().map(|owner| {
+            let excess = self.owned.excess(owner, asker);
+            self.entries.evictable(owner).min(excess)
+        });
+        let needed = self.owned.excess(asker.owner, asker).min(missing.bytes);
+        missing.fits_into(self.usage.evictable()) && needed <= above.sum()
+    }
+
+    fn pop_victim(&mut self, asker: Asker) -> Option<(StoreKey, IndexEntry)> {
+        let is_above = |owner| self.owned.excess(owner, asker) > 0;
+        let victim = self.entries.pop_victim(is_above);
+        if victim.is_some() || is_above(asker.owner) {
+            return victim;
+        }
+        self.entries.pop_victim(|_| true)
+    }
 }
 
 /// Seconds of the Unix epoch, in as few bytes as a million entries should hold.

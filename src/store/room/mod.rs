@@ -1,7 +1,8 @@
 //! How much there is, and how room is made: what was used longest ago is evicted.
 //!
 //! It knows files by their keys and lengths, and nothing of what they hold. Reading order: [`usage`] (what is counted),
-//! [`index`] (what there is, and what is to leave first), `entries` and `directories` (what the index consists of),
+//! [`owners`] (whose it is), [`index`] (what there is, and what is to leave first), `entries` and `directories` (what the
+//! index consists of),
 //! `trash` (the thread that unlinks), this file (a file and its entry in the index change together), [`reserve`] (how
 //! room is promised), [`scan`] (how it is counted after a start), [`damage`].
 
@@ -9,6 +10,7 @@ pub(crate) mod damage;
 mod directories;
 mod entries;
 pub(crate) mod index;
+pub(crate) mod owners;
 pub(crate) mod reserve;
 pub(crate) mod scan;
 mod trash;
@@ -27,6 +29,7 @@ use crate::store::key::{EntryKind, StoreKey};
 
 use damage::{Damage, FoundBy};
 use index::{Index, seconds_now};
+use owners::{Asker, UpstreamShare};
 use trash::Trash;
 use usage::{Amount, DIRECTORY, Promise, cost};
 
@@ -50,7 +53,7 @@ pub struct Room {
 
 impl Room {
     /// Holds at most `limit`.
-    pub(crate) fn new(disk: Arc<Disk>, limit: Amount) -> Arc<Self> {
+    pub(crate) fn new(disk: Arc<Disk>, limit: Amount, shares: &[UpstreamShare]) -> Arc<Self> {
         let metrics = disk.metrics();
         metrics.store_capacity.set(limit.bytes as f64);
         for found_by in FoundBy::ALL {
@@ -59,7 +62,7 @@ impl Room {
         }
         let directories = disk.layout().top_directories().len();
         Arc::new(Self {
-            index: Index::new(limit, directories as u64),
+            index: Index::new(limit, directories as u64, shares),
             trash: Trash::start(),
             moves: Mutex::new(()),
             gone: Hook::default(),
@@ -99,6 +102,10 @@ impl Room {
             bytes.set(amount.bytes as f64);
             let files = metrics.store_files.with_label_values(&[share.as_str()]);
             files.set(i64::try_from(amount.files).unwrap_or(i64::MAX));
+        }
+        for (upstream, bytes) in self.index.owned() {
+            let owned = metrics.store_upstream_bytes.with_label_values(&[upstream]);
+            owned.set(bytes as f64);
         }
         let directories = i64::try_from(usage.directories).unwrap_or(i64::MAX);
         let words = &["directories"];
@@ -190,12 +197,12 @@ impl Room {
         renamed
     }
 
-    /// Evicts what is `missing`, if there is that much to evict; says whether anything was evicted.
-    fn evict(self: &Arc<Self>, mut missing: Amount) -> bool {
+    /// Evicts what is `missing` to `asker`, if there is that much to evict; says whether anything was evicted.
+    fn evict(self: &Arc<Self>, mut missing: Amount, asker: Asker) -> bool {
         let mut evicted = false;
         loop {
             let _moves = self.moves();
-            let victims = self.index.take_victims(&mut missing, BATCH);
+            let victims = self.index.take_victims(&mut missing, asker, BATCH);
             if victims.is_empty() {
                 return evicted;
             }
@@ -225,7 +232,8 @@ impl Room {
         self.counted.call(&());
         self.index.finish_scan();
         // A store that was filled under larger limits is brought within the present ones.
-        self.evict(self.index.excess().at_most(self.index.usage().evictable()));
+        let excess = self.index.excess().at_most(self.index.usage().evictable());
+        self.evict(excess, Asker::default());
     }
 
     /// Forgets the count: the directories are not what they were.

@@ -12,7 +12,10 @@ use std::time::Duration;
 use crate::store::disk::blocking;
 use crate::store::key::StoreKey;
 
+use crate::oci::name::Namespace;
+
 use super::Room;
+use super::owners::{Asker, Owner};
 use super::usage::{Amount, NoRoom, Promise, cost};
 
 /// How long a blob waits for room: for the start-up scan to have counted what is there, and for what was evicted to be
@@ -34,17 +37,18 @@ pub(crate) struct Reservation {
 }
 
 impl Reservation {
-    /// Promises room for a file of `length` bytes and the directories on its way, evicting as needed.
+    /// Promises `owner` room for a file of `length` bytes and the directories on its way, evicting as needed.
     ///
     /// Waits for the start-up scan and for the trash to be emptied, for each no longer than `patience`.
     pub(crate) async fn claim(
         room: &Arc<Room>,
         length: u64,
         key: &StoreKey,
+        owner: Owner,
         patience: Duration,
     ) -> Result<Self, NoRoom> {
-        let promise = Promise::of(room.price(length, key));
-        claim(room, promise.amount, patience).await?;
+        let promise = Promise::of(room.price(length, key), owner);
+        claim(room, promise, patience).await?;
         Ok(Self {
             room: Arc::clone(room),
             promise,
@@ -52,9 +56,9 @@ impl Reservation {
     }
 
     /// For bytes that are on disk already, whether they fit or not.
-    pub(crate) fn of_file(room: &Arc<Room>, bytes: u64) -> Self {
-        let promise = Promise::of(bytes);
-        room.index.reserve_anyway(promise.amount);
+    pub(crate) fn of_file(room: &Arc<Room>, bytes: u64, owner: Owner) -> Self {
+        let promise = Promise::of(bytes, owner);
+        room.index.reserve_anyway(promise.amount, owner);
         Self {
             room: Arc::clone(room),
             promise,
@@ -63,7 +67,12 @@ impl Reservation {
 
     /// Promises more to a blob that turned out to be longer than was known.
     pub(crate) async fn grow(&mut self, bytes: u64) -> Result<(), NoRoom> {
-        claim(&self.room, Amount { bytes, files: 0 }, BLOB_PATIENCE).await?;
+        let more = Promise {
+            amount: Amount { bytes, files: 0 },
+            written: 0,
+            owner: self.promise.owner,
+        };
+        claim(&self.room, more, BLOB_PATIENCE).await?;
         self.promise.amount.bytes += bytes;
         Ok(())
     }
@@ -114,35 +123,36 @@ impl Drop for Reservation {
     }
 }
 
-async fn claim(room: &Arc<Room>, wanted: Amount, patience: Duration) -> Result<(), NoRoom> {
+async fn claim(room: &Arc<Room>, promise: Promise, patience: Duration) -> Result<(), NoRoom> {
+    let (wanted, owner) = (promise.amount, promise.owner);
     let no_room = NoRoom {
         wanted: wanted.bytes,
     };
     let granted = |granted: bool| granted.then_some(()).ok_or(no_room);
-    granted(room.index.could_hold(wanted.bytes))?;
+    granted(room.index.could_hold(wanted.bytes, owner))?;
     granted(when(room, patience, || room.is_scanned()).await)?;
-    while let Err(missing) = room.index.try_reserve(wanted) {
-        granted(evict(room, missing).await)?;
+    while let Err(missing) = room.index.try_reserve(wanted, owner) {
+        let bytes = wanted.bytes;
+        granted(evict(room, missing, Asker { owner, bytes }).await)?;
     }
     // From here on the bytes are promised; giving up must give them back.
-    let claimed = Claimed {
-        room,
-        amount: wanted,
-    };
-    granted(keep_disk_free(room, patience).await)?;
+    let claimed = Claimed { room, promise };
+    granted(keep_disk_free(room, owner, patience).await)?;
     granted(when(room, patience, || room.index.is_within_limit()).await)?;
     claimed.keep();
     Ok(())
 }
 
-/// Whether a file of `bytes` could ever be kept: what is not can be refused before anything is evicted for it.
-pub(crate) fn could_ever_fit(room: &Room, bytes: u64) -> Result<(), NoRoom> {
-    let could = room.index.could_hold(cost(bytes));
+/// Whether a file of `bytes` from `namespace` could ever be kept: what is not can be refused before anything is evicted
+/// for it.
+pub(crate) fn could_ever_fit(room: &Room, bytes: u64, namespace: &Namespace) -> Result<(), NoRoom> {
+    let owner = room.index.owner(Some(namespace));
+    let could = room.index.could_hold(cost(bytes), owner);
     could.then_some(()).ok_or(NoRoom { wanted: bytes })
 }
 
 /// Evicts until the file system keeps its free bytes even when all that is reserved gets written, and its free inodes.
-async fn keep_disk_free(room: &Arc<Room>, patience: Duration) -> bool {
+async fn keep_disk_free(room: &Arc<Room>, owner: Owner, patience: Duration) -> bool {
     loop {
         let usage = room.index.usage();
         let Some(free) = room.disk.free() else {
@@ -162,17 +172,20 @@ async fn keep_disk_free(room: &Arc<Room>, patience: Duration) -> bool {
             let emptied = || room.index.usage().trash.is_nothing();
             return when(room, patience, || emptied() || enough()).await;
         }
-        if !evict(room, missing).await {
-            room.disk.note_if_full(free);
+        if !evict(room, missing, Asker { owner, bytes: 0 }).await {
+            // What its share forbids is no fault of the disk.
+            if !room.index.is_above_share(owner) {
+                room.disk.note_if_full(free);
+            }
             return false;
         }
     }
 }
 
 /// Evicts at least that; false when there is not that much to evict.
-async fn evict(room: &Arc<Room>, missing: Amount) -> bool {
+async fn evict(room: &Arc<Room>, missing: Amount, asker: Asker) -> bool {
     let room = Arc::clone(room);
-    let evicted = blocking::run(move || room.evict(missing)).await;
+    let evicted = blocking::run(move || room.evict(missing, asker)).await;
     evicted.unwrap_or(false)
 }
 
@@ -188,7 +201,7 @@ pub(crate) async fn make_way(room: &Arc<Room>, error: &io::Error, bytes: u64) ->
         files: AT_LEAST.files,
     };
     let there = room.index.usage().evictable();
-    let evicted = evict(room, wanted.at_most(there)).await;
+    let evicted = evict(room, wanted.at_most(there), Asker::default()).await;
     let emptied = || room.index.usage().trash.is_nothing();
     evicted && when(room, BLOB_PATIENCE, emptied).await
 }
@@ -213,7 +226,7 @@ async fn when(room: &Room, patience: Duration, condition: impl Fn() -> bool) -> 
 /// Gives claimed bytes back unless the claim succeeded.
 struct Claimed<'a> {
     room: &'a Room,
-    amount: Amount,
+    promise: Promise,
 }
 
 impl Claimed<'_> {
@@ -224,7 +237,6 @@ impl Claimed<'_> {
 
 impl Drop for Claimed<'_> {
     fn drop(&mut self) {
-        let (amount, written) = (self.amount, 0);
-        self.room.index.release(Promise { amount, written });
+        self.room.index.release(self.promise);
     }
 }

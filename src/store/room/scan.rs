@@ -1,7 +1,7 @@
 //! Counting what is on disk, behind the first requests.
 //!
 //! One thread walks `blobs/`, `repositories/` and `partial/`, and removes what a crash left in `ingest/` and `trash/`
-//! and cannot be used, and directories in which nothing is. It reads no file: names, lengths and times are enough. What is found is added in batches, so that
+//! and cannot be used, and directories in which nothing is. It reads no file: names, lengths, times and which upstream gave a blob are enough. What is found is added in batches, so that
 //! requests never wait long for the index.
 
 use std::fs::{self, DirEntry};
@@ -13,10 +13,12 @@ use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::store::disk::layout::{Layout, Visited};
+use crate::store::disk::xattrs;
 use crate::store::key::StoreKey;
 
 use super::Room;
-use super::index::FoundFile;
+use super::entries::FoundFile;
+use super::owners::Owners;
 use super::usage::cost;
 
 /// Entries that are added to the index under one lock.
@@ -42,7 +44,16 @@ pub(crate) fn restart(room: &Arc<Room>) {
 
 fn run(room: &Weak<Room>, layout: &Layout, leftovers: &[PathBuf]) {
     let started = Instant::now();
-    let mut count = Count::default();
+    let Some(owners) = room.upgrade().map(|room| Arc::clone(room.index.owners())) else {
+        return;
+    };
+    let mut count = Count {
+        owners,
+        found: Vec::new(),
+        directories: Vec::new(),
+        foreign: 0,
+        foreign_bytes: 0,
+    };
     for directory in layout.counted() {
         let step = &mut |step: Visited<'_>| {
             count.step(step);
@@ -90,8 +101,8 @@ fn run(room: &Weak<Room>, layout: &Layout, leftovers: &[PathBuf]) {
     );
 }
 
-#[derive(Default)]
 struct Count {
+    owners: Arc<Owners>,
     found: Vec<FoundFile>,
     directories: Vec<PathBuf>,
     foreign: u64,
@@ -121,11 +132,16 @@ impl Count {
             tracing::warn!(path = %entry.path().display(), "not a file of the store; left alone");
             return;
         };
+        let owner = match &key {
+            StoreKey::Blob(_) => self.owners.marked(xattrs::giver(&entry.path())),
+            other => self.owners.of(other.namespace()),
+        };
         self.found.push(FoundFile {
             key,
             length,
             modified: metadata.modified().map_or(0, seconds),
             created: metadata.created().ok().map(seconds),
+            owner,
         });
     }
 }

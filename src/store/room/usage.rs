@@ -2,6 +2,8 @@
 
 use crate::store::key::EntryKind;
 
+use super::owners::Owner;
+
 /// The unit in which file systems hand out space.
 const BLOCK: u64 = 4096;
 
@@ -21,6 +23,11 @@ pub(crate) fn cost(length: u64) -> u64 {
         .checked_next_multiple_of(BLOCK)
         .unwrap_or(u64::MAX - NAME)
         .saturating_add(NAME)
+}
+
+/// What a file costs with so many directories that are empty without it.
+pub(super) fn cost_with(length: u64, emptied: usize) -> u64 {
+    cost(length).saturating_add(emptied as u64 * DIRECTORY)
 }
 
 /// There is no room, and none can be made: the blob is larger than the store, or everything else is in use.
@@ -83,14 +90,16 @@ pub(super) struct Promise {
     pub(super) amount: Amount,
     /// How much of it is on disk by now.
     pub(super) written: u64,
+    pub(super) owner: Owner,
 }
 
 impl Promise {
     /// For a file of which nothing is written.
-    pub(super) fn of(bytes: u64) -> Self {
+    pub(super) fn of(bytes: u64, owner: Owner) -> Self {
         Self {
             amount: Amount { bytes, files: 1 },
             written: 0,
+            owner,
         }
     }
 }

@@ -119,7 +119,7 @@ pub const INSIDE: &[(&str, &str)] = &[
     ),
     (
         "store/room",
-        "reserve scan mod index damage entries directories usage trash",
+        "reserve scan mod index damage entries directories usage owners trash",
     ),
     (
         "upstream",

@@ -24,7 +24,7 @@ fn tags(root: &Path, max_size: u64) -> Arc<Documents<TagRecord>> {
         bytes: max_size,
         files: 1000,
     };
-    Documents::new(&Room::new(disk, limit), &memory)
+    Documents::new(&Room::new(disk, limit, &[]), &memory)
 }
 
 fn count(tags: &Documents<TagRecord>) {

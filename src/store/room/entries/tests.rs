@@ -23,7 +23,7 @@ struct Trace {
 impl Trace {
     fn of(places: usize) -> Self {
         Self {
-            entries: Entries::new(places as u64 * cost(LENGTH)),
+            entries: Entries::new(places as u64 * cost(LENGTH), [].into_iter()),
             places,
             stored: 0,
             hits: 0,
@@ -38,11 +38,12 @@ impl Trace {
             return true;
         }
         if self.stored == self.places {
-            self.entries.pop_victim().unwrap();
+            self.entries.pop_victim(|_| true).unwrap();
         } else {
             self.stored += 1;
         }
-        self.entries.put(key, IndexEntry::committed(LENGTH, now));
+        self.entries
+            .put(key, IndexEntry::committed(LENGTH, now, Owner::NONE));
         false
     }
 }
@@ -124,18 +125,21 @@ fn as_much_is_found_as_with_the_order_of_last_use_alone() {
 
 #[test]
 fn after_a_restart_the_times_of_the_files_tell_what_was_used_again() {
-    let mut entries = Entries::new(1 << 30);
+    let mut entries = Entries::new(1 << 30, [].into_iter());
     let times = [
         (1, 50 * DAY, 50 * DAY),
         (2, 40 * DAY, 10 * DAY),
         (3, 30 * DAY, 30 * DAY),
     ];
     for (n, modified, created) in times {
-        let entry = IndexEntry::found(LENGTH, modified, Some(created));
+        let entry = IndexEntry::found(LENGTH, modified, Some(created), Owner::NONE);
         entries.put_last(key(n), entry);
     }
-    entries.put_last(key(4), IndexEntry::found(LENGTH, 20 * DAY, None));
-    let order: Vec<_> = std::iter::from_fn(|| entries.pop_victim())
+    entries.put_last(
+        key(4),
+        IndexEntry::found(LENGTH, 20 * DAY, None, Owner::NONE),
+    );
+    let order: Vec<_> = std::iter::from_fn(|| entries.pop_victim(|_| true))
         .map(|(key, _)| key)
         .collect();
     assert_eq!(order, [key(4), key(3), key(1), key(2)]);

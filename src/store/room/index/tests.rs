@@ -1,6 +1,8 @@
 //! What the index counts, and what it gives up first.
 
 use super::*;
+use proptest::prelude::*;
+
 use crate::oci::digest::Digest;
 use crate::store::key::EntryKind;
 
@@ -9,13 +11,15 @@ fn key(n: u32) -> StoreKey {
 }
 
 fn index(bytes: u64) -> Index {
-    Index::new(Amount { bytes, files: 1000 }, 0)
+    Index::new(Amount { bytes, files: 1000 }, 0, &[])
 }
 
 /// Evicts so many bytes and files.
 fn evict(index: &Index, bytes: u64, files: u64) -> Vec<StoreKey> {
     let mut missing = Amount { bytes, files };
-    let victims = index.take_victims(&mut missing, usize::MAX).into_iter();
+    let victims = index
+        .take_victims(&mut missing, Asker::default(), usize::MAX)
+        .into_iter();
     victims.map(|victim| victim.key).collect()
 }
 
@@ -25,6 +29,7 @@ fn found(key: StoreKey, length: u64, modified: u32) -> FoundFile {
         length,
         modified,
         created: Some(modified),
+        owner: Owner::NONE,
     }
 }
 
@@ -58,13 +63,14 @@ fn a_reservation_that_does_not_fit_says_how_much_is_missing() {
     let free = 80_000 - index.usage().total();
     let amount = |bytes| Amount { bytes, files: 1 };
     let missing = |bytes| Err(Amount { bytes, files: 0 });
-    assert_eq!(index.try_reserve(amount(free + 5)), missing(5));
-    assert_eq!(index.try_reserve(amount(free)), Ok(()));
-    assert_eq!(index.try_reserve(amount(1)), missing(1));
+    assert_eq!(index.try_reserve(amount(free + 5), Owner::NONE), missing(5));
+    assert_eq!(index.try_reserve(amount(free), Owner::NONE), Ok(()));
+    assert_eq!(index.try_reserve(amount(1), Owner::NONE), missing(1));
     index.wrote(3);
     let promise = Promise {
         amount: amount(free),
         written: 3,
+        owner: Owner::NONE,
     };
     index.commit(key(1), 3, promise);
     assert_eq!(index.usage().reserved, Amount::default());
@@ -135,4 +141,124 @@ fn nothing_is_evicted_for_what_can_never_fit() {
     index.commit(key(1), 1000, Promise::default());
     assert!(evict(&index, 1 << 40, 0).is_empty());
     assert!(index.contains(&key(1)));
+}
+
+const STORE: u64 = 1 << 20;
+
+/// A store of which `a.io` may keep a quarter and `b.io` a half when others need room, and `c.io` all.
+fn shared() -> (Index, [Owner; 3]) {
+    let names = ["a.io", "b.io", "c.io"].map(|name| name.parse::<Namespace>().unwrap());
+    let shares = [Some(STORE / 4), Some(STORE / 2), None];
+    let shares: Vec<_> = names
+        .iter()
+        .zip(shares)
+        .map(|(name, most)| UpstreamShare {
+            namespace: name.clone(),
+            most,
+        })
+        .collect();
+    let limit = Amount {
+        bytes: STORE,
+        files: 1000,
+    };
+    let index = Index::new(limit, 0, &shares);
+    index.finish_scan();
+    let owners = names.map(|name| index.owner(Some(&name)));
+    (index, owners)
+}
+
+/// Has a file of `length` bytes stored for an owner, evicting what is needed for it; how many files were, or `None`
+/// without room.
+fn put(index: &Index, n: u32, length: u64, owner: Owner) -> Option<Vec<StoreKey>> {
+    let promise = Promise::of(cost_with(length, 2), owner);
+    let bytes = promise.amount.bytes;
+    let mut evicted = Vec::new();
+    while let Err(mut missing) = index.try_reserve(promise.amount, owner) {
+        let asker = Asker { owner, bytes };
+        let victims = index.take_victims(&mut missing, asker, usize::MAX);
+        if victims.is_empty() {
+            return None;
+        }
+        for victim in victims {
+            index.unlinked(victim.cost());
+            evicted.push(victim.key);
+        }
+    }
+    index.commit(key(n), length, promise);
+    Some(evicted)
+}
+
+#[test]
+fn one_upstream_took_the_whole_store() {
+    let (index, [a, b, c]) = shared();
+    let length = STORE / 32;
+    // There is room: more than its share.
+    for n in 0..12 {
+        assert_eq!(put(&index, n, length, a), Some(vec![]));
+    }
+    // As the others come, what is above the share leaves, though it was used last.
+    for n in 100..113 {
+        assert_eq!(put(&index, n, length, c), Some(vec![]));
+    }
+    let evicted: Vec<_> = (200..204)
+        .flat_map(|n| put(&index, n, length, b).unwrap())
+        .collect();
+    assert_eq!(
+        evicted,
+        [key(0), key(1), key(2), key(3), key(4)][..evicted.len()]
+    );
+    assert!(!evicted.is_empty());
+    // From then on what comes of it takes the place of its own.
+    for n in 300..330 {
+        for gone in put(&index, n, length, a).unwrap() {
+            assert!(gone != key(200) && !(100..113).any(|n| gone == key(n)));
+        }
+    }
+    assert!((100..113).chain(200..204).all(|n| index.contains(&key(n))));
+    // What is larger than its share has no room, and takes none away.
+    let before = index.usage();
+    assert!(!index.could_hold(STORE / 2, a));
+    assert_eq!(put(&index, 400, STORE / 2, a), None);
+    assert_eq!(index.usage(), before);
+    // Without a share there is no such end.
+    assert!(put(&index, 401, STORE / 2, c).is_some());
+}
+
+proptest! {
+    /// Whoever brings what: an upstream within its share loses nothing as long as another is above its own, and what
+    /// would come above a share takes nothing of those within theirs.
+    #[test]
+    fn what_is_above_its_share_leaves_first(
+        steps in prop::collection::vec((0..3_usize, 1..STORE / 6, any::<bool>()), 1..120)
+    ) {
+        let (index, owners) = shared();
+        for (n, (which, length, uses)) in (0..).zip(steps) {
+            let owner = owners[which];
+            let promise = Promise::of(cost_with(length, 2), owner);
+            let asker = Asker { owner, bytes: promise.amount.bytes };
+            let mut room = true;
+            while let Err(missing) = index.try_reserve(promise.amount, owner) {
+                let excess = |of: Owner| index.accounts().owned.excess(of, asker);
+                let above: Vec<_> = owners.into_iter().filter(|of| excess(*of) > 0).collect();
+                let left = above.iter().any(|of| index.accounts().entries.evictable(*of) > 0);
+                let victims = index.take_victims(&mut missing.clone(), asker, 1);
+                let Some(victim) = victims.first() else {
+                    room = false;
+                    break;
+                };
+                let of = victim.entry.owner();
+                prop_assert!(above.contains(&of) || !(left || above.contains(&owner)));
+                index.unlinked(victim.cost());
+            }
+            if room {
+                index.commit(key(n), length, promise);
+            }
+            if uses {
+                index.touch(&key(n / 2), length);
+            }
+            let sum: u64 = index.owned().iter().map(|(_, bytes)| bytes).sum();
+            prop_assert_eq!(sum, index.usage().stored().bytes);
+            prop_assert!(index.usage().total() <= STORE);
+        }
+    }
 }
