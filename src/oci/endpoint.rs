@@ -197,7 +197,7 @@ impl fmt::Display for EndpointError {
             Self::Name(error) | Self::Tag(error) | Self::Namespace(error) => error.fmt(f),
             Self::Digest(error) => error.fmt(f),
             Self::Encoding => f.write_str(
-                "a path component is empty, \".\" or \"..\", or holds an encoded slash, a control character or invalid UTF-8",
+                "a path component is \"..\", or holds a control character, invalid UTF-8 or an encoded \".\" or \"//\"",
             ),
         }
     }

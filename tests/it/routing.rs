@@ -92,6 +92,19 @@ async fn every_way_to_name_a_registry_leads_there() {
         // Exactly one prefix is taken off; a dot in a repository is no registry when ns names another.
         ("/v2/a.b/c/manifests/1?ns=docker.io", 5),
         ("/docker.io/v2/a.b/c/manifests/1", 5),
+        // One name as one component: Azure's SDKs.
+        ("/v2/library%2Fnginx/manifests/1", 1),
+        ("/v2/docker.io%2Flibrary%2Fnginx/manifests/1", 1),
+        ("/v2/acme%2fapp/manifests/1?ns=quay.io", 3),
+        ("/v2/quay.io/acme%2Fapp/manifests/1", 3),
+        ("/v2/quay.io%2Facme%2Fapp/manifests/1", 3),
+        ("/quay.io/v2/acme%2Fapp/manifests/1", 3),
+        ("/quay.io%2Facme%2Fapp/manifests/1", 3),
+        ("/v2/localhost%3A5000%2facme%2Fapp/manifests/1", 4),
+        // URLs that were joined by hand.
+        ("//v2/nginx/manifests/1", 1),
+        ("/v2//nginx/manifests/1/", 1),
+        ("//quay.io//v2//acme//app/./manifests/1//", 3),
         // library/ is Docker Hub's alone.
         ("/v2/single/manifests/1?ns=quay.io", 6),
     ] {
@@ -204,10 +217,11 @@ async fn what_is_no_name_is_refused_before_an_upstream_is_asked() {
     for (path, status, code) in [
         ("/v2/Acme/app/manifests/1", 400, "NAME_INVALID"),
         ("/v2/acme/-app/manifests/1", 400, "NAME_INVALID"),
-        ("/v2/acme//app/manifests/1", 400, "NAME_INVALID"),
+        ("/v2/acme%2f%2fapp/manifests/1", 400, "NAME_INVALID"),
         ("/v2/acme/../app/manifests/1", 400, "NAME_INVALID"),
         ("/v2/acme/%2e%2e/app/manifests/1", 400, "NAME_INVALID"),
-        ("/v2/acme%2fapp/manifests/1", 400, "NAME_INVALID"),
+        ("/v2/acme%2f..%2fapp/manifests/1", 400, "NAME_INVALID"),
+        ("/v2/acme%252fapp/manifests/1", 400, "NAME_INVALID"),
         ("/v2/acme%00/app/manifests/1", 400, "NAME_INVALID"),
         ("/v2/acme/app%0a/manifests/1", 400, "NAME_INVALID"),
         ("/v2/%ff/app/manifests/1", 400, "NAME_INVALID"),
@@ -238,7 +252,7 @@ async fn what_is_no_name_is_refused_before_an_upstream_is_asked() {
             400,
             "DIGEST_INVALID",
         ),
-        ("/v2/acme/app/manifests/1/", 404, "NAME_UNKNOWN"),
+        ("/v2/acme/app/manifests/", 404, "NAME_UNKNOWN"),
         ("/v2/acme/app", 404, "NAME_UNKNOWN"),
         ("/v3/", 404, "NAME_UNKNOWN"),
         ("/favicon.ico", 404, "NAME_UNKNOWN"),
@@ -247,6 +261,61 @@ async fn what_is_no_name_is_refused_before_an_upstream_is_asked() {
         assert_error(&scene.mirror.get(path).await, status, code, path);
     }
     assert_eq!(scene.upstream_requests(), 0);
+}
+
+/// azure-containerregistry and @azure/container-registry write every name as one component of the path.
+#[tokio::test]
+async fn a_name_with_an_encoded_slash_was_refused() {
+    let scene = scene().await;
+    let image = image(3);
+    let (blob, digest) = (&image.blobs()[0], &image.digest);
+    let encoded = |digest: &str| digest.replace(':', "%3A");
+    for name in ["quay.io/acme%2Fapp", "quay.io%2Facme%2fapp"] {
+        for path in [
+            format!("/v2/{name}/manifests/1"),
+            format!("/v2/{name}/manifests/{}", encoded(digest)),
+            format!("/v2/{name}/blobs/{}", encoded(blob)),
+            format!("/v2/{name}/tags/list"),
+            format!("/v2/{name}/referrers/{}", encoded(digest)),
+        ] {
+            let url = format!("{}{path}", scene.mirror.url());
+            for method in [Method::HEAD, Method::GET] {
+                let answer = client::request(method, &url, &[]).await.unwrap();
+                assert_eq!(answer.status, StatusCode::OK, "{path}");
+            }
+        }
+        let path = format!("/v2/{name}/blobs/uploads/");
+        let url = format!("{}{path}", scene.mirror.url());
+        let pushed = client::request(Method::POST, &url, &[]).await.unwrap();
+        assert_error(&pushed, 405, "UNSUPPORTED", &path);
+    }
+    for seen in scene.quay.requests() {
+        assert!(seen.target.starts_with("/v2/acme/app/"), "{}", seen.target);
+    }
+}
+
+/// As a link, `//quay.io/..` leads to that host, past the mirror.
+#[tokio::test]
+async fn no_answer_to_a_path_with_two_slashes_leads_elsewhere() {
+    let scene = scene().await;
+    scene.quay.put_image("acme/app", Some("2"), &image(3));
+    let answer = scene
+        .mirror
+        .get("//quay.io/v2/acme/app/tags/list?n=1")
+        .await;
+    assert_eq!(answer.json()["tags"], serde_json::json!(["1"]));
+    let next = "</quay.io/v2/acme/app/tags/list?last=1&n=1>; rel=\"next\"";
+    assert_eq!(answer.header("link"), Some(next));
+    for path in [
+        "//evil.example",
+        "//evil.example/v2/",
+        "///evil.example/%2e%2e",
+    ] {
+        let answer = scene.mirror.get(path).await;
+        assert!(answer.status.is_client_error(), "{path}");
+        assert_eq!(answer.header("location"), None, "{path}");
+    }
+    assert_eq!(scene.upstream_requests(), 1);
 }
 
 #[tokio::test]

@@ -1,26 +1,39 @@
 //! Path components: decoding them, and finding the endpoint that they spell.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 
 use super::super::name::{ReferenceError, Repository};
 use super::{Endpoint, EndpointError};
 
-/// Splits a path at its slashes, then decodes each component once, in that order (RFC 3986 2.4): an
-/// encoded slash must not become a separator.
-pub(super) fn components(path: &str) -> Result<Vec<String>, EndpointError> {
-    path.split('/').map(component).collect()
+/// Splits a path at its slashes, then decodes each component once, as registries written in Go do (`URL.Path`): Azure's
+/// SDKs write a repository's name as one component, with `%2F` in it, which therefore divides as well. What results is
+/// judged part by part, so that an encoded slash can make nothing that a bare one cannot. A second decoding does not
+/// happen: `%252F` is a name with a percent sign, which none has.
+///
+/// `//`, a slash at the end and `.` say nothing, and clients that join URLs by hand write them. `..` is refused: no client
+/// writes it, and a proxy before this one may have judged the path as it came.
+pub(super) fn components(path: &str) -> Result<Vec<Cow<'_, str>>, EndpointError> {
+    let mut parts = Vec::with_capacity(8);
+    for raw in path.split('/').filter(|raw| !matches!(*raw, "" | ".")) {
+        match percent_decode_str(raw).decode_utf8() {
+            Ok(Cow::Borrowed(text)) => parts.push(part(text)?.into()),
+            Ok(Cow::Owned(text)) => {
+                for text in text.split('/') {
+                    parts.push(part(text)?.to_owned().into());
+                }
+            }
+            Err(_) => return Err(EndpointError::Encoding),
+        }
+    }
+    Ok(parts)
 }
 
-fn component(raw: &str) -> Result<String, EndpointError> {
-    let text = percent_decode_str(raw)
-        .decode_utf8()
-        .map_err(|_| EndpointError::Encoding)?;
-    let forbidden =
-        matches!(&*text, "" | "." | "..") || text.contains(|c: char| c == '/' || c.is_control());
-    if forbidden {
-        Err(EndpointError::Encoding)
-    } else {
-        Ok(text.into_owned())
+fn part(text: &str) -> Result<&str, EndpointError> {
+    match matches!(text, "" | "." | "..") || text.contains(char::is_control) {
+        true => Err(EndpointError::Encoding),
+        false => Ok(text),
     }
 }
 
@@ -28,9 +41,8 @@ fn component(raw: &str) -> Result<String, EndpointError> {
 ///
 /// The last keyword decides, because a repository may have components called `manifests` or `blobs`
 /// itself.
-pub(super) fn endpoint(components: &[String]) -> Result<Endpoint, EndpointError> {
-    let words: Vec<&str> = components.iter().map(String::as_str).collect();
-    match words.as_slice() {
+pub(super) fn endpoint(words: &[&str]) -> Result<Endpoint, EndpointError> {
+    match words {
         [] => Ok(Endpoint::Base),
         ["_catalog"] => Ok(Endpoint::Catalog),
         [name @ .., "tags", "list"] => Ok(Endpoint::Tags {
@@ -57,7 +69,7 @@ pub(super) fn endpoint(components: &[String]) -> Result<Endpoint, EndpointError>
                 digest,
             })
         }
-        _ => upload(&words),
+        _ => upload(words),
     }
 }
 

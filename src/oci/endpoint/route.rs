@@ -76,31 +76,22 @@ pub(crate) fn query_value(query: &str, key: &str) -> Option<String> {
 }
 
 fn parse_path(path: &str) -> Result<(Prefix, Endpoint), EndpointError> {
-    let relative = path
-        .strip_prefix('/')
-        .filter(|rest| !rest.is_empty())
-        .ok_or(EndpointError::NotFound)?;
-    let bare = relative.strip_suffix('/');
-    let (prefix, endpoint) = parse_components(&components(bare.unwrap_or(relative))?)?;
-    // These two are written with a slash at the end, though not by all clients; a slash after a tag or
-    // a digest is a mistake.
-    if bare.is_some() && !matches!(endpoint, Endpoint::Base | Endpoint::Uploads { .. }) {
+    if !path.starts_with('/') {
         return Err(EndpointError::NotFound);
     }
-    Ok((prefix, endpoint))
-}
-
-fn parse_components(components: &[String]) -> Result<(Prefix, Endpoint), EndpointError> {
-    match components.split_first() {
-        Some((root, rest)) if root == "v2" => in_repository(rest),
-        Some((root, rest)) if root == "v1" => Ok((Prefix::None, search(rest)?)),
-        Some((host, [root, rest @ ..])) if root == "v2" && Namespace::is_host_like(host) => {
+    let components = components(path)?;
+    let words: Vec<&str> = components.iter().map(AsRef::as_ref).collect();
+    match words.as_slice() {
+        [] => Err(EndpointError::NotFound),
+        ["v2", rest @ ..] => in_repository(rest),
+        ["v1", rest @ ..] => Ok((Prefix::None, search(rest)?)),
+        [host, "v2", rest @ ..] if Namespace::is_host_like(host) => {
             Ok((before_v2(host)?, endpoint(rest)?))
         }
-        Some((host, [root, rest @ ..])) if root == "v1" && Namespace::is_host_like(host) => {
+        [host, "v1", rest @ ..] if Namespace::is_host_like(host) => {
             Ok((before_v2(host)?, search(rest)?))
         }
-        _ => without_v2(components),
+        words => without_v2(words),
     }
 }
 
@@ -110,16 +101,16 @@ fn before_v2(host: &str) -> Result<Prefix, EndpointError> {
         .map_err(EndpointError::Namespace)
 }
 
-fn search(rest: &[String]) -> Result<Endpoint, EndpointError> {
+fn search(rest: &[&str]) -> Result<Endpoint, EndpointError> {
     match rest {
-        [word] if word == "search" => Ok(Endpoint::Search),
-        [word] if word == "_ping" => Ok(Endpoint::SearchPing),
+        ["search"] => Ok(Endpoint::Search),
+        ["_ping"] => Ok(Endpoint::SearchPing),
         _ => Err(EndpointError::NotFound),
     }
 }
 
 /// Takes a registry off the front of the components after `/v2/`, if they begin with one.
-fn in_repository(components: &[String]) -> Result<(Prefix, Endpoint), EndpointError> {
+fn in_repository(components: &[&str]) -> Result<(Prefix, Endpoint), EndpointError> {
     let Some((first, rest)) = components
         .split_first()
         .filter(|(first, _)| Namespace::is_host_like(first))
@@ -141,7 +132,7 @@ fn in_repository(components: &[String]) -> Result<(Prefix, Endpoint), EndpointEr
 
 /// containerd's `override_path` makes the configured URL the root of the API and appends no `v2`.
 /// Any path ends up here, so one that is not an endpoint in all its parts is simply not found.
-fn without_v2(components: &[String]) -> Result<(Prefix, Endpoint), EndpointError> {
+fn without_v2(components: &[&str]) -> Result<(Prefix, Endpoint), EndpointError> {
     match in_repository(components) {
         Ok((prefix, endpoint)) if endpoint.repository().is_some() => Ok((prefix, endpoint)),
         _ => Err(EndpointError::NotFound),

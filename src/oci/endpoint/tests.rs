@@ -71,6 +71,67 @@ fn every_form_of_path_is_understood() {
 }
 
 #[test]
+fn what_a_path_need_not_have_changes_nothing() {
+    use Prefix::None;
+    is_understood([
+        ("//v2/", None, "/v2/"),
+        ("/v2//", None, "/v2/"),
+        ("/./v2/.", None, "/v2/"),
+        ("/v2//a/manifests/x", None, "/v2/a/manifests/x"),
+        ("/v2/a/manifests/x/", None, "/v2/a/manifests/x"),
+        ("/v2/a/manifests/DIGEST//", None, "/v2/a/manifests/DIGEST"),
+        ("/v2/./a//blobs/DIGEST/", None, "/v2/a/blobs/DIGEST"),
+        ("/v2/a/tags/list/", None, "/v2/a/tags/list"),
+        ("/v2/_catalog/", None, "/v2/_catalog"),
+        ("/v1/search/", None, "/v1/search"),
+        ("//quay.io//v2//", before("quay.io"), "/v2/"),
+    ]);
+}
+
+#[test]
+fn an_encoded_slash_divides_as_a_bare_one() {
+    use Prefix::None;
+    is_understood([
+        (
+            "/v2/library%2Fx/manifests/1",
+            None,
+            "/v2/library/x/manifests/1",
+        ),
+        (
+            "/v2/a%2fb%2Fc/blobs/sha256%3ae3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            None,
+            "/v2/a/b/c/blobs/DIGEST",
+        ),
+        ("/v2/a%2fb/tags/list", None, "/v2/a/b/tags/list"),
+        (
+            "/v2/a%2fb/referrers/DIGEST",
+            None,
+            "/v2/a/b/referrers/DIGEST",
+        ),
+        (
+            "/v2/quay.io%2Fa%2Fb/tags/list",
+            inside("quay.io"),
+            "/v2/a/b/tags/list",
+        ),
+        (
+            "/quay.io/v2/a%2fb/tags/list",
+            before("quay.io"),
+            "/v2/a/b/tags/list",
+        ),
+        (
+            "/v2/quay.io/a%2Fb/manifests/1",
+            inside("quay.io"),
+            "/v2/a/b/manifests/1",
+        ),
+        (
+            "/host%3A5000/a%2Fb/manifests/1",
+            inside("host:5000"),
+            "/v2/a/b/manifests/1",
+        ),
+    ]);
+}
+
+#[test]
 fn a_registry_before_the_root_or_after_it_is_taken_off_once() {
     use Prefix::None;
     is_understood([
@@ -151,7 +212,9 @@ fn the_rest_is_refused_with_the_reason() {
         "/v2/manifests/x",
         "/v2/tags/list",
         "/v2/a/manifests/",
-        "/v2/a/manifests/x/",
+        "/v2/manifests/x//",
+        "//",
+        "/.",
         "/v2/a/tags/x",
         "/v1/",
         "/v1/repositories",
@@ -163,13 +226,20 @@ fn the_rest_is_refused_with_the_reason() {
         assert_eq!(route(path), Err(E::NotFound), "{path}");
     }
     for path in [
-        "/v2//manifests/x",
-        "/v2//",
-        "//v2/",
-        "/v2/a%2fb/manifests/x",
         "/v2/../manifests/x",
+        "/v2/a/../b/manifests/x",
+        "/..",
+        "/v2/a%2f/manifests/x",
+        "/v2/%2fa/manifests/x",
+        "/v2/a%2f%2fb/manifests/x",
+        "/v2/a%2f..%2fb/manifests/x",
+        "/v2/a%2f.%2fb/manifests/x",
+        "/v2/%2e/a/manifests/x",
+        "/v2/..%2fa/manifests/x",
+        "/v2/a/%2e%2e%2fb/manifests/x",
+        "/v2/a%2fb%00/manifests/x",
+        "/%2fquay.io/v2/",
         "/v2/a/%2e%2e/manifests/x",
-        "/v2/./tags/list",
         "/v2/a%00/tags/list",
         "/v2/a%0a/tags/list",
         "/v2/a%ff/tags/list",
@@ -178,6 +248,14 @@ fn the_rest_is_refused_with_the_reason() {
     }
     // Decoded once, and once only.
     assert!(matches!(route("/v2/a%252fb/tags/list"), Err(E::Name(_))));
+    assert!(matches!(
+        route("/v2/a%252e%252e/x/tags/list"),
+        Err(E::Name(_))
+    ));
+    assert!(matches!(
+        route("/v2/a%2f%252e%252e/tags/list"),
+        Err(E::Name(_))
+    ));
     assert!(matches!(route("/v2/A/tags/list"), Err(E::Name(_))));
     assert!(matches!(route("/v2/a/manifests/.x"), Err(E::Tag(_))));
     assert!(matches!(route("/v2/a/referrers/x"), Err(E::Digest(_))));
@@ -277,7 +355,45 @@ fn any_endpoint() -> impl Strategy<Value = Endpoint> {
         })
 }
 
+/// A path with some of its bytes percent-encoded, once or twice, and with slashes that say nothing.
+fn spelt(path: &str, dice: &[u8]) -> (String, bool) {
+    let mut dice = dice.iter().cycle();
+    let (mut text, mut twice) = (String::new(), false);
+    for (at, byte) in path.bytes().enumerate() {
+        // The first slash is the path's own.
+        match dice.next().copied().unwrap_or_default() % 8 {
+            0 if at > 0 => text.push_str(&format!("%{byte:02x}")),
+            1 if at > 0 => text.push_str(&format!("%{byte:02X}")),
+            2 if at > 0 && byte == b'/' => text.push_str("//"),
+            3 if at > 0 && byte == b'/' => text.push_str("/./"),
+            4 if at > 0 && dice.next().is_some_and(|it| *it > 250) => {
+                twice = true;
+                text.push_str(&format!("%25{byte:02x}"));
+            }
+            _ => text.push(char::from(byte)),
+        }
+    }
+    (text, twice)
+}
+
 proptest! {
+    #[test]
+    fn a_spelling_is_the_same_path_or_none(endpoint in any_endpoint(), dice in prop::collection::vec(any::<u8>(), 1..60)) {
+        let plain = endpoint.path();
+        // A slash at the end says nothing, and encoded it would be an empty part.
+        let (text, twice) = spelt(plain.strip_suffix('/').unwrap_or(&plain), &dice);
+        match (Route::parse(&text, None), twice) {
+            (Ok(route), false) => prop_assert_eq!(route, Route::parse(&plain, None).unwrap(), "{}", text),
+            // What is below `blobs/uploads` is not looked at.
+            (Ok(route), true) => prop_assert_eq!(route.endpoint.kind(), Kind::Upload, "{}", text),
+            (Err(error), false) => prop_assert!(
+                text.to_lowercase().contains("%2f//") || text.to_lowercase().contains("%2f/./"),
+                "{}: {}", text, error
+            ),
+            (Err(_), true) => {}
+        }
+    }
+
     #[test]
     fn what_is_printed_parses_back(endpoint in any_endpoint()) {
         let route = Route::parse(&endpoint.path(), None).unwrap();
@@ -303,12 +419,15 @@ proptest! {
 
     #[test]
     fn no_path_makes_it_panic_and_what_parses_is_stable(
-        path in r"\PC*|(/(v2|v1|a|a\.b|%2[ef]|%|\.\.|manifests|blobs|uploads|tags|list|_catalog|x:1)){0,7}/?",
+        path in r"\PC*|(/(v2|v1|a|a%2fb|a\.b|%2[ef]|%|\.\.|\.||manifests|blobs|uploads|tags|list|_catalog|x:1)){0,7}/?",
         query in prop::option::of(r"(ns|n)=[a-z.%0-9:/&=]{0,12}"),
     ) {
         if let Ok(route) = Route::parse(&path, query.as_deref()) {
-            prop_assert!(!route.endpoint.path().contains("/../"));
-            prop_assert!(Route::parse(&route.endpoint.path(), None).is_ok());
+            let printed = route.endpoint.path();
+            let canonical = !printed.contains('%') && !printed.contains("//") && !printed.contains("/.");
+            prop_assert!(canonical, "{}", printed);
+            let again = Route::parse(&printed, None).and_then(Route::keep_prefix);
+            prop_assert_eq!(again.map(|again| again.endpoint), Ok(route.endpoint));
         }
     }
 }

@@ -60,7 +60,8 @@ impl<'a> Page<'a> {
         (page, next.flatten())
     }
 
-    /// The request's own path and namespace, or the next page would be of another list.
+    /// The request's own path and namespace, or the next page would be of another list. A path that begins with two slashes
+    /// would be a host's name in a link.
     fn next(&self, last: &str) -> Option<HeaderValue> {
         let mut query = Serializer::new(String::new());
         query.append_pair("last", last);
@@ -70,7 +71,8 @@ impl<'a> Page<'a> {
         if let Some(ns) = query_value(self.uri.query().unwrap_or_default(), "ns") {
             query.append_pair("ns", &ns);
         }
-        link::next(self.uri.path(), &query.finish())
+        let path = self.uri.path().trim_start_matches('/');
+        link::next(&format!("/{path}"), &query.finish())
     }
 }
 
@@ -126,6 +128,7 @@ mod tests {
         assert_eq!(second, ("b\n", ns));
         assert_eq!(cut("/v2/r/tags/list?last=b&n=1"), ("c\n", None));
         assert_eq!(cut("/v2/r/tags/list?last=c&n=1"), ("", None));
+        assert_eq!(cut("//v2/r/tags/list?n=1"), first);
     }
 
     #[test]

@@ -21,14 +21,18 @@ async fn no_path_climbs() {
     let hex = digest.strip_prefix("sha256:").unwrap();
     let long = "a".repeat(256);
     let cases = [
-        (400, "//v2/".to_owned()),
-        (400, "/v2//".to_owned()),
+        // The slashes in excess say nothing, and the rest is no endpoint.
+        (404, "//v2/a".to_owned()),
+        (404, "//evil.example/v2/".to_owned()),
+        (400, "//evil.example/%2e./v2/".to_owned()),
         (400, "/../v2/".to_owned()),
         (400, "/v2/../../etc/passwd".to_owned()),
         (400, format!("/v2/../blobs/{digest}")),
         (400, format!("/v2/a/../b/blobs/{digest}")),
-        (400, format!("/v2/a/./b/blobs/{digest}")),
-        (400, format!("/v2/a//b/blobs/{digest}")),
+        (400, format!("/v2/a/%2e/b/blobs/{digest}")),
+        (400, format!("/v2/a/%2f/b/blobs/{digest}")),
+        (400, format!("/v2/a%2f%2fb/blobs/{digest}")),
+        (400, format!("/v2/a%252fb/blobs/{digest}")),
         (400, format!("/v2/a/%2e%2e/b/blobs/{digest}")),
         (400, format!("/v2/a/%2E%2e%2Fb/blobs/{digest}")),
         (400, format!("/v2/a%2f..%2fb/blobs/{digest}")),
