@@ -172,6 +172,7 @@ fn look_up_tag_and_manifest(bencher: Bencher) {
         digest,
         media_type: manifest.media_type.clone(),
         size: 2000,
+        read: true,
         checked_at: now,
         held: None,
     };

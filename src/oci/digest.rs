@@ -68,6 +68,11 @@ impl Digest {
         Hasher::new(self.algorithm())
     }
 
+    /// Whether it is that of the one content without a byte.
+    pub(crate) fn is_of_nothing(&self) -> bool {
+        self.hasher().finish() == *self
+    }
+
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Sha256(bytes) => bytes,

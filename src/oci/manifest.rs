@@ -11,9 +11,9 @@ mod schema1;
 
 use super::digest::Digest;
 pub use error::ManifestError;
-pub use fields::Descriptor;
+pub use fields::{Descriptor, Looks};
 use fields::{Field, Fields};
-pub(crate) use media_type::{ACCEPT, OCI_INDEX, stated};
+pub(crate) use media_type::{ACCEPT, OCI_INDEX, is_generic, stated};
 use media_type::{ManifestShape, OwnType};
 
 /// What a manifest or an index names: OCI image-spec, manifest.md and image-index.md, and their
@@ -24,6 +24,8 @@ pub struct Manifest {
     pub media_type: String,
     /// Whether the bytes alone say that type, so that it does not matter who said it.
     pub self_described: bool,
+    /// Whether the bytes alone show that they are a manifest.
+    pub looks: Looks,
     /// The blobs it names in the fields that its type defines: registries check no other ones. Repetitions included.
     pub blobs: Vec<Descriptor>,
     /// An index's `manifests`.
@@ -69,6 +71,7 @@ impl Manifest {
         };
         Ok(Self {
             self_described: own.as_ref().is_some_and(agrees),
+            looks: fields.looks(),
             media_type,
             blobs,
             manifests,

@@ -22,6 +22,11 @@ pub(crate) fn is(namespace: &Namespace) -> bool {
     namespace.as_str() == NAMESPACE
 }
 
+/// Whether a registry at `host` is Docker Hub itself, and not a cache of it.
+pub(crate) fn is_at(host: Option<&str>) -> bool {
+    host.is_some_and(|host| ALIASES.contains(&host))
+}
+
 /// The one name of a registry: Docker Hub goes by several, all others by one.
 pub(crate) fn canonical(namespace: &Namespace) -> Namespace {
     let alias = ALIASES.contains(&namespace.as_str());

@@ -217,6 +217,7 @@ async fn take_record(store: &Arc<Store>, step: Step) {
                 digest: digest(seed),
                 media_type: "a/b".repeat(usize::from(seed) * 300),
                 size: 1,
+                read: true,
                 checked_at: SystemTime::now(),
                 held: None,
             };

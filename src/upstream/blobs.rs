@@ -10,9 +10,9 @@ use crate::oci::endpoint::Endpoint;
 use crate::oci::name::Repository;
 
 use super::asking::failover::Turn;
-use super::asking::request::{Question, content_length, content_type};
+use super::asking::request::{Question, Reply, content_length, content_type};
 use super::error::Error;
-use super::manifests::NO_HEAD;
+use super::heads::{Doubt, REFUSALS, may_be_about_head};
 use super::wire::http::UpstreamBody;
 
 /// The answer of servers to a range that the blob does not have.
@@ -36,28 +36,82 @@ fn endpoint(repository: &Repository, digest: &Digest) -> Endpoint {
     }
 }
 
+/// Asks whether the repository has a blob, and how long it is: with a HEAD, and with a GET of its first byte where that
+/// does not tell.
 pub(super) async fn head(
+    turn: Turn<'_>,
+    repository: &Repository,
+    digest: &Digest,
+    doubt: &Doubt,
+) -> Result<Option<u64>, Error> {
+    if turn.last && doubt.is_on() {
+        return first_byte(turn, repository, digest).await;
+    }
+    let question = Question {
+        answers: if turn.last { REFUSALS } else { &[] },
+        patient: turn.last,
+        ..Question::new(Method::HEAD, endpoint(repository, digest))
+    };
+    match turn.client.send(&question, turn.until).await {
+        Ok(reply) if reply.status == StatusCode::OK && !is_page(&reply) => {
+            if let Some(size) = length(&reply, digest) {
+                return Ok(Some(size));
+            }
+        }
+        Ok(_) if !turn.last => return Err(no_blob()),
+        Ok(_) => {}
+        Err(error) if turn.last && may_be_about_head(&error) => {}
+        Err(error) => return Err(error),
+    }
+    let size = first_byte(turn, repository, digest).await?;
+    if turn.last {
+        doubt.note();
+    }
+    Ok(size)
+}
+
+/// The same with a GET; a longer body is not read.
+async fn first_byte(
     turn: Turn<'_>,
     repository: &Repository,
     digest: &Digest,
 ) -> Result<Option<u64>, Error> {
     let question = Question {
-        answers: NO_HEAD,
+        range: Some(Span::from(0..1).header()),
+        answers: NO_SUCH_PART,
         patient: turn.last,
-        ..Question::new(Method::HEAD, endpoint(repository, digest))
+        ..Question::new(Method::GET, endpoint(repository, digest))
     };
     let reply = turn.client.send(&question, turn.until).await?;
-    if NO_HEAD.contains(&reply.status.as_u16()) {
-        // A GET of its first byte says the same; a longer body is not read.
-        let first = get(turn, repository, digest, Some((0..1).into())).await?;
-        return Ok(first.size);
+    match reply.status {
+        _ if is_page(&reply) => Err(no_blob()),
+        StatusCode::PARTIAL_CONTENT => Ok(stated_part(&reply).and_then(|(_, size)| size)),
+        StatusCode::OK => match content_length(&reply.headers) {
+            None => Ok(None),
+            Some(_) => length(&reply, digest).map(Some).ok_or_else(no_blob),
+        },
+        StatusCode::RANGE_NOT_SATISFIABLE if digest.is_of_nothing() => Ok(Some(0)),
+        _ => Err(no_blob()),
     }
-    if content_type(&reply.headers).is_some_and(|text| text.starts_with("text/html")) {
-        return Err(Error::wrong(
-            "upstream has a web page where a blob should be",
-        ));
-    }
-    Ok(content_length(&reply.headers))
+}
+
+/// How long the blob is, as a header says. 0 is what servers say that do not know; only one blob is empty.
+fn length(reply: &Reply, digest: &Digest) -> Option<u64> {
+    content_length(&reply.headers).filter(|size| *size > 0 || digest.is_of_nothing())
+}
+
+fn is_page(reply: &Reply) -> bool {
+    content_type(&reply.headers)
+        .is_some_and(|text| text.to_ascii_lowercase().starts_with("text/html"))
+}
+
+fn no_blob() -> Error {
+    Error::wrong("upstream has something else where a blob should be")
+}
+
+fn stated_part(reply: &Reply) -> Option<(Range<u64>, Option<u64>)> {
+    let stated = reply.headers.get(header::CONTENT_RANGE);
+    stated.and_then(parse_content_range)
 }
 
 pub(super) async fn get(
@@ -83,11 +137,7 @@ pub(super) async fn get(
             body: reply.body,
         });
     }
-    let stated = reply
-        .headers
-        .get(header::CONTENT_RANGE)
-        .and_then(parse_content_range);
-    match (stated, part) {
+    match (stated_part(&reply), part) {
         (Some((got, size)), Some(asked)) if asked.is_answered_by(&got) => Ok(FetchedBlob {
             size,
             part: Some(got),

@@ -6,20 +6,18 @@ use http::{HeaderMap, Method, StatusCode};
 use crate::memory::{Memory, work_on};
 use crate::oci::digest::Digest;
 use crate::oci::endpoint::Endpoint;
-use crate::oci::manifest::{self, Manifest};
+use crate::oci::manifest::{self, Looks, Manifest};
 use crate::oci::name::{Reference, Repository};
 
 use super::asking::failover::Turn;
-use super::asking::request::{Question, content_length, content_type};
+use super::asking::request::{Question, Reply, content_length, content_type};
 use super::error::Error;
+use super::heads::{Doubt, NO_HEAD, REFUSALS, may_be_about_head};
 
-/// The answers of servers that do not support HEAD.
-pub(super) const NO_HEAD: &[u16] = &[405, 501];
-
-/// What a HEAD of a manifest said.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What upstream said when it was asked which manifest a reference is.
+#[derive(Debug, Clone)]
 pub(crate) enum ManifestHead {
-    /// It is still the one that was asked about (304).
+    /// It is still the one that was asked about.
     NotModified,
     Found {
         /// As stated by upstream.
@@ -27,8 +25,8 @@ pub(crate) enum ManifestHead {
         media_type: String,
         size: u64,
     },
-    /// Upstream has it but did not say which one it is: only a GET can tell.
-    Unspecific,
+    /// A HEAD did not tell, so it was fetched.
+    Fetched(FetchedManifest),
 }
 
 /// A manifest as upstream sent it, its digest verified.
@@ -42,6 +40,16 @@ pub(crate) struct FetchedManifest {
     pub bytes: Bytes,
 }
 
+/// A question about a manifest.
+#[derive(Clone, Copy)]
+pub(super) struct ManifestQuestion<'q> {
+    pub(super) repository: &'q Repository,
+    pub(super) reference: &'q Reference,
+    /// What is known of the tag: upstream may say that it is still that one.
+    pub(super) known: Option<&'q Digest>,
+    pub(super) memory: &'q Memory,
+}
+
 pub(super) fn endpoint(repository: &Repository, reference: &Reference) -> Endpoint {
     Endpoint::Manifest {
         repository: repository.clone(),
@@ -49,64 +57,123 @@ pub(super) fn endpoint(repository: &Repository, reference: &Reference) -> Endpoi
     }
 }
 
+impl ManifestQuestion<'_> {
+    fn question(&self, method: Method, turn: Turn<'_>) -> Question {
+        Question {
+            accept: Some(manifest::ACCEPT),
+            if_none_match: self.known.map(|digest| format!("\"{digest}\"")),
+            // The manifest that is known can be served meanwhile.
+            patient: turn.last && self.known.is_none(),
+            ..Question::new(method, endpoint(self.repository, self.reference))
+        }
+    }
+}
+
+/// Asks with a HEAD, and with a GET where that does not tell.
+///
+/// `counted`: GETs of manifests are counted as pulls. They are spent then only on a 404 of a tag that is known, and
+/// where upstream has the manifest and does not say which one it is.
 pub(super) async fn head(
     turn: Turn<'_>,
-    repository: &Repository,
-    reference: &Reference,
-    known: Option<&Digest>,
+    asked: ManifestQuestion<'_>,
+    doubt: &Doubt,
+    counted: bool,
 ) -> Result<ManifestHead, Error> {
-    let question = Question {
-        accept: Some(manifest::ACCEPT),
-        if_none_match: known.map(|digest| format!("\"{digest}\"")),
-        answers: NO_HEAD,
-        // The manifest that is known can be served meanwhile.
-        patient: turn.last && known.is_none(),
-        ..Question::new(Method::HEAD, endpoint(repository, reference))
-    };
-    let reply = turn.client.send(&question, turn.until).await?;
-    if NO_HEAD.contains(&reply.status.as_u16()) {
-        return Ok(ManifestHead::Unspecific);
+    let confirms = turn.last && !counted;
+    if confirms && doubt.is_on() {
+        return fetch(turn, asked).await;
     }
-    if reply.status == StatusCode::NOT_MODIFIED {
-        return Ok(ManifestHead::NotModified);
+    let question = Question {
+        answers: match (confirms, turn.last) {
+            (true, _) => REFUSALS,
+            (false, true) => NO_HEAD,
+            (false, false) => &[],
+        },
+        ..asked.question(Method::HEAD, turn)
+    };
+    let told = match turn.client.send(&question, turn.until).await {
+        Ok(reply) => {
+            let limit = asked.memory.largest_manifest();
+            if content_length(&reply.headers).is_some_and(|size| size > limit as u64) {
+                // A GET of it would be refused as well.
+                return Err(Error::too_long(limit));
+            }
+            read_head(turn, asked, &reply)
+        }
+        Err(error) => Err(error),
+    };
+    match told {
+        Ok(Some(told)) => return Ok(told),
+        Ok(None) => {}
+        Err(error) if confirms && may_be_about_head(&error) => {}
+        Err(Error::NotFound) if turn.last && asked.known.is_some() => {}
+        Err(error) => return Err(error),
+    }
+    let fetched = fetch(turn, asked).await?;
+    if confirms {
+        doubt.note();
+    }
+    Ok(fetched)
+}
+
+/// What the answer to a HEAD tells; `None` if a GET must tell.
+fn read_head(
+    turn: Turn<'_>,
+    asked: ManifestQuestion<'_>,
+    reply: &Reply,
+) -> Result<Option<ManifestHead>, Error> {
+    match reply.status {
+        StatusCode::OK => {}
+        StatusCode::NOT_MODIFIED if asked.known.is_some() => {
+            return Ok(Some(ManifestHead::NotModified));
+        }
+        _ => return Ok(None),
     }
     let digest = stated_digest(&reply.headers)?;
-    if let (Reference::Digest(asked), Some(stated)) = (reference, &digest)
+    if let (Reference::Digest(asked), Some(stated)) = (asked.reference, &digest)
         && asked != stated
     {
         return Err(Error::wrong(format!(
             "asked for manifest {asked}, upstream calls it {stated}"
         )));
     }
-    if digest.is_some() && digest.as_ref() == known {
-        return Ok(ManifestHead::NotModified);
+    if digest.is_some() && digest.as_ref() == asked.known {
+        return Ok(Some(ManifestHead::NotModified));
     }
     // The type may be in the body alone. What another place than the registry says of it must be in the body as well.
     let media_type = content_type(&reply.headers).filter(|_| turn.last);
     let media_type = media_type.and_then(manifest::stated);
-    match (digest, content_length(&reply.headers), media_type) {
-        (Some(digest), Some(size), Some(media_type)) => Ok(ManifestHead::Found {
+    // No manifest is empty.
+    let size = content_length(&reply.headers).filter(|size| *size > 0);
+    match (digest, size, media_type) {
+        (Some(digest), Some(size), Some(media_type)) => Ok(Some(ManifestHead::Found {
             digest,
-            media_type: media_type.to_owned(),
+            media_type,
             size,
-        }),
-        _ => Ok(ManifestHead::Unspecific),
+        })),
+        _ => Ok(None),
     }
 }
 
-pub(super) async fn get(
+/// Fetches a manifest, unless it is the one that is known.
+pub(super) async fn fetch(
     turn: Turn<'_>,
-    repository: &Repository,
-    reference: &Reference,
-    memory: &Memory,
-) -> Result<FetchedManifest, Error> {
-    let question = Question {
-        accept: Some(manifest::ACCEPT),
-        patient: turn.last,
-        ..Question::new(Method::GET, endpoint(repository, reference))
-    };
+    asked: ManifestQuestion<'_>,
+) -> Result<ManifestHead, Error> {
+    let question = asked.question(Method::GET, turn);
     let reply = turn.client.send(&question, turn.until).await?;
+    if reply.status == StatusCode::NOT_MODIFIED {
+        return Ok(ManifestHead::NotModified);
+    }
+    if reply.status != StatusCode::OK {
+        let words = format!(
+            "upstream answers {} where a manifest should be",
+            reply.status
+        );
+        return Err(Error::wrong(words));
+    }
     let stated = stated_digest(&reply.headers)?;
+    let memory = asked.memory;
     let body = reply.body;
     let bytes = body
         .collect(
@@ -124,7 +191,7 @@ pub(super) async fn get(
         )));
     }
     let unread = Unread {
-        asked: match reference {
+        asked: match asked.reference {
             Reference::Digest(digest) => Some(digest.clone()),
             Reference::Tag(_) => None,
         },
@@ -133,7 +200,21 @@ pub(super) async fn get(
         from_registry: turn.last,
         bytes,
     };
-    work_on(unread.bytes.len(), move || unread.read()).await
+    let read = work_on(unread.bytes.len(), move || unread.read()).await;
+    read.map(ManifestHead::Fetched)
+}
+
+/// The same without anything known.
+pub(super) async fn get(
+    turn: Turn<'_>,
+    asked: ManifestQuestion<'_>,
+) -> Result<FetchedManifest, Error> {
+    match fetch(turn, asked).await? {
+        ManifestHead::Fetched(fetched) => Ok(fetched),
+        ManifestHead::NotModified | ManifestHead::Found { .. } => {
+            Err(Error::wrong("upstream says that nothing changed"))
+        }
+    }
 }
 
 /// A manifest's bytes, and what was said of them.
@@ -161,6 +242,10 @@ impl Unread {
                 "what upstream sent for {digest} is not a manifest: {error}"
             ))
         })?;
+        if self.asked.is_none() && !self.is_a_manifest(&manifest) {
+            let words = "what upstream sent for a tag is JSON, and no manifest";
+            return Err(Error::wrong(words));
+        }
         if !self.from_registry && !manifest.self_described {
             let said = &manifest.media_type;
             return Err(Error::wrong(format!(
@@ -172,6 +257,16 @@ impl Unread {
             manifest,
             bytes: self.bytes,
         })
+    }
+
+    /// Whether what was sent for a tag is a manifest, and not just any JSON. One that looks like none may be of a kind to
+    /// come: then upstream must have stated its digest, and a type that only manifests have.
+    fn is_a_manifest(&self, read: &Manifest) -> bool {
+        match read.looks {
+            Looks::LikeAManifest => true,
+            Looks::LikeNeither => self.stated.is_some() && !manifest::is_generic(&read.media_type),
+            Looks::LikeAnError => false,
+        }
     }
 
     /// The digest of the manifest: the one asked for, else the one stated, else computed. Refuses bytes that do not have

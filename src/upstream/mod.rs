@@ -4,12 +4,13 @@
 //! mirror: it returns a stream, a value or an [`Error`] that says whose fault it is.
 //!
 //! Reading order: this file (the questions that an upstream can be asked), then what each question is: `manifests`,
-//! `blobs`, `lists`, `search`, `probe`; `settings`; and what these use: `asking` (one question, with all its tries),
+//! `blobs`, `lists`, `search`, `probe`; `heads` (how far a HEAD is believed); `settings`; and what these use: `asking` (one question, with all its tries),
 //! `login` (as whom), `wire` (connections), `restraint` (when not to ask), `error`.
 
 mod asking;
 mod blobs;
 mod error;
+mod heads;
 mod lists;
 mod login;
 mod manifests;
@@ -29,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::oci::digest::Digest;
 use crate::oci::name::{Namespace, Reference, Repository};
 use crate::oci::referrers::{self, Referrers};
-use crate::sites::budget::Pulls;
+use crate::sites::budget::{Budget, Pulls};
 use crate::sites::hub;
 
 pub(crate) use blobs::FetchedBlob;
@@ -43,6 +44,8 @@ pub(crate) use wire::http::UpstreamBody;
 pub(crate) use wire::settings::{ConnectionSettings, Proxy, Timeouts};
 
 use asking::failover::Endpoints;
+use heads::Heads;
+use manifests::ManifestQuestion;
 
 /// How answers are read, for fuzz targets.
 pub(crate) mod answers {
@@ -55,6 +58,8 @@ pub(crate) mod answers {
 pub(crate) struct Upstream {
     settings: Settings,
     endpoints: Endpoints,
+    /// How far the registry's answers to HEAD are believed.
+    heads: Heads,
     /// Its share of it.
     memory: Arc<Memory>,
 }
@@ -69,6 +74,7 @@ impl Upstream {
         Ok(Self {
             memory: memory.share(),
             endpoints: Endpoints::new(&settings, metrics)?,
+            heads: Heads::default(),
             settings,
         })
     }
@@ -83,7 +89,8 @@ impl Upstream {
         self.settings.is_docker_hub()
     }
 
-    /// Asks which manifest a reference is, without fetching it: free of quota on Docker Hub.
+    /// Asks which manifest a reference is, with a HEAD, which is free of quota on Docker Hub; fetches it where that does
+    /// not tell.
     ///
     /// With `known`, upstream may answer that it is still that one.
     pub(crate) async fn head_manifest(
@@ -92,7 +99,14 @@ impl Upstream {
         reference: &Reference,
         known: Option<&Digest>,
     ) -> Result<ManifestHead, Error> {
-        let ask = |turn| manifests::head(turn, repository, reference, known);
+        let asked = ManifestQuestion {
+            repository,
+            reference,
+            known,
+            memory: &self.memory,
+        };
+        let counted = self.counts_pulls();
+        let ask = |turn| manifests::head(turn, asked, &self.heads.of_manifests, counted);
         match is_of_referrers(reference) {
             true => ask(self.endpoints.registry_turn()).await,
             false => self.endpoints.first_answer(None, ask).await,
@@ -105,7 +119,13 @@ impl Upstream {
         repository: &Repository,
         reference: &Reference,
     ) -> Result<FetchedManifest, Error> {
-        let ask = |turn| manifests::get(turn, repository, reference, &self.memory);
+        let asked = ManifestQuestion {
+            repository,
+            reference,
+            known: None,
+            memory: &self.memory,
+        };
+        let ask = |turn| manifests::get(turn, asked);
         match is_of_referrers(reference) {
             true => ask(self.endpoints.registry_turn()).await,
             false => self.endpoints.first_answer(None, ask).await,
@@ -119,7 +139,9 @@ impl Upstream {
         digest: &Digest,
     ) -> Result<Option<u64>, Error> {
         self.endpoints
-            .first_answer(None, |turn| blobs::head(turn, repository, digest))
+            .first_answer(None, |turn| {
+                blobs::head(turn, repository, digest, &self.heads.of_blobs)
+            })
             .await
     }
 
@@ -129,7 +151,8 @@ impl Upstream {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Option<u64>, Error> {
-        blobs::head(self.endpoints.registry_turn(), repository, digest).await
+        let turn = self.endpoints.registry_turn();
+        blobs::head(turn, repository, digest, &self.heads.of_blobs).await
     }
 
     /// Fetches a part of a blob from the registry itself.
@@ -195,6 +218,12 @@ impl Upstream {
     /// A body from an endpoint was wrong: for a while, blobs of this repository are asked of the registry itself alone.
     pub(crate) fn distrust_endpoints(&self, repository: &Repository) {
         self.endpoints.distrust(repository);
+    }
+
+    /// Whether a GET of a manifest is counted as a pull: at Docker Hub itself, and where a quota is stated.
+    pub(crate) fn counts_pulls(&self) -> bool {
+        let states = |pulls: &Pulls| Budget::best(std::slice::from_ref(pulls)).is_some();
+        hub::is_at(self.settings.registry.url.host()) || self.pulls().iter().any(states)
     }
 
     /// The pull quota of each account. Answers of upstream keep it up to date.

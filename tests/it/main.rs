@@ -11,6 +11,7 @@
 //! - `wrong_content`: upstream sends bytes that do not match their digest
 //! - `tags`: a tag: how often upstream is asked about it, and what is served when upstream is away
 //! - `waiting`: upstream is silent, and many ask for the same thing that is stored
+//! - `heads`: a HEAD is answered otherwise than a GET
 //! - `tags_list`: a list of tags
 //! - `referrers`: a list of what refers to a manifest
 //! - `catalog`: the list of what is stored
@@ -102,6 +103,7 @@ mod endpoints;
 mod fairness;
 mod fake_registry;
 mod headers;
+mod heads;
 mod herd;
 mod hostile;
 mod invented;

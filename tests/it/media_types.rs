@@ -242,13 +242,14 @@ async fn a_head_said_another_type_than_the_get_where_upstream_says_only_json() {
     }
 }
 
+/// By digest only: what a tag points to must look like a manifest, or have a manifest's type (see `words`).
 #[tokio::test]
 async fn json_of_no_known_kind_lost_the_type_upstream_gave_it() {
     let (registry, mirror) = scene::start();
     let text = r#"{"some": "thing"}"#;
-    registry.put_manifest(REPO, Some("1"), "application/json; charset=utf-8", text);
+    let digest = registry.put_manifest(REPO, Some("1"), "application/json; charset=utf-8", text);
     for method in METHODS {
-        let url = mirror.manifest_url(REPO, "1");
+        let url = mirror.manifest_url(REPO, &digest);
         let answer = client::request(method.clone(), &url, &[]).await.unwrap();
         assert_is(
             &answer,
@@ -257,6 +258,52 @@ async fn json_of_no_known_kind_lost_the_type_upstream_gave_it() {
             &method,
             "json",
         );
+    }
+}
+
+/// They are the same in any case; a client that compares them with what it knows does not find them otherwise.
+#[tokio::test]
+async fn a_type_in_capital_letters_was_handed_on_as_it_was() {
+    let (registry, mirror) = scene::start();
+    let upper = "Application/VND.OCI.Image.Index.V1+JSON";
+    for (number, own) in [
+        "",
+        ",\"mediaType\":\"Application/Vnd.OCI.image.index.v1+json\"",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let text = format!(r#"{{"schemaVersion":2,"manifests":[],"n":{number}{own}}}"#);
+        let tag = number.to_string();
+        let digest = registry.put_manifest(REPO, Some(&tag), upper, text.clone());
+        for reference in [&digest, &tag] {
+            for method in METHODS {
+                let url = mirror.manifest_url(REPO, reference);
+                let answer = client::request(method.clone(), &url, &[]).await.unwrap();
+                assert_is(&answer, OCI_INDEX, text.as_bytes(), &method, own);
+            }
+        }
+    }
+}
+
+/// The bytes say what they are, and a digest says that they are right: what a file server calls them does not matter.
+#[tokio::test]
+async fn a_manifest_was_refused_for_its_label() {
+    let (registry, mirror) = scene::start();
+    for (number, label) in ["text/html", "image/png", "application/javascript", "x"]
+        .into_iter()
+        .enumerate()
+    {
+        let text = format!(r#"{{"schemaVersion":2,"manifests":[],"n":{number}}}"#);
+        let tag = number.to_string();
+        let digest = registry.put_manifest(REPO, Some(&tag), label, text.clone());
+        for reference in [&digest, &tag] {
+            for method in METHODS {
+                let url = mirror.manifest_url(REPO, reference);
+                let answer = client::request(method.clone(), &url, &[]).await.unwrap();
+                assert_is(&answer, OCI_INDEX, text.as_bytes(), &method, label);
+            }
+        }
     }
 }
 

@@ -157,7 +157,6 @@ async fn an_endpoint_named_a_wrong_media_type_for_good() {
 async fn what_is_no_manifest_is_not_passed_on_as_one() {
     let own = format!(r#"{{"mediaType":"{OCI_MANIFEST}","config":{{}},"layers":[]}}"#);
     for (number, (media_type, body)) in [
-        ("text/html", &*own),
         ("text/html", "{}"),
         (OCI_INDEX, &own),
         ("image/svg+xml", "{}"),
@@ -182,6 +181,102 @@ async fn what_is_no_manifest_is_not_passed_on_as_one() {
             assert!(!is_page || head.status == StatusCode::BAD_GATEWAY, "{body}");
         }
         assert!(!manifest_file(&mirror.store_path(), REPO, &digest).exists());
+    }
+}
+
+/// What gateways, portals and registries in maintenance say to everything: JSON, and with a status of success.
+fn notices() -> Vec<(u16, &'static str, String)> {
+    let manifest = String::from_utf8(image(9).manifest.to_vec()).unwrap();
+    let with_errors = manifest.replacen('{', r#"{"errors":[],"#, 1);
+    let json = "application/json";
+    vec![
+        (200, json, r#"{"message":"maintenance"}"#.into()),
+        (200, json, "{}".into()),
+        (200, json, r#"{"errors":[{"code":"DENIED"}]}"#.into()),
+        (200, json, r#"{"schemaVersion":2}"#.into()),
+        (200, json, r#"{"schemaVersion":"2","layers":[]}"#.into()),
+        (200, json, r#"{"schemaVersion":3,"manifests":[]}"#.into()),
+        (200, json, r#"{"config":{},"message":"ready"}"#.into()),
+        (200, OCI_MANIFEST, r#"{"error":"quota"}"#.into()),
+        (200, OCI_MANIFEST, with_errors),
+        (202, OCI_MANIFEST, manifest.clone()),
+        (203, OCI_MANIFEST, manifest.clone()),
+        (206, OCI_MANIFEST, manifest),
+        (204, json, String::new()),
+        (200, "text/html", "<html>".into()),
+    ]
+}
+
+/// A good image was replaced by a notice, for as long as the mirror kept it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_json_became_the_tag() {
+    for (status, content_type, body) in notices() {
+        let registry = FakeRegistry::start().await;
+        registry.put_image(REPO, Some(TAG), &image(1));
+        let config = MirrorConfig::for_upstream(&registry).patient();
+        let mut mirror = Mirror::start(config);
+        assert_is_image(&mirror.manifest(REPO, TAG).await);
+        let headers = vec![("Content-Type".to_owned(), content_type.to_owned())];
+        registry.fault(
+            On::any().forever(),
+            Fault::Status(status, body.clone(), headers),
+        );
+        for cold in [
+            mirror.manifest(REPO, "cold").await,
+            mirror.head(REPO, "cold").await,
+        ] {
+            assert_eq!(cold.status, StatusCode::BAD_GATEWAY, "{status} {body}");
+        }
+        for _ in 0..2 {
+            let stale = mirror.manifest(REPO, TAG).await;
+            assert_is_image(&stale);
+            assert_eq!(
+                stale.header("cache-status"),
+                Some("pierglass; hit; detail=stale"),
+                "{status} {body}"
+            );
+            let head = mirror.head(REPO, TAG).await;
+            assert_eq!(
+                head.header("docker-content-digest"),
+                Some(&*image(1).digest)
+            );
+        }
+        registry.down();
+        mirror.restart();
+        assert_is_image(&mirror.manifest(REPO, TAG).await);
+    }
+}
+
+/// Small registries state no digest: the bytes show what they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_without_a_stated_digest_is_known_by_its_members() {
+    let schema1 = r#"{"schemaVersion":1,"name":"a/b","fsLayers":[]}"#;
+    let artifact = "application/vnd.oci.artifact.manifest.v1+json";
+    let typed = format!(r#"{{"mediaType":"{artifact}","blobs":[]}}"#);
+    let bare = r#"{"schemaVersion":2,"manifests":[]}"#;
+    for (content_type, body, expected) in [
+        ("application/json", bare, OCI_INDEX),
+        ("", bare, OCI_INDEX),
+        (
+            "application/json",
+            schema1,
+            "application/vnd.docker.distribution.manifest.v1+json",
+        ),
+        ("text/plain", &typed, artifact),
+    ] {
+        let registry = FakeRegistry::start().await;
+        let headers = vec![("Content-Type".to_owned(), content_type.to_owned())];
+        let reply = Fault::Status(200, body.to_owned(), headers);
+        registry.fault(On::manifest().forever(), reply);
+        let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+        for _ in 0..2 {
+            let found = mirror.manifest(REPO, TAG).await;
+            assert_eq!(found.status, StatusCode::OK, "{}", found.text());
+            assert_eq!(found.text(), body);
+            assert_eq!(found.header("content-type"), Some(expected));
+            let head = mirror.head(REPO, TAG).await;
+            assert_eq!(head.header("content-type"), Some(expected));
+        }
     }
 }
 

@@ -212,7 +212,8 @@ impl Proofs {
         matches!(phase(site, vouch, seconds_now()), Phase::Fresh(_))
     }
 
-    /// Asks upstream how long a blob is: one HEAD for all who ask. It proves nothing about what is stored.
+    /// How long a blob is: as a manifest of the repository says, else as upstream says, with one question for all who
+    /// ask. It proves nothing about what is stored.
     pub(super) async fn length(
         &self,
         context: &Context,
@@ -220,12 +221,31 @@ impl Proofs {
         digest: &Digest,
     ) -> Result<(Option<u64>, Outcome), Error> {
         self.refusals.check(name, digest).map_err(blob_error)?;
+        let vouch = self.store.records().vouched(name, digest).await;
+        let named = vouch.and_then(|vouch| vouch.size());
+        let phase = phase(&context.site, vouch, seconds_now());
+        if named.is_some() && matches!(phase, Phase::Fresh(_)) {
+            return Ok((named, Outcome::Hit));
+        }
         let work = |context: Context, name: QualifiedName, digest: Digest| async move {
             let upstream = context.site.upstream();
-            upstream.head_blob(&name.repository, &digest).await
+            let size = upstream.head_blob(&name.repository, &digest).await?;
+            match (size, named) {
+                (Some(size), Some(named)) if size != named => {
+                    let words = format!("it says that a blob of {named} bytes has {size}");
+                    Err(upstream::Error::Wrong(words.into()))
+                }
+                _ => Ok(size),
+            }
         };
         let (size, outcome) = self.lengths.ask(context, name, digest, work);
-        Ok((size.answer().await.map_err(blob_error)?, outcome))
+        match size.answer().await {
+            Ok(size) => Ok((size, outcome)),
+            Err(error) if named.is_some() && phase == Phase::Stale && !is_refusal(&error) => {
+                Ok((named, Outcome::Stale))
+            }
+            Err(error) => Err(blob_error(error)),
+        }
     }
 }
 

@@ -56,31 +56,50 @@ pub(super) fn manifest_error(error: upstream::Error) -> Error {
     Error::of(error, Error::ManifestUnknown)
 }
 
+/// What upstream says of a manifest that is not stored.
+#[derive(Clone)]
+enum FoundByHead {
+    Header {
+        media_type: String,
+        size: u64,
+    },
+    /// A HEAD did not tell, so it was fetched.
+    Stored(Arc<StoredManifest>),
+}
+
 /// Answers for manifests by digest.
 pub(crate) struct ByDigest {
     store: Arc<Store>,
     /// What upstream says it has no manifest of, by tag or by digest.
     refusals: Refusals,
+    /// The same, for HEADs alone: what upstream says to a HEAD, a GET is not to hear.
+    head_refusals: Refusals,
     /// Manifests coming in.
     fetches: Once<Digest, Arc<StoredManifest>>,
     /// HEADs.
-    checks: Once<Digest, ManifestHead>,
+    checks: Once<Digest, FoundByHead>,
 }
 
 impl ByDigest {
     pub(super) fn new(store: &Arc<Store>) -> Arc<Self> {
-        let refusals = Refusals::default();
+        let (refusals, head_refusals) = (Refusals::default(), Refusals::default());
         Arc::new(Self {
             store: Arc::clone(store),
             fetches: Once::new(&refusals),
-            checks: Once::new(&refusals),
+            checks: Once::new(&head_refusals),
             refusals,
+            head_refusals,
         })
     }
 
-    /// Shared by all questions about manifests.
+    /// Shared by all GETs of manifests.
     pub(super) fn refusals(&self) -> &Refusals {
         &self.refusals
+    }
+
+    /// Shared by all HEADs of manifests.
+    pub(super) fn head_refusals(&self) -> &Refusals {
+        &self.head_refusals
     }
 
     /// What is stored is served, and upstream is not asked.
@@ -95,46 +114,55 @@ impl ByDigest {
             let age = elapsed(manifest.fetched_at);
             return Ok(ManifestAnswer::of(&manifest, want, Outcome::Hit, age));
         }
-        if want == Want::Header
-            && let Some(header) = self.head(context, name, digest).await?
-        {
-            return Ok(header);
+        if want == Want::Header {
+            return self.head(context, name, digest).await;
         }
         let fetched = self.fetch(context, name, digest).await;
         let (manifest, outcome) = fetched.map_err(manifest_error)?;
         Ok(ManifestAnswer::of(&manifest, want, outcome, Duration::ZERO))
     }
 
-    /// Asks upstream with a HEAD; `None` when only a GET can tell.
     async fn head(
-        &self,
+        self: &Arc<Self>,
         context: &Context,
         name: &QualifiedName,
         digest: &Digest,
-    ) -> Result<Option<ManifestAnswer>, Error> {
-        self.refusals.check(name, digest).map_err(manifest_error)?;
+    ) -> Result<ManifestAnswer, Error> {
+        for refusals in [&self.refusals, &self.head_refusals] {
+            refusals.check(name, digest).map_err(manifest_error)?;
+        }
+        let this = Arc::clone(self);
         let work = |context: Context, name: QualifiedName, digest| async move {
             let (upstream, reference) = (context.site.upstream(), Reference::Digest(digest));
-            upstream
-                .head_manifest(&name.repository, &reference, None)
-                .await
+            let head = upstream.head_manifest(&name.repository, &reference, None);
+            match head.await? {
+                ManifestHead::Found {
+                    media_type, size, ..
+                } => Ok(FoundByHead::Header { media_type, size }),
+                ManifestHead::Fetched(fetched) => {
+                    Ok(FoundByHead::Stored(this.keep(&name, fetched).await))
+                }
+                ManifestHead::NotModified => {
+                    let fetched = this.fetch_alone(&context.site, &name, &reference);
+                    fetched.await.map(FoundByHead::Stored)
+                }
+            }
         };
-        let (head, outcome) = self.checks.ask(context, name, digest, work);
-        match head.answer().await.map_err(manifest_error)? {
-            ManifestHead::Found {
-                digest,
-                media_type,
-                size,
-            } => Ok(Some(ManifestAnswer {
-                digest,
+        let (told, outcome) = self.checks.ask(context, name, digest, work);
+        match told.answer().await.map_err(manifest_error)? {
+            FoundByHead::Header { media_type, size } => Ok(ManifestAnswer {
+                digest: digest.clone(),
                 media_type,
                 size,
                 content: None,
                 outcome,
                 age: Duration::ZERO,
                 fresh_for: None,
-            })),
-            ManifestHead::NotModified | ManifestHead::Unspecific => Ok(None),
+            }),
+            FoundByHead::Stored(manifest) => {
+                let (want, age) = (Want::Header, Duration::ZERO);
+                Ok(ManifestAnswer::of(&manifest, want, outcome, age))
+            }
         }
     }
 
@@ -164,7 +192,7 @@ impl ByDigest {
         Ok((manifest.answer().await?, outcome))
     }
 
-    /// Fetches a manifest, stores it and vouches for the blobs it names.
+    /// Fetches a manifest and keeps it.
     pub(super) async fn fetch_alone(
         &self,
         site: &Site,
@@ -172,13 +200,22 @@ impl ByDigest {
         reference: &Reference,
     ) -> Answered<Arc<StoredManifest>> {
         let fetched = site.upstream().get_manifest(&name.repository, reference);
+        Ok(self.keep(name, fetched.await?).await)
+    }
+
+    /// Stores a manifest and vouches for the blobs it names.
+    pub(super) async fn keep(
+        &self,
+        name: &QualifiedName,
+        fetched: FetchedManifest,
+    ) -> Arc<StoredManifest> {
         let FetchedManifest {
             digest,
             manifest: Manifest {
                 media_type, blobs, ..
             },
             bytes,
-        } = fetched.await?;
+        } = fetched;
         let manifest = StoredManifest {
             digest,
             media_type,
@@ -196,6 +233,6 @@ impl ByDigest {
         let own = own.map(|blob| (blob.digest, Vouch::named(blob.size)));
         let own = own.collect();
         self.store.records().vouch(name, own).await;
-        Ok(manifest)
+        manifest
     }
 }

@@ -55,6 +55,9 @@ pub(in crate::mirror) struct ByTag {
     digests: Arc<ByDigest>,
     /// Questions what a tag points to.
     questions: Once<Tag, Resolved>,
+    /// The same, of clients that want no bytes, about tags of which nothing is stored: what upstream says to a HEAD
+    /// alone, a GET is not to hear.
+    head_questions: Once<Tag, Resolved>,
     /// When a tag was seen to have moved to a manifest that no pull is spent on.
     deferred: Cache<(QualifiedName, Tag), Instant>,
 }
@@ -65,6 +68,7 @@ impl ByTag {
             store: Arc::clone(store),
             digests: Arc::clone(digests),
             questions: Once::new(digests.refusals()),
+            head_questions: Once::new(digests.head_refusals()),
             deferred: Cache::new(MAX_DEFERRED),
         })
     }
@@ -81,6 +85,10 @@ impl ByTag {
         let Some(record) = self.store.records().tag(name, tag).await else {
             let refusals = self.digests.refusals();
             refusals.check(name, tag).map_err(manifest_error)?;
+            if want == Want::Header {
+                let refusals = self.digests.head_refusals();
+                refusals.check(name, tag).map_err(manifest_error)?;
+            }
             let (resolved, outcome) = self.resolve(context, name, tag, want, None);
             let record = resolved.answer().await.map_err(manifest_error)?.record;
             return self
@@ -140,6 +148,10 @@ impl ByTag {
         known: Option<Arc<TagRecord>>,
     ) -> (Asked<Resolved>, Outcome) {
         let this = Arc::clone(self);
+        let questions = match (&known, want) {
+            (None, Want::Header) => &self.head_questions,
+            _ => &self.questions,
+        };
         let work = move |context: Context, name: QualifiedName, tag: Tag| async move {
             let stored = known.as_ref().map(|record| record.digest.clone());
             let resolved = this.ask(&context, &name, &tag, want, known).await;
@@ -156,7 +168,7 @@ impl ByTag {
             this.store.records().drop_tag(&name, &tag).await;
             resolved
         };
-        self.questions.ask(context, name, tag, work)
+        questions.ask(context, name, tag, work)
     }
 
     async fn ask(
@@ -177,21 +189,29 @@ impl ByTag {
         }
         let reference = Reference::Tag(tag.clone());
         // Nothing is known and the bytes are wanted: a GET is the one request that brings both.
-        let head = match (&known, want) {
-            (None, Want::Content) => ManifestHead::Unspecific,
-            _ => {
-                let known = known.as_ref().map(|record| &record.digest);
-                site.upstream()
-                    .head_manifest(&name.repository, &reference, known)
-                    .await?
-            }
-        };
-        let record = match (head, known) {
+        if known.is_none() && want == Want::Content {
+            let manifest = self.digests.fetch_alone(site, name, &reference).await?;
+            let record = self.keep(name, tag, record_of(&manifest)).await;
+            return Ok(Resolved::of(record, Finding::New));
+        }
+        let pointed_to = known.as_ref().map(|record| &record.digest);
+        let head = site
+            .upstream()
+            .head_manifest(&name.repository, &reference, pointed_to);
+        let record = match (head.await?, known) {
             (ManifestHead::NotModified, Some(known)) => {
                 return Ok(self.confirm(name, tag, &known).await);
             }
-            (ManifestHead::Found { digest, .. }, Some(known)) if digest == known.digest => {
-                return Ok(self.confirm(name, tag, &known).await);
+            (ManifestHead::NotModified, None) => {
+                let manifest = self.digests.fetch_alone(site, name, &reference).await?;
+                record_of(&manifest)
+            }
+            (ManifestHead::Fetched(fetched), known) => {
+                let manifest = self.digests.keep(name, fetched).await;
+                if let Some(known) = known.filter(|known| known.digest == manifest.digest) {
+                    return Ok(self.confirm(name, tag, &known).await);
+                }
+                record_of(&manifest)
             }
             (ManifestHead::Found { digest, .. }, Some(known))
                 if self.is_deferred(site, name, &digest, &known).await =>
@@ -212,26 +232,33 @@ impl ByTag {
                     size,
                 },
                 known,
-            ) => TagRecord {
-                digest,
-                media_type,
-                size,
-                checked_at: SystemTime::now(),
-                // The newest manifest under the tag whose bytes are stored.
-                held: match known {
-                    Some(known) if self.stored(name, &known.digest).await.is_some() => {
-                        Some(known.digest.clone())
-                    }
-                    known => known.and_then(|known| known.held.clone()),
+            ) => match self.stored(name, &digest).await {
+                Some(manifest) => record_of(&manifest),
+                None => TagRecord {
+                    digest,
+                    media_type,
+                    size,
+                    read: false,
+                    checked_at: SystemTime::now(),
+                    held: self.newest_stored(name, known).await,
                 },
             },
-            (ManifestHead::NotModified | ManifestHead::Unspecific, _) => {
-                let manifest = self.digests.fetch_alone(site, name, &reference).await?;
-                record_of(&manifest)
-            }
         };
         let record = self.keep(name, tag, record).await;
         Ok(Resolved::of(record, Finding::New))
+    }
+
+    /// The newest manifest under the tag whose bytes are stored.
+    async fn newest_stored(
+        &self,
+        name: &QualifiedName,
+        known: Option<Arc<TagRecord>>,
+    ) -> Option<Digest> {
+        let known = known?;
+        match self.stored(name, &known.digest).await {
+            Some(_) => Some(known.digest.clone()),
+            None => known.held.clone(),
+        }
     }
 
     /// Whether no pull is to be spent on the manifest that a tag moved to: the quota runs low, and an older manifest
@@ -278,15 +305,14 @@ impl ByTag {
     }
 
     async fn confirm(&self, name: &QualifiedName, tag: &Tag, known: &TagRecord) -> Resolved {
-        // A manifest was read before its type was kept; what a HEAD said, of an earlier version's record, was not.
+        // What was said of a manifest is forgotten for what its bytes say.
         let stored = self.stored(name, &known.digest).await;
-        let record = TagRecord {
-            checked_at: SystemTime::now(),
-            media_type: stored.map_or_else(
-                || known.media_type.clone(),
-                |manifest| manifest.media_type.clone(),
-            ),
-            ..known.clone()
+        let record = match stored {
+            Some(manifest) => record_of(&manifest),
+            None => TagRecord {
+                checked_at: SystemTime::now(),
+                ..known.clone()
+            },
         };
         let record = self.keep(name, tag, record).await;
         Resolved::of(record, Finding::Confirmed)
@@ -317,14 +343,23 @@ impl ByTag {
             fresh_for,
             ..ManifestAnswer::of(manifest, want, outcome, age)
         };
-        if want == Want::Header {
+        let records = self.store.records();
+        let is_read = record.read || !records.has_manifest(name, &record.digest);
+        if want == Want::Header && is_read {
             return Ok(ManifestAnswer {
                 fresh_for,
                 ..header_answer(record, outcome, age)
             });
         }
         if let Some(manifest) = self.stored(name, &record.digest).await {
+            if !record.read {
+                self.correct(name, tag, record, &manifest).await;
+            }
             return Ok(answer(&manifest, outcome, age));
+        }
+        if want == Want::Header {
+            // It was evicted between the two looks.
+            return Ok(header_answer(record, outcome, age));
         }
         if !site.freshness().may_spend(budget)
             && let Some(stale) = self.older_answer(name, record, want).await
@@ -350,6 +385,24 @@ impl ByTag {
                 let older = self.older_answer(name, record, want).await;
                 older.ok_or_else(|| manifest_error(error))
             }
+        }
+    }
+
+    /// Replaces what a HEAD said of a manifest by what its bytes say.
+    async fn correct(
+        &self,
+        name: &QualifiedName,
+        tag: &Tag,
+        record: &TagRecord,
+        manifest: &StoredManifest,
+    ) {
+        let now = self.store.records().tag(name, tag).await;
+        if now.is_some_and(|now| *now == *record) {
+            let read = TagRecord {
+                checked_at: record.checked_at,
+                ..record_of(manifest)
+            };
+            self.keep(name, tag, read).await;
         }
     }
 
@@ -420,6 +473,7 @@ fn record_of(manifest: &StoredManifest) -> TagRecord {
         digest: manifest.digest.clone(),
         media_type: manifest.media_type.clone(),
         size: manifest.bytes.len() as u64,
+        read: true,
         checked_at: SystemTime::now(),
         held: None,
     }

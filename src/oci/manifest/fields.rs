@@ -7,7 +7,9 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::media_type::{DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED, OCI_INDEX, OCI_MANIFEST, OwnType};
+use super::media_type::{
+    DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED, ManifestShape, OCI_INDEX, OCI_MANIFEST, OwnType,
+};
 use crate::oci::digest::Digest;
 
 /// A reference to content: OCI image-spec, descriptor.md.
@@ -20,6 +22,18 @@ pub struct Descriptor {
     pub size: u64,
     /// Whether it has `urls` and so need not be in the registry that has the manifest.
     pub elsewhere: bool,
+}
+
+/// What the bytes alone look like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Looks {
+    /// It has the version or the type of a manifest, and a member that manifests have.
+    LikeAManifest,
+    /// It has `errors`, as the answers of registries have that are none.
+    LikeAnError,
+    /// A manifest of a kind to come, or other JSON.
+    #[default]
+    LikeNeither,
 }
 
 /// A manifest with more descriptors than this names none. An image has hundreds at most, an index some thousand.
@@ -35,9 +49,11 @@ pub(super) enum Field {
     Manifests,
     MediaType,
     Signatures,
+    SchemaVersion,
+    Errors,
 }
 
-const FIELDS: [(&str, Field); 7] = [
+const FIELDS: [(&str, Field); 9] = [
     ("config", Field::Config),
     ("layers", Field::Layers),
     ("fsLayers", Field::FsLayers),
@@ -45,6 +61,8 @@ const FIELDS: [(&str, Field); 7] = [
     ("manifests", Field::Manifests),
     ("mediaType", Field::MediaType),
     ("signatures", Field::Signatures),
+    ("schemaVersion", Field::SchemaVersion),
+    ("errors", Field::Errors),
 ];
 
 /// The fields of a descriptor. `blobSum` is that of schema 1 (docker/distribution, manifest-v2-1.md), without a size.
@@ -70,6 +88,7 @@ pub(super) struct Fields {
     count: usize,
     present: [bool; FIELDS.len()],
     media_type: Option<String>,
+    schema_version: Option<u64>,
     /// Readers disagree on what it says, so nothing of it is believed: a known key stands there twice, or spelt in
     /// another case. Registries are written in Go, which takes keys in any case and lets the last one win: they would
     /// check another list than the one that is read here.
@@ -84,6 +103,29 @@ impl Fields {
         }
         let written = self.media_type.as_deref().and_then(OwnType::written);
         written.or_else(|| self.shape().map(OwnType::Shape))
+    }
+
+    /// Whether this is a manifest, if no digest says so: any JSON can stand where a manifest should be, such as the
+    /// error of a gateway.
+    pub(super) fn looks(&self) -> Looks {
+        let has = |field: Field| self.present[field as usize];
+        let members = [
+            Field::Config,
+            Field::Layers,
+            Field::FsLayers,
+            Field::Blobs,
+            Field::Manifests,
+        ];
+        let names_a_kind = || {
+            let written = self.media_type.as_deref().map(ManifestShape::of);
+            written.is_some_and(|shape| shape != ManifestShape::Other)
+        };
+        let versioned = matches!(self.schema_version, Some(1 | 2));
+        match members.into_iter().any(has) && (versioned || names_a_kind()) {
+            _ if has(Field::Errors) => Looks::LikeAnError,
+            true => Looks::LikeAManifest,
+            false => Looks::LikeNeither,
+        }
     }
 
     /// OCI manifests may leave `mediaType` out, and are then told apart by what they hold. What has the fields of several
@@ -136,15 +178,19 @@ impl<'de> Deserialize<'de> for Fields {
                         continue;
                     };
                     let present = &mut fields.present[field as usize];
-                    fields.opaque |= *present || !exact;
+                    let decides = !matches!(field, Field::SchemaVersion | Field::Errors);
+                    fields.opaque |= decides && (*present || !exact);
                     *present = true;
                     match field {
+                        Field::SchemaVersion => {
+                            fields.schema_version = map.next_value::<Scalar<'_>>()?.number();
+                        }
+                        Field::Signatures | Field::Errors => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
                         Field::MediaType => {
                             let value: Scalar<'_> = map.next_value()?;
                             fields.media_type = value.text().map(Cow::into_owned);
-                        }
-                        Field::Signatures => {
-                            map.next_value::<IgnoredAny>()?;
                         }
                         field => map.next_value_seed(Named {
                             fields: &mut fields,

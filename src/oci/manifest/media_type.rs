@@ -80,35 +80,45 @@ impl OwnType {
 }
 
 /// The media type of a manifest: what upstream's `Content-Type` says (OCI distribution-spec, "Pulling manifests"),
-/// unless that is what a file server says of any file; then what the bytes say. Where both name one, they must agree
-/// (image-spec, manifest.md, `mediaType`). What is not JSON is no manifest.
+/// unless that is what a file server says of any file, or what no manifest can be; then what the bytes say. Where both
+/// name one, they must agree (image-spec, manifest.md, `mediaType`). What is not JSON is no manifest.
+///
+/// In lower case: types are the same in any case (RFC 9110 8.3.1), and not every client knows that.
 pub(super) fn resolve(
     content_type: Option<&str>,
     own: Option<&OwnType>,
 ) -> Result<String, ManifestError> {
-    let said = content_type.and_then(specific);
-    if let (Some(said), Some(OwnType::Written(own))) = (said, own)
+    // A label that no manifest can have says nothing.
+    let said = content_type.and_then(stated);
+    if let (Some(said), Some(OwnType::Written(own))) = (&said, own)
         && !said.eq_ignore_ascii_case(own)
     {
         return Err(ManifestError::TwoTypes {
-            said: said.to_owned(),
+            said: said.clone(),
             own: own.clone(),
         });
     }
     let bare = content_type.and_then(bare);
     let name = said
+        .as_deref()
         .or(own.map(OwnType::name))
         .or(bare)
         .unwrap_or("nothing");
     match is_manifest(name) {
-        true => Ok(name.to_owned()),
+        true => Ok(name.to_ascii_lowercase()),
         false => Err(ManifestError::NoType(name.to_owned())),
     }
 }
 
-/// The type of a manifest that a `Content-Type` states without its bytes.
-pub(crate) fn stated(content_type: &str) -> Option<&str> {
-    specific(content_type).filter(|name| is_manifest(name))
+/// The type of a manifest that a `Content-Type` states without its bytes, in lower case.
+pub(crate) fn stated(content_type: &str) -> Option<String> {
+    let name = specific(content_type).filter(|name| is_manifest(name));
+    name.map(str::to_ascii_lowercase)
+}
+
+/// Whether the type of a manifest says no more than that it is JSON.
+pub(crate) fn is_generic(media_type: &str) -> bool {
+    media_type == JSON
 }
 
 /// Whether a manifest can be of this type. All that exist are JSON, those to come as well; which they will be, a mirror
@@ -188,7 +198,8 @@ mod tests {
             "application/vnd.wasm.manifest.v0+json",
             "Application/Vnd.X+JSON",
         ] {
-            assert_eq!(stated(&format!("{name}; charset=utf-8")), Some(name));
+            let written = format!("{name}; charset=utf-8");
+            assert_eq!(stated(&written), Some(name.to_ascii_lowercase()));
         }
         for name in [
             "text/html",

@@ -156,10 +156,14 @@ fn content_type_and_body_must_name_the_same_type() {
     );
     let error = parse(Some(OCI_INDEX), &own(OCI_MANIFEST)).unwrap_err();
     assert!(matches!(error, ManifestError::TwoTypes { .. }), "{error}");
+    // What no manifest can be is a label on bytes that say what they are.
     for said in ["text/html", "image/png", "application/javascript"] {
-        assert!(parse(Some(said), &own(OCI_MANIFEST)).is_err(), "{said}");
+        let manifest = parse(Some(said), &own(OCI_MANIFEST)).unwrap();
+        assert_eq!(manifest.media_type, OCI_MANIFEST, "{said}");
         assert!(parse(Some(said), "{}").is_err(), "{said}");
     }
+    let upper = parse(Some(&OCI_MANIFEST.to_ascii_uppercase()), &own(OCI_MANIFEST));
+    assert_eq!(upper.unwrap().media_type, OCI_MANIFEST);
     assert!(parse(None, &own("text/html")).is_err());
     // A file server's word is none.
     for said in [
@@ -173,6 +177,41 @@ fn content_type_and_body_must_name_the_same_type() {
         assert_eq!(manifest.media_type, OCI_INDEX, "{said:?}");
         assert!(manifest.self_described);
     }
+}
+
+#[test]
+fn json_without_the_members_of_a_manifest_does_not_look_like_one() {
+    for (body, looks) in [
+        (
+            r#"{"schemaVersion":2,"config":{},"layers":[]}"#,
+            Looks::LikeAManifest,
+        ),
+        (r#"{"schemaVersion":1,"fsLayers":[]}"#, Looks::LikeAManifest),
+        (
+            r#"{"manifests":null,"schemaVersion":2}"#,
+            Looks::LikeAManifest,
+        ),
+        (r#"{"schemaVersion":2}"#, Looks::LikeNeither),
+        (r#"{"schemaVersion":"2","layers":[]}"#, Looks::LikeNeither),
+        (r#"{"schemaVersion":2.0,"layers":[]}"#, Looks::LikeNeither),
+        (r#"{"schemaVersion":7,"layers":[]}"#, Looks::LikeNeither),
+        (r#"{"layers":[]}"#, Looks::LikeNeither),
+        (
+            r#"{"mediaType":"application/vnd.x+json","layers":[]}"#,
+            Looks::LikeNeither,
+        ),
+        (r#"{"message":"maintenance"}"#, Looks::LikeNeither),
+        (r#"{"errors":[]}"#, Looks::LikeAnError),
+        (
+            r#"{"schemaVersion":2,"layers":[],"errors":null}"#,
+            Looks::LikeAnError,
+        ),
+    ] {
+        let read = Manifest::parse(Some("application/json"), body.as_bytes());
+        assert_eq!(read.unwrap().looks, looks, "{body}");
+    }
+    let typed = format!(r#"{{"mediaType":"{ARTIFACT}","blobs":[]}}"#);
+    assert_eq!(parse_as(ARTIFACT, &typed).looks, Looks::LikeAManifest);
 }
 
 #[test]
@@ -355,6 +394,24 @@ proptest! {
             prop_assert!(signatures.is_some());
             prop_assert_eq!(serde_json::from_slice::<Value>(&payload).unwrap(), whole);
         }
+    }
+
+    /// Whatever else it has, what looks like a manifest has a member of one, and no errors.
+    #[test]
+    fn what_looks_like_a_manifest_has_a_member_of_one(
+        keys in proptest::collection::btree_set("config|layers|manifests|blobs|fsLayers|errors|message|schemaVersion", 0..5),
+        version in 0..4_u64,
+    ) {
+        let object: serde_json::Map<_, _> = keys.iter().map(|key| (key.clone(), json!(version))).collect();
+        let looks = parse_as(OCI_MANIFEST, &Value::from(object).to_string()).looks;
+        let has = |key: &str| keys.contains(key);
+        let member = ["config", "layers", "manifests", "blobs", "fsLayers"].into_iter().any(has);
+        let expected = match has("errors") {
+            true => Looks::LikeAnError,
+            false if member && has("schemaVersion") && (version == 1 || version == 2) => Looks::LikeAManifest,
+            false => Looks::LikeNeither,
+        };
+        prop_assert_eq!(looks, expected);
     }
 
     /// What is read without a tree is what a tree says, where no key stands twice.

@@ -43,8 +43,10 @@ impl ManifestHeader {
     /// Whether the type may be kept. Of an old file only the bytes can tell.
     fn is_believed(&self, bytes: &[u8]) -> bool {
         self.rules >= RULES
-            || Manifest::parse(Some(&self.media_type), bytes)
-                .is_ok_and(|manifest| manifest.self_described)
+            || Manifest::parse(Some(&self.media_type), bytes).is_ok_and(|manifest| {
+                manifest.self_described
+                    && manifest.media_type.eq_ignore_ascii_case(&self.media_type)
+            })
     }
 }
 

@@ -22,6 +22,9 @@ pub struct TagRecord {
     pub media_type: String,
     /// Its length in bytes.
     pub size: u64,
+    /// Whether type and length are those of its bytes. Otherwise a HEAD said them, and what is stored knows better.
+    #[serde(default)]
+    pub read: bool,
     /// When upstream last confirmed this.
     #[serde(with = "unix_millis")]
     pub checked_at: SystemTime,
@@ -82,7 +85,8 @@ impl Document for TagRecord {
     }
 
     fn repeats(&self, before: &Self) -> bool {
-        self.digest == before.digest && self.held == before.held
+        (&self.digest, self.size, self.read, &self.held)
+            == (&before.digest, before.size, before.read, &before.held)
     }
 }
 

@@ -123,7 +123,7 @@ pub const INSIDE: &[(&str, &str)] = &[
     ),
     (
         "upstream",
-        "blobs probe lists manifests search asking settings login restraint wire error",
+        "blobs probe lists manifests heads search asking settings login restraint wire error",
     ),
     (
         "upstream/asking",

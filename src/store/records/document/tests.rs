@@ -44,6 +44,7 @@ fn record() -> TagRecord {
         digest: Digest::of(b"x"),
         media_type: "text/plain".into(),
         size: 1,
+        read: true,
         checked_at: SystemTime::now(),
         held: None,
     }
