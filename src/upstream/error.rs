@@ -148,10 +148,13 @@ impl std::fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// One try that failed, and whether another one may help.
+#[derive(Debug, Clone)]
 pub(super) struct FailedTry {
     pub(super) error: Error,
-    /// The cause may be gone a moment later: a connection that broke, a 502, 503 or 504.
+    /// The cause may be gone a moment later: a connection that broke, a 500 or 503, a URL that storage refuses.
     pub(super) transient: bool,
+    /// How long the one who failed asks to wait (Retry-After).
+    pub(super) told: Option<Duration>,
 }
 
 impl FailedTry {
@@ -159,6 +162,7 @@ impl FailedTry {
         Self {
             error,
             transient: true,
+            told: None,
         }
     }
 
@@ -180,6 +184,7 @@ impl From<Error> for FailedTry {
         Self {
             error,
             transient: false,
+            told: None,
         }
     }
 }

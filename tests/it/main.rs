@@ -50,6 +50,7 @@
 //! - `logins`: a user that upstream refuses
 //! - `addresses`: where a registry may lead the mirror
 //! - `proxy`: how an upstream is reached: proxies, TLS, timeouts
+//! - `redirects`: what a registry redirects to
 //! - `endpoints`: several places to ask, several users to be
 //! - `prefix`: a registry that has the repositories of another below a path
 //! - `resume`: a transfer breaks off and is resumed
@@ -126,6 +127,7 @@ mod proxy;
 mod quota;
 mod range_model;
 mod ranges;
+mod redirects;
 mod referrers;
 mod resume;
 mod routing;

@@ -227,9 +227,13 @@ async fn nothing_at_all_is_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_passes_in_a_moment_is_not_the_clients() {
     for fault in [
+        Fault::status(500),
         Fault::status(502),
         Fault::Html(503),
         Fault::status(504),
+        Fault::status(408),
+        // Cloudflare's.
+        Fault::Html(520),
         Fault::Reset,
     ] {
         let builder = FakeRegistry::builder().redirect_blobs(Redirect::Absolute307);
@@ -261,11 +265,14 @@ async fn what_does_not_pass_is_asked_for_three_times_and_no_more() {
     let answer = get(&url, &[]).await.unwrap();
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(registry.struck(struck), 3);
-    // 500 is no accident of the moment.
+    // What it cannot do it cannot do a moment later.
     registry.clear_faults();
-    let struck = registry.fault(On::manifest().forever(), Fault::status(500));
-    get(&url, &[]).await.unwrap();
-    assert_eq!(registry.struck(struck), 1);
+    for status in [501, 505] {
+        let struck = registry.fault(On::manifest().forever(), Fault::status(status));
+        get(&url, &[]).await.unwrap();
+        assert_eq!(registry.struck(struck), 1, "{status}");
+        registry.clear_faults();
+    }
     // And where something is stored, no client waits for a second try.
     registry.clear_faults();
     let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).tag_ttl("0s"));
@@ -278,6 +285,30 @@ async fn what_does_not_pass_is_asked_for_three_times_and_no_more() {
         Some("pierglass; hit; detail=stale")
     );
     assert_eq!(registry.struck(struck), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_refusals_of_a_registry_came_out_as_outages() {
+    let registry = scene::registry_with(FakeRegistry::builder(), &image(1));
+    for status in [400, 402, 406, 414, 418, 451] {
+        let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+        for (on, url) in [On::manifest(), On::blob(), On::tags()]
+            .into_iter()
+            .zip(kinds(&mirror))
+        {
+            // A list of tags is asked for once more, without `n`, where that may be what is refused.
+            let struck = registry.fault(on.forever(), Fault::status(status));
+            let first = get(&url, &[]).await.unwrap();
+            assert_eq!(first.status, StatusCode::FORBIDDEN, "{status} {url}");
+            assert_eq!(first.json()["errors"][0]["code"], "DENIED");
+            let asked = registry.struck(struck);
+            assert!(asked <= 2, "{status} {url}: {asked}");
+            let again = get(&url, &[]).await.unwrap();
+            assert_eq!(again.status, StatusCode::FORBIDDEN, "{status} {url}");
+            assert_eq!(registry.struck(struck), asked, "{status} {url}: remembered");
+            registry.clear_faults();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,6 +24,7 @@ use crate::upstream::wire::breaks::Breaks;
 use crate::upstream::wire::http::Http;
 use crate::upstream::wire::zone::Zone;
 
+use super::redirect::is_registrys;
 use super::refusal;
 use super::request::{Question, Reply, content_length};
 use super::retry::Retries;
@@ -130,7 +131,8 @@ impl Client {
                 Err(failed) => failed,
             };
             match &failed.error {
-                Error::Denied { .. } => {
+                // What no account may have (451) is not asked for as each of them.
+                Error::Denied { status, .. } if matches!(status.as_u16(), 401 | 403) => {
                     if let Some(repository) = repository {
                         account.note_refused(repository);
                     }
@@ -320,7 +322,12 @@ impl Client {
                 Some(account) => Some(self.strike(limit, told, question, account, stated)),
                 None => told,
             };
-            return Err(Box::pin(refusal::read(http, response, strike)).await);
+            let (parts, body) = response.into_parts();
+            if !is_registrys(&question.endpoint, &at) {
+                let host = at.host().unwrap_or_default();
+                return Err(refusal::of_storage(host, &question.method, &parts));
+            }
+            return Err(Box::pin(refusal::read(http, parts, body, strike)).await);
         }
         if let Some(account) = account {
             let repository = question.endpoint.repository().map(Repository::as_str);

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{Response, StatusCode};
+use http::response::Parts;
+use http::{Method, StatusCode};
 use hyper::body::Incoming;
 
 use crate::upstream::error::{Error, FailedTry, LimitKind};
@@ -16,22 +17,46 @@ use crate::upstream::wire::http::Http;
 const MAX_ERROR_BODY: usize = 16 * 1024;
 const READ_WITHIN: Duration = Duration::from_secs(1);
 
+/// Whether an answer with this status may be another one a moment later: the server failed, or was too slow for its own
+/// patience (RFC 9110 15.5.9). Not where it says that it cannot do this at all (501, 505), and not at a login page (511).
+pub(super) fn may_pass(status: StatusCode) -> bool {
+    match status.as_u16() {
+        501 | 505 | 511 => false,
+        408 => true,
+        _ => status.is_server_error(),
+    }
+}
+
+/// What storage refuses, to which a registry redirects: it knows its URLs, and nothing of repositories. The URL is too
+/// old, or for GET alone, or there are too many of them; the registry has another one. `host` is who refuses.
+pub(super) fn of_storage(host: &str, method: &Method, parts: &Parts) -> FailedTry {
+    let status = parts.status;
+    let words = format!("{host}, to which the registry redirects, answers {status}");
+    FailedTry {
+        error: Error::unavailable(words),
+        // A URL that is signed for GET is refused to each HEAD.
+        transient: *method == Method::GET || may_pass(status),
+        told: retry_after(&parts.headers, SystemTime::now()),
+    }
+}
+
 /// Reads the error from a response. `strike` is told of a 429, and says how long not to ask.
 pub(super) async fn read(
     http: &Http,
-    response: Response<Incoming>,
+    parts: Parts,
+    body: Incoming,
     strike: impl FnOnce(LimitKind, Option<Duration>) -> Option<Duration>,
 ) -> FailedTry {
-    let (parts, body) = response.into_parts();
     let status = parts.status;
     let text = http.body(body).collect_up_to(MAX_ERROR_BODY);
     // The status is known, even if its body never ends.
     let text = tokio::time::timeout(READ_WITHIN, text).await;
     let text = text.unwrap_or(Ok(Default::default())).unwrap_or_default();
+    let told = retry_after(&parts.headers, SystemTime::now());
+    let tls_wanted = wants_tls(status, &text);
     let detail: Arc<str> = detail(status, &text).into();
     match status.as_u16() {
         404 | 410 => Error::NotFound.into(),
-        401 | 403 => Error::Denied { status, detail }.into(),
         407 => {
             let words = "a proxy on the way wants a user name and a password (407); HTTPS_PROXY and HTTP_PROXY may have \
                          them: http://user:password@host:port";
@@ -44,7 +69,7 @@ pub(super) async fn read(
                 Some(0) => LimitKind::Quota,
                 _ => limit_of(&text),
             };
-            let retry_after = strike(limit, retry_after(&parts.headers, SystemTime::now()));
+            let retry_after = strike(limit, told);
             let error = Error::RateLimited {
                 limit,
                 retry_after,
@@ -52,9 +77,14 @@ pub(super) async fn read(
             };
             error.into()
         }
+        // Of a name that it does not take (400), may not show (451), or does not want to.
+        _ if status.is_client_error() && !may_pass(status) && !tls_wanted => {
+            Error::Denied { status, detail }.into()
+        }
         _ => FailedTry {
             error: Error::Unavailable(detail),
-            transient: matches!(status.as_u16(), 502..=504),
+            transient: may_pass(status),
+            told,
         },
     }
 }
@@ -71,7 +101,7 @@ pub(crate) fn detail(status: StatusCode, body: &[u8]) -> String {
             let printable = message.chars().filter(|c| !c.is_control());
             format!("{status}: {}", printable.take(200).collect::<String>())
         }
-        None if status == StatusCode::BAD_REQUEST && wants_tls(body) => {
+        None if wants_tls(status, body) => {
             format!("{status}: it speaks TLS; write https:// in its url")
         }
         None => status.to_string(),
@@ -79,9 +109,9 @@ pub(crate) fn detail(status: StatusCode, body: &[u8]) -> String {
 }
 
 /// How servers answer plain HTTP at a port for TLS, those in Go and nginx among them.
-fn wants_tls(body: &[u8]) -> bool {
+fn wants_tls(status: StatusCode, body: &[u8]) -> bool {
     let words = String::from_utf8_lossy(body).to_ascii_lowercase();
-    words.contains("http request") && words.contains("https")
+    status == StatusCode::BAD_REQUEST && words.contains("http request") && words.contains("https")
 }
 
 #[cfg(test)]

@@ -46,7 +46,9 @@ impl Retries {
             }
             _ if failed.transient && self.repeats < REPEATS => {
                 self.repeats += 1;
-                Some(PAUSE.mul_f64(f64::from(self.repeats) * (0.5 + jitter)))
+                let pause = PAUSE.mul_f64(f64::from(self.repeats) * (0.5 + jitter));
+                let told = failed.told.filter(|told| *told <= PATIENCE);
+                Some(pause.max(told.unwrap_or_default()))
             }
             _ => None,
         };

@@ -133,7 +133,12 @@ impl Transport {
             if let Some(permission) = permission {
                 report(permission, &result);
             }
-            let response = result?;
+            let response = result.map_err(|failed| FailedTry {
+                // The registry may name another host, and the circuit is not for this one.
+                transient: failed.transient
+                    || at != self.origin && matches!(failed.error, Error::Unavailable(_)),
+                ..failed
+            })?;
             if at == self.origin {
                 zone = self.http.zone(&uri, &response);
             }
