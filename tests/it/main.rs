@@ -51,6 +51,7 @@
 //! - `addresses`: where a registry may lead the mirror
 //! - `proxy`: how an upstream is reached: proxies, TLS, timeouts
 //! - `redirects`: what a registry redirects to
+//! - `dead_connections`: connections to upstream that lead nowhere, though new ones work
 //! - `endpoints`: several places to ask, several users to be
 //! - `prefix`: a registry that has the repositories of another below a path
 //! - `resume`: a transfer breaks off and is resumed
@@ -100,6 +101,7 @@ mod commands;
 mod connections;
 mod crash;
 mod damage;
+mod dead_connections;
 mod endpoints;
 mod fairness;
 mod fake_registry;

@@ -31,7 +31,7 @@ fn assert_unavailable(answer: &Response, what: &str) {
     let status = StatusCode::SERVICE_UNAVAILABLE;
     assert_eq!(answer.status, status, "{what}: {}", answer.text());
     assert_eq!(answer.json()["errors"][0]["code"], "UNAVAILABLE", "{what}");
-    assert_eq!(answer.header("retry-after"), Some("5"), "{what}");
+    assert!(answer.header("retry-after").is_some(), "{what}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use http::uri::Scheme;
 use http::{HeaderValue, Uri};
@@ -166,7 +167,12 @@ pub(super) struct ProxyConnector {
 pub(super) struct Stream {
     inner: MaybeHttpsStream<TokioIo<TcpStream>>,
     proxied: bool,
+    made: MadeAt,
 }
+
+/// When a connection was made.
+#[derive(Clone, Copy)]
+pub(super) struct MadeAt(pub(super) Instant);
 
 /// The proxy on the way failed, and not the host behind it.
 #[derive(Debug)]
@@ -208,8 +214,7 @@ impl Service<Uri> for ProxyConnector {
                 let connecting = self.tcp.call(destination);
                 Box::pin(async move {
                     let inner = MaybeHttpsStream::Http(connecting.await?);
-                    let proxied = false;
-                    Ok(Stream { inner, proxied })
+                    Ok(Stream::new(inner, false))
                 })
             }
             Some(proxy) => Box::pin(self.clone().through(proxy, destination)),
@@ -234,7 +239,7 @@ impl ProxyConnector {
             _ => self.through_socks(&proxy, destination).await,
         };
         match inner {
-            Ok(inner) => Ok(Stream { inner, proxied }),
+            Ok(inner) => Ok(Stream::new(inner, proxied)),
             Err(cause) if cause.is::<Refused>() => Err(cause),
             Err(cause) => Err(ProxyFailed {
                 proxy: proxy.uri().clone(),
@@ -295,9 +300,20 @@ impl Service<Uri> for Made {
     }
 }
 
+impl Stream {
+    fn new(inner: MaybeHttpsStream<TokioIo<TcpStream>>, proxied: bool) -> Self {
+        Self {
+            inner,
+            proxied,
+            made: MadeAt(Instant::now()),
+        }
+    }
+}
+
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        self.inner.connected().proxy(self.proxied)
+        let connected = self.inner.connected().proxy(self.proxied);
+        connected.extra(self.made)
     }
 }
 

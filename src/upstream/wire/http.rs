@@ -1,38 +1,33 @@
 //! One HTTP request and its response: connection pool, time limits, metrics. No login and no redirects.
 
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::PROXY_AUTHORIZATION;
 use http::{Response, StatusCode, Uri};
 use http_body::Body as _;
-use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpInfo;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::memory::{Held, Memory};
 use crate::metrics::Metrics;
 use crate::oci::name::Repository;
 
 use super::breaks::Breaks;
-use super::connect::{Connector, Connectors, Proxies};
+use super::connect::{Connectors, Proxies};
 use super::failure::{Destination, causes};
 use super::pace::Pace;
+use super::pool::Pools;
 use super::settings::{ConnectionSettings, Timeouts};
 use super::zone::{Reach, Zone};
 use crate::upstream::error::{CertificateError, Error, FailedTry};
 
+pub(crate) use super::pool::Request;
+
 /// What the mirror calls itself towards upstreams.
 pub(crate) const AGENT: &str = concat!("pierglass/", env!("CARGO_PKG_VERSION"));
-
-/// A request with its whole body. An empty one costs no allocation.
-pub(crate) type Request = http::Request<Full<Bytes>>;
-
-type Pool = legacy::Client<Connector, Full<Bytes>>;
 
 /// The connections to one upstream and to the hosts that it redirects to.
 #[derive(Clone)]
@@ -44,38 +39,6 @@ pub(crate) struct Http {
     metrics: Arc<Metrics>,
     /// True for the registry itself, false for an entry of `endpoints`, whose failures do not set `upstream_up` to 0.
     is_registry: bool,
-}
-
-/// A pool for each reach: what was connected to for the configured host is no connection for a host that a registry
-/// named.
-struct Pools {
-    anywhere: Pool,
-    beside: [OnceLock<Pool>; Zone::ALL.len()],
-    connectors: Connectors,
-}
-
-impl Pools {
-    fn new(connectors: Connectors) -> Arc<Self> {
-        Arc::new(Self {
-            anywhere: pool(&connectors, Reach::Anywhere),
-            beside: [const { OnceLock::new() }; Zone::ALL.len()],
-            connectors,
-        })
-    }
-
-    fn of(&self, reach: Reach) -> &Pool {
-        let Reach::Beside(zone) = reach else {
-            return &self.anywhere;
-        };
-        self.beside[zone as usize].get_or_init(|| pool(&self.connectors, reach))
-    }
-}
-
-fn pool(connectors: &Connectors, reach: Reach) -> Pool {
-    legacy::Client::builder(TokioExecutor::new())
-        .pool_idle_timeout(Duration::from_secs(60))
-        .pool_timer(TokioTimer::new())
-        .build(connectors.connector(reach))
 }
 
 impl Http {
@@ -94,7 +57,7 @@ impl Http {
         metrics.fill_resumes.with_label_values(&[namespace]);
         metrics.fills_in_flight.with_label_values(&[namespace]);
         Ok(Self {
-            pools: Pools::new(connectors),
+            pools: Arc::new(Pools::new(connectors)),
             proxies,
             timeouts: settings.timeouts.clone(),
             namespace: namespace.into(),
@@ -119,7 +82,7 @@ impl Http {
         let method = request.method().clone();
         let way = Destination::new(request.uri(), self.proxies.on_the_way(request.uri()));
         let started = Instant::now();
-        let sending = self.send_twice(request, reach);
+        let sending = self.pools.of(reach).send(request, until);
         let result = match tokio::time::timeout_at(until.into(), sending).await {
             Ok(result) => result.map_err(|error| way.failed(&error)),
             Err(_) => {
@@ -152,24 +115,6 @@ impl Http {
             .with_label_values(&[&*self.namespace, kind]);
         duration.observe(started.elapsed().as_secs_f64());
         result
-    }
-
-    /// Sends, and sends again if the connection broke before there was an answer: a server may close an idle
-    /// connection the moment it is used again. Only what changes nothing can be repeated so (RFC 9110 9.2.2).
-    async fn send_twice(
-        &self,
-        request: Request,
-        reach: Reach,
-    ) -> Result<Response<Incoming>, legacy::Error> {
-        let pool = self.pools.of(reach);
-        let again = request.method().is_safe().then(|| request.clone());
-        match (pool.request(request).await, again) {
-            (Err(error), Some(again)) if !error.is_connect() => {
-                tracing::debug!(upstream = %self.namespace, error = causes(&error), "asking again");
-                pool.request(again).await
-            }
-            (first, _) => first,
-        }
     }
 
     /// Where the host is that sent a response: by the address at the other end, or through a proxy by what its URL says.
@@ -392,6 +337,7 @@ pub(crate) fn parse_uri(text: &str) -> Result<Uri, Error> {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::Full;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 

@@ -1,8 +1,9 @@
 //! Requests as they are: names, sockets, TLS, proxies, time limits. No login and no redirects.
 //!
-//! Reading order: `http` (one request), `breaks` (bodies that broke off), `pace` (how slow a body may be), [`settings`]
-//! (how connections are made), `failure` (why there was no response), `connect`, `resolve`, `zone` (where an address is,
-//! and what may be reached from where), `origin` (what a URL says of where it leads).
+//! Reading order: `http` (one request), `pool` (connections that are kept), `breaks` (bodies that broke off), `pace` (how
+//! slow a body may be), [`settings`] (how connections are made), `failure` (why there was no response), `connect`,
+//! `resolve`, `zone` (where an address is, and what may be reached from where), `origin` (what a URL says of where it
+//! leads).
 
 pub(super) mod breaks;
 mod connect;
@@ -10,6 +11,7 @@ mod failure;
 pub(super) mod http;
 pub(super) mod origin;
 mod pace;
+mod pool;
 mod resolve;
 pub(super) mod settings;
 pub(super) mod zone;

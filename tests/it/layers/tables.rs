@@ -139,7 +139,7 @@ pub const INSIDE: &[(&str, &str)] = &[
     ),
     (
         "upstream/wire",
-        "http breaks pace failure connect resolve zone origin settings",
+        "http pool breaks pace failure connect resolve zone origin settings",
     ),
 ];
 
