@@ -136,6 +136,8 @@ pub struct Tagged {
     pub one: &'static str,
     /// The tag of the list of both.
     pub many: &'static str,
+    pub manifest: &'static str,
+    pub list: &'static str,
     pub image: Image,
     pub index: Index,
 }
@@ -183,6 +185,8 @@ impl Tagged {
         Tagged {
             one,
             many,
+            manifest,
+            list,
             image,
             index,
         }

@@ -47,6 +47,61 @@ fn layers(tagged: &Tagged) -> Vec<String> {
         .collect()
 }
 
+/// Lines of a client that takes lists as they are: type and digest of each tag, and the blobs of the last platform.
+async fn all_blobs_of_all_tags(both: &BothWays) -> Vec<String> {
+    let mut lines = Vec::new();
+    for tagged in [
+        Tagged::docker(&both.registry).await,
+        Tagged::oci(&both.registry).await,
+    ] {
+        let Tagged {
+            one,
+            many,
+            image,
+            index,
+            ..
+        } = &tagged;
+        for (tag, kind, digest) in [
+            (one, tagged.manifest, &image.digest),
+            (many, tagged.list, &index.digest),
+        ] {
+            lines.push(format!("{tag} {kind} {digest}"));
+            lines.extend(image.blobs().iter().map(|blob| format!("{tag} {blob}")));
+        }
+    }
+    lines
+}
+
+/// They write the slash of a repository's name as `%2F`, and read blobs in ranges of 4 MiB.
+#[tokio::test]
+async fn azures_library_for_python_pulls_everything() {
+    let both = BothWays::https();
+    let expected = all_blobs_of_all_tags(&both).await;
+    let tags = ["single", "list", "oci", "index"];
+    both.assert_same(&expected, client("azure_containerregistry.py", &tags));
+}
+
+#[tokio::test]
+async fn azures_library_for_node_pulls_everything() {
+    let both = BothWays::https();
+    let expected = all_blobs_of_all_tags(&both).await;
+    let tags = ["single", "list", "oci", "index"];
+    both.assert_same(&expected, client("azure_container_registry.mjs", &tags));
+}
+
+/// It looks for header names as Go writes them.
+#[tokio::test]
+async fn registry_api_v2_client_finds_its_header_names() {
+    let both = BothWays::http();
+    let Tagged { image, .. } = Tagged::docker(&both.registry).await;
+    let config = digest_of(&image.config);
+    let expected = [
+        "tags: list single".to_owned(),
+        format!("single {} amd64 {config}", image.digest),
+    ];
+    both.assert_same(&expected, client("registry_api_v2_client.py", &["single"]));
+}
+
 /// It gets each manifest twice.
 #[tokio::test]
 async fn oras_pulls_files() {
@@ -116,4 +171,27 @@ async fn python_dxf_pulls_all_platforms() {
         &expected,
         client("python_dxf.py", &["single", "list", "oci", "index"]),
     );
+}
+
+/// Helm 4 itself, as a library for Python. A `+` in a version is a `_` in its tag.
+#[tokio::test]
+async fn helm_pulls_the_chart_that_fits() {
+    let both = BothWays::http();
+    let versions = ["1.0.0", "1.1.0", "1.2.0+build.5"];
+    let registry = both.registry.url();
+    let pushed = client("helm.py", &[&["push"], &versions[..]].concat())(&both, &registry);
+    let archives: Vec<_> = pushed
+        .lines()
+        .map(|line| line.split_once(' ').unwrap().1)
+        .collect();
+    let [old, middle, new] = archives[..] else {
+        panic!("{pushed}");
+    };
+    let expected = [
+        "versions: 1.2.0+build.5 1.1.0 1.0.0".to_owned(),
+        format!("1.0.0 app-1.0.0.tgz {old}"),
+        format!("~1.1 app-1.1.0.tgz {middle}"),
+        format!(">=1.0.0 app-1.2.0+build.5.tgz {new}"),
+    ];
+    both.assert_same(&expected, client("helm.py", &["1.0.0", "~1.1", ">=1.0.0"]));
 }
