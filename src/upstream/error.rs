@@ -94,6 +94,10 @@ impl Error {
         !matches!(self, Self::NotFound)
     }
 
+    pub(super) fn is_denied(&self) -> bool {
+        matches!(self, Self::Denied { .. })
+    }
+
     /// Whether upstream was not asked because its circuit is open. The log said so when it opened.
     pub(crate) fn is_circuit_open(&self) -> bool {
         matches!(self, Self::CircuitOpen { .. })

@@ -50,7 +50,7 @@ use manifests::ManifestQuestion;
 /// How answers are read, for fuzz targets.
 pub(crate) mod answers {
     pub(crate) use super::asking::refusal::detail as refusal;
-    pub(crate) use super::login::token::is_token;
+    pub(crate) use super::login::granted::is_token;
     pub(crate) use super::restraint::backoff::retry_after;
     pub(crate) use super::search::is_search;
 }

@@ -47,6 +47,8 @@
 //! Upstream:
 //! - `auth`: tokens, passwords and redirects, and where none of them may go
 //! - `messages`: what is said of an upstream that cannot be used
+//! - `challenges`: what registries and realms write into challenges and tokens, and several of them on one way
+//! - `realms`: a realm that refuses, or fails
 //! - `logins`: a user that upstream refuses
 //! - `addresses`: where a registry may lead the mirror
 //! - `proxy`: how an upstream is reached: proxies, TLS, timeouts
@@ -95,6 +97,7 @@ mod any_request;
 mod auth;
 mod browsers;
 mod catalog;
+mod challenges;
 mod circuit;
 mod clients;
 mod commands;
@@ -129,6 +132,7 @@ mod proxy;
 mod quota;
 mod range_model;
 mod ranges;
+mod realms;
 mod redirects;
 mod referrers;
 mod resume;

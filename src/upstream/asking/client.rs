@@ -4,13 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_ENCODING, WWW_AUTHENTICATE};
-use http::{HeaderValue, Method, Response, StatusCode};
-use hyper::body::Incoming;
+use http::header::CONTENT_ENCODING;
 
-use crate::headers::challenge::{self, Challenge};
 use crate::metrics::Metrics;
-use crate::oci::endpoint::Endpoint;
 use crate::oci::name::Repository;
 use crate::upstream::error::{CertificateError, Error, FailedTry, LimitKind};
 use crate::upstream::login::account::{Account, who_may};
@@ -24,6 +20,7 @@ use crate::upstream::wire::breaks::Breaks;
 use crate::upstream::wire::http::Http;
 use crate::upstream::wire::zone::Zone;
 
+use super::dialogue::Dialogue;
 use super::redirect::is_registrys;
 use super::refusal;
 use super::request::{Question, Reply, content_length};
@@ -180,125 +177,28 @@ impl Client {
         }
     }
 
-    /// Authenticates as upstream demands: with the token at hand, and once more with a new one.
-    ///
-    /// What is seldom needed is in boxes of its own: every question that waits for upstream would have room for it.
     async fn authenticate_and_send(
         &self,
         account: &Account,
         question: &Question,
         until: Instant,
     ) -> Result<Reply, FailedTry> {
-        let repository = self.transport.name_of(question);
-        let repository = repository.as_ref();
         let authenticator = account.authenticator();
-        let uri = self.transport.uri(question)?;
-        let sent = authenticator.authorization(repository).await?;
-        let arrival = self
-            .transport
-            .send(question, uri.clone(), Zone::Public, sent.as_ref(), until)
-            .await?;
-        let (away, zone) = (!self.transport.is_here(&arrival.at), arrival.zone);
-        let answer = match (arrival.response.status(), &sent) {
-            (StatusCode::UNAUTHORIZED, _) if away => {
-                let challenges = challenges(&arrival.response);
-                let answer = authenticator.answer_elsewhere(&challenges, zone, repository);
-                Box::pin(answer).await
-            }
-            (StatusCode::UNAUTHORIZED, sent) => {
-                let challenges = Box::pin(self.challenges_here(&arrival, question, until)).await;
-                let answer = authenticator.answer(&challenges, zone, repository, sent.as_ref());
-                Box::pin(answer).await
-            }
-            (StatusCode::FORBIDDEN, Some(sent)) if !away && authenticator.forget_expired(sent) => {
-                authenticator.authorization(repository).await
-            }
-            _ => Ok(None),
+        let dialogue = Dialogue {
+            transport: &self.transport,
+            authenticator,
+            question,
+            repository: self.transport.name_of(question),
+            until,
         };
-        let (arrival, sent) = match answer? {
-            // There is nothing better to send: the response stands.
-            None => (arrival, sent),
-            Some(authorization) => {
-                Box::pin(self.transport.drain(arrival.response)).await;
-                let again = if away { arrival.at } else { uri };
-                let sending =
-                    self.transport
-                        .send(question, again, zone, Some(&authorization), until);
-                (Box::pin(sending).await?, Some(authorization))
-            }
+        let reply = match dialogue.run().await {
+            Ok(arrival) => self.reply(arrival, question, Some(account)).await,
+            Err(failed) => Err(failed),
         };
-        let unauthorized = arrival.response.status() == StatusCode::UNAUTHORIZED;
-        match (&sent, self.transport.is_here(&arrival.at)) {
-            (Some(sent), true) if unauthorized => {
-                Box::pin(self.judge_login(account, question, sent, until)).await;
-            }
-            // A token for a host that a redirect led to, which may take a new one.
-            (Some(sent), false) if unauthorized => {
-                authenticator.forget_expired(sent);
-            }
-            _ => {}
-        }
-        let reply = self.reply(arrival, question, Some(account)).await;
         reply.map_err(|failed| match authenticator.refusal() {
-            Some(words) if unauthorized => failed.denied_because(&words),
-            _ => failed,
+            Some(words) => failed.denied_because(&words),
+            None => failed,
         })
-    }
-
-    /// After a 401 to a password: whether the registry refuses that itself or only this question, which `/v2/` tells.
-    async fn judge_login(
-        &self,
-        account: &Account,
-        question: &Question,
-        sent: &HeaderValue,
-        until: Instant,
-    ) {
-        let authenticator = account.authenticator();
-        if !authenticator.is_doubtful(sent).await {
-            return;
-        }
-        if question.endpoint == Endpoint::Base {
-            return authenticator.judge(false).await;
-        }
-        let base = Question::new(Method::GET, Endpoint::Base);
-        let Ok(uri) = self.transport.uri(&base) else {
-            return;
-        };
-        let asked = self
-            .transport
-            .send(&base, uri, Zone::Public, Some(sent), until)
-            .await;
-        let Ok(base) = asked else { return };
-        match base.response.status() {
-            StatusCode::UNAUTHORIZED => authenticator.judge(false).await,
-            status if status.is_success() => authenticator.judge(true).await,
-            _ => {}
-        }
-    }
-
-    /// What a 401 asks for. Some registries (Artifact Registry) refuse without a challenge; `/v2/` has it.
-    async fn challenges_here(
-        &self,
-        refusal: &Arrival,
-        question: &Question,
-        until: Instant,
-    ) -> Vec<Challenge> {
-        let stated = challenges(&refusal.response);
-        if !stated.is_empty() || question.endpoint == Endpoint::Base {
-            return stated;
-        }
-        let base = Question::new(Method::GET, Endpoint::Base);
-        let Ok(uri) = self.transport.uri(&base) else {
-            return stated;
-        };
-        let asked = self
-            .transport
-            .send(&base, uri, Zone::Public, None, until)
-            .await;
-        match asked {
-            Ok(base) if self.transport.is_here(&base.at) => challenges(&base.response),
-            _ => stated,
-        }
     }
 
     /// Turns a response into a reply or an error. What it says of limits counts for `account`, if the endpoint itself
@@ -397,8 +297,4 @@ impl Client {
     pub(super) fn distrust(&self, repository: &Repository) {
         self.breaks.note(repository);
     }
-}
-
-fn challenges(response: &Response<Incoming>) -> Vec<Challenge> {
-    challenge::parse(response.headers().get_all(WWW_AUTHENTICATE))
 }

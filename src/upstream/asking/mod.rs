@@ -3,9 +3,11 @@
 //! It knows the URLs of the distribution API, but not what the questions are for.
 //!
 //! Reading order: `request` (a question and its reply), `failover` (endpoint after endpoint), `client` (one endpoint),
-//! `retry`, `refusal` (what an error status means), `transport` (one request and its redirects), `redirect`.
+//! `dialogue` (one question as one account), `retry`, `refusal` (what an error status means), `transport` (one request
+//! and its redirects), `redirect`.
 
 pub(super) mod client;
+mod dialogue;
 pub(super) mod failover;
 mod redirect;
 pub(super) mod refusal;

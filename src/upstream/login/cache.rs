@@ -13,6 +13,8 @@ use super::kinds::Login;
 
 /// How long a credential that was taken is not suspected.
 const PROVEN_FOR: Duration = Duration::from_secs(60);
+/// The same where one realm took it and another one refuses it: upstream may name one that gives nothing to anybody.
+const PROVEN_ELSEWHERE_FOR: Duration = Duration::from_secs(3600);
 
 /// `None` for an anonymous login, and while its credential is held back.
 type Obtained = Option<Arc<Credential>>;
@@ -33,7 +35,15 @@ struct CacheState {
     /// The credential that was refused last. It is not shown before the hold is over; another one is.
     refused: Option<(Arc<Credential>, Hold)>,
     /// One that was taken, and when. If it is refused soon after, the repository is why.
-    proven: Option<(Arc<Credential>, Instant)>,
+    proven: Option<Proof>,
+}
+
+/// That a credential was taken.
+struct Proof {
+    credential: Arc<Credential>,
+    /// The realm that took it; empty for the registry itself.
+    place: Box<str>,
+    at: Instant,
 }
 
 impl CredentialCache {
@@ -120,15 +130,25 @@ impl CredentialCache {
         }
     }
 
-    /// It was taken.
-    pub(super) fn prove(&self, credential: &Arc<Credential>) {
-        self.state().proven = Some((Arc::clone(credential), Instant::now()));
+    /// It was taken by the realm at `place`, or by the registry itself if that is empty.
+    pub(super) fn prove(&self, credential: &Arc<Credential>, place: &str) {
+        self.state().proven = Some(Proof {
+            credential: Arc::clone(credential),
+            place: place.into(),
+            at: Instant::now(),
+        });
     }
 
-    pub(super) fn is_proven(&self, credential: &Credential) -> bool {
+    /// Whether a refusal at `place` is not the credential's fault.
+    pub(super) fn is_proven(&self, credential: &Credential, place: &str) -> bool {
         let state = self.state();
-        let proven = state.proven.as_ref();
-        proven.is_some_and(|(known, at)| known.same(credential) && at.elapsed() < PROVEN_FOR)
+        state.proven.as_ref().is_some_and(|proof| {
+            let lasts = match &*proof.place == place {
+                true => PROVEN_FOR,
+                false => PROVEN_ELSEWHERE_FOR,
+            };
+            proof.credential.same(credential) && proof.at.elapsed() < lasts
+        })
     }
 
     async fn obtained(self: &Arc<Self>) -> Result<Obtained, Error> {

@@ -44,41 +44,96 @@ impl Realms {
         &self.breaker
     }
 
-    /// Refuses a realm where no token may be asked for, or where the credentials may not be sent; how far the way there
-    /// may lead. `zone` is where the host is that named the realm.
-    pub(super) fn check(
-        &self,
-        with_credentials: bool,
-        realm: &Uri,
-        zone: Zone,
-    ) -> Result<Reach, Error> {
-        check(with_credentials, &self.home, realm, &self.listed)?;
-        let listed = self.listed.iter().any(|listed| names(listed, realm));
-        Ok(match listed || origin(&self.home) == origin(realm) {
+    /// The way to a realm. Refuses one where no token may be asked for, or where the credentials may not be sent. `zone` is
+    /// where the host is that named the realm.
+    pub(super) fn way(&self, with_credentials: bool, realm: Uri, zone: Zone) -> Result<Way, Error> {
+        let (realm, over_tls_instead) = match over_tls(&self.home, &realm) {
+            Some(instead) => (instead, true),
+            None => (realm, false),
+        };
+        check(with_credentials, &self.home, &realm, &self.listed)?;
+        let listed = self.listed.iter().any(|listed| names(listed, &realm));
+        let reach = match listed || origin(&self.home) == origin(&realm) {
             true => Reach::Anywhere,
             false => Reach::Beside(zone),
+        };
+        Ok(Way {
+            realm,
+            reach,
+            over_tls_instead,
         })
     }
 }
 
+/// How a realm is asked.
+pub(super) struct Way {
+    pub(super) realm: Uri,
+    /// How far it may lead.
+    pub(super) reach: Reach,
+    /// The registry names it with plain http.
+    pub(super) over_tls_instead: bool,
+}
+
+impl Way {
+    pub(super) fn realm_host(&self) -> &str {
+        self.realm.host().unwrap_or_default()
+    }
+}
+
+/// What is asked where a registry that is reached over TLS names a realm with plain http, because it does not know of the
+/// proxy that does TLS for it: the same over TLS. In clear nothing is asked that could be a secret.
+fn over_tls(home: &Uri, realm: &Uri) -> Option<Uri> {
+    let (home_host, host) = (home.host()?, realm.host()?);
+    if home.scheme_str() != Some("https") || realm.scheme_str() != Some("http") {
+        return None;
+    }
+    let authority = match realm.port_u16() {
+        // It knows its own port as little.
+        None | Some(80) if host.eq_ignore_ascii_case(home_host) => home.authority()?.as_str(),
+        None | Some(80) => host,
+        Some(_) => realm.authority()?.as_str(),
+    };
+    let path = realm.path_and_query().map_or("/", |path| path.as_str());
+    Uri::builder()
+        .scheme("https")
+        .authority(authority)
+        .path_and_query(path)
+        .build()
+        .ok()
+}
+
 /// Judges a realm by what its URL says; the address is judged when it is connected to.
 ///
-/// Without credentials: `https` (or the upstream's own plain `http`), and no private address unless the
-/// upstream is at one. With credentials also: the upstream's own host, its registrable domain
-/// (`registry-1.docker.io` and `auth.docker.io`), or a host the operator listed.
+/// Without credentials: `https` (or `http` if the upstream has it), and no private address unless the upstream is at one.
+/// With credentials also: the upstream's own host, its registrable domain (`registry-1.docker.io` and `auth.docker.io`),
+/// or a host the operator listed.
 fn check(with_credentials: bool, home: &Uri, realm: &Uri, listed: &[String]) -> Result<(), Error> {
-    let refuse = |why: &str| {
-        let host = realm.host().unwrap_or("(no host)");
-        let advice = "if that is right, list the host under `realms` of this upstream";
-        Err(Error::Credentials(
-            format!("upstream names {host} as its token realm, {why}; {advice}").into(),
-        ))
+    let named = |named: &str, why: &str, advice: &str| {
+        let words = format!("upstream names {named} as its token realm, {why}; {advice}");
+        Err(Error::Credentials(words.into()))
     };
     let (Some(home_host), Some(host)) = (home.host(), realm.host()) else {
-        return refuse("which is no URL");
+        return named(
+            "what is no URL",
+            "so there is none to ask",
+            "the registry's own configuration has to be mended",
+        );
     };
-    if realm.scheme_str() != Some("https") && realm.scheme_str() != home.scheme_str() {
-        return refuse("over plain http");
+    let refuse = |why: &str| {
+        let advice = "if that is right, list the host under `realms` of this upstream";
+        named(host, why, advice)
+    };
+    match realm.scheme_str() {
+        Some("https") => {}
+        Some("http") if home.scheme_str() == Some("http") => {}
+        scheme => {
+            let realm = format!("{}://{host}", scheme.unwrap_or_default());
+            return named(
+                &realm,
+                "which is neither http nor https",
+                "a proxy before the registry has to tell it the scheme (X-Forwarded-Proto), or its configuration its own URL",
+            );
+        }
     }
     if origin(home) == origin(realm) || listed.iter().any(|listed| names(listed, realm)) {
         return Ok(());
@@ -186,5 +241,77 @@ mod tests {
             "https://registry.gitlab.example",
             "https://gitlab.other/jwt"
         ));
+    }
+
+    #[test]
+    fn a_realm_of_plain_http_is_asked_over_tls_where_upstream_is() {
+        let asked = |home: &str, realm: &str| {
+            let asked = over_tls(&home.parse().unwrap(), &realm.parse().unwrap());
+            asked.map(|uri| uri.to_string())
+        };
+        for (home, realm, expected) in [
+            (
+                "https://h.example",
+                "http://h.example:80/token?x=1",
+                "https://h.example/token?x=1",
+            ),
+            (
+                "https://h.example",
+                "http://H.example/token",
+                "https://h.example/token",
+            ),
+            (
+                "https://h.example:8443",
+                "http://h.example/t",
+                "https://h.example:8443/t",
+            ),
+            (
+                "https://h.example:5000",
+                "http://h.example:5000/t",
+                "https://h.example:5000/t",
+            ),
+            (
+                "https://h.example",
+                "http://h.example:5001/t",
+                "https://h.example:5001/t",
+            ),
+            (
+                "https://h.example:8443",
+                "http://auth.example/t",
+                "https://auth.example/t",
+            ),
+            (
+                "https://h.example",
+                "http://auth.example:80",
+                "https://auth.example/",
+            ),
+        ] {
+            assert_eq!(asked(home, realm).as_deref(), Some(expected), "{realm}");
+        }
+        assert_eq!(asked("http://h.example", "http://h.example/t"), None);
+        assert_eq!(asked("https://h.example", "https://h.example/t"), None);
+        assert_eq!(asked("https://h.example", "null://h.example/t"), None);
+    }
+
+    #[test]
+    fn what_is_no_address_is_called_so() {
+        let words = |realm: &str| {
+            let home = "https://h.example".parse().unwrap();
+            check(false, &home, &realm.parse().unwrap(), &[])
+                .unwrap_err()
+                .to_string()
+        };
+        let scheme = words("null://h.example/v2/token");
+        assert!(
+            scheme.contains("null://h.example") && scheme.contains("X-Forwarded-Proto"),
+            "{scheme}"
+        );
+        assert!(words("/token").contains("no URL"));
+        for realm in ["null://h.example/t", "/token"] {
+            assert!(
+                !words(realm).contains("`realms`"),
+                "advice that cannot help"
+            );
+        }
     }
 }

@@ -127,11 +127,11 @@ pub const INSIDE: &[(&str, &str)] = &[
     ),
     (
         "upstream/asking",
-        "failover client transport retry redirect refusal request",
+        "failover client dialogue transport retry redirect refusal request",
     ),
     (
         "upstream/login",
-        "account authenticator token cache hold kinds credential password realm",
+        "account authenticator token exchange wanted granted cache hold kinds credential password realm",
     ),
     (
         "upstream/restraint",

@@ -40,6 +40,8 @@ pub mod registry;
 pub mod routes;
 /// A registry, a mirror, one blob or image, and what clients do: what most tests begin with.
 pub mod scene;
+/// A server that answers as the test says.
+pub mod scripted;
 /// Certificates, and TLS on both sides of the program.
 pub mod tls;
 /// HTTP/1.1 by hand, for answers no well-behaved server gives.
@@ -54,3 +56,4 @@ pub use mirror::Mirror;
 pub use patience::until;
 pub use registry::{FakeRegistry, Redirect};
 pub use scene::{KIB, MIB, REPO, TAG, image, plain};
+pub use scripted::Scripted;
