@@ -32,7 +32,7 @@ pub(super) struct Dialogue<'a> {
 }
 
 /// An authorization, and the only origin that it was sent to.
-struct Sent {
+struct ShownAuthorization {
     header: HeaderValue,
     to: Origin,
 }
@@ -51,7 +51,7 @@ impl Dialogue<'_> {
         match arrival.response.status().as_u16() {
             // In a box, because every question that waits for upstream would have room for it.
             400 | 401 | 403 | 404 => {
-                let sent = known.map(|header| Sent {
+                let sent = known.map(|header| ShownAuthorization {
                     header,
                     to: origin(&home),
                 });
@@ -65,7 +65,7 @@ impl Dialogue<'_> {
         &self,
         home: Uri,
         mut arrival: Arrival,
-        mut sent: Option<Sent>,
+        mut sent: Option<ShownAuthorization>,
         mut tried: Tried,
     ) -> Result<Arrival, FailedTry> {
         for _ in 0..MOST_ANSWERS {
@@ -86,7 +86,7 @@ impl Dialogue<'_> {
             arrival = self
                 .send(again, arrival.zone, authorization.as_ref())
                 .await?;
-            sent = authorization.map(|header| Sent { header, to });
+            sent = authorization.map(|header| ShownAuthorization { header, to });
         }
         Ok(arrival)
     }
