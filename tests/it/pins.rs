@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use bytes::Bytes;
+use serde_json::{Value, json};
 
 use crate::support::client::download;
 use crate::support::disk::{Watch, blob_file, blobs, eventually, manifest_file};
+use crate::support::image::{OCI_GZIP_LAYER, OCI_INDEX, OCI_MANIFEST, descriptor};
 use crate::support::mirror::Ran;
 use crate::support::{FakeRegistry, Image, Index, MIB, Mirror, MirrorConfig, client};
 
@@ -199,6 +201,115 @@ async fn the_platforms_of_an_index_are_kept_as_they_arrive() {
         mirror.pull("a/b", &image.digest, image).await;
     }
     assert_said(&mirror.command(&["pin"]), 0, &["6 MiB stored"]);
+}
+
+/// An index that lists these blobs, each with its type, and these images.
+fn listing(blobs: &[(&str, &Bytes)], images: &[Image]) -> String {
+    let blobs = blobs.iter().map(|(kind, bytes)| descriptor(kind, bytes));
+    let manifests = images
+        .iter()
+        .map(|it| descriptor(OCI_MANIFEST, &it.manifest));
+    let all: Vec<_> = blobs.chain(manifests).collect();
+    json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": all}).to_string()
+}
+
+/// BuildKit's `--cache-to type=registry` lists its layers, and what it knows of them, as manifests of an index.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_layers_of_a_pinned_build_cache_were_evicted() {
+    const CACHE: &str = "application/vnd.buildkit.cacheconfig.v0";
+    const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+    let (registry, mirror) = start("20MiB");
+    let store = mirror.store_path();
+    // As a cache, and beside a platform in what is an image otherwise.
+    let (cache, mixed) = (
+        Image::random(1, &[2 * SIZE, SIZE]),
+        Image::random(2, &[2 * SIZE]),
+    );
+    let platform = Image::random(3, &[SIZE]);
+    let layers = [
+        (OCI_GZIP_LAYER, &cache.layers[0]),
+        (OCI_GZIP_LAYER, &cache.layers[1]),
+    ];
+    let indexes = [
+        (
+            "team/cache",
+            &cache,
+            listing(&[layers[0], layers[1], (CACHE, &cache.config)], &[]),
+        ),
+        (
+            "team/app",
+            &mixed,
+            listing(
+                &[(DOCKER_LAYER, &mixed.layers[0])],
+                std::slice::from_ref(&platform),
+            ),
+        ),
+    ];
+    registry.put_image("team/app", None, &platform);
+    for (repo, blobs, index) in &indexes {
+        registry.put_image(repo, None, blobs);
+        registry.put_manifest(repo, Some("1"), OCI_INDEX, index.clone());
+        let pinned = mirror.command(&["pin", &format!("{repo}:1")]);
+        assert_said(&pinned, 0, &["pinned", "not stored yet"]);
+        let answer = mirror.manifest(repo, "1").await;
+        assert_eq!(answer.body, index.as_bytes());
+    }
+    mirror.pull_blobs("team/cache", &cache).await;
+    mirror.pull_blob("team/app", &mixed.blobs()[1]).await;
+    mirror.pull("team/app", &platform.digest, &platform).await;
+    eventually("the commits", || {
+        is_stored(&store, &cache)
+            && is_stored(&store, &platform)
+            && blob_file(&store, &mixed.blobs()[1]).exists()
+    });
+    storm(&registry, &mirror, 0..40).await;
+    let said = mirror.command(&["pin"]);
+    assert_said(&said, 0, &["team/app:1", "team/cache:1", "3 MiB stored"]);
+    registry.reset_counts();
+    registry.down();
+    mirror.pull_blobs("team/cache", &cache).await;
+    mirror.pull_blob("team/app", &mixed.blobs()[1]).await;
+    mirror.pull("team/app", &platform.digest, &platform).await;
+}
+
+/// An index may list what its registry does not have, so what it lists is no word that the repository has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_proves_none_of_the_blobs_it_lists() {
+    let (registry, mirror) = start("20MiB");
+    let secret = Image::random(1, &[SIZE]);
+    registry.put_image("private/app", Some("1"), &secret);
+    mirror.pull("private/app", "1", &secret).await;
+    mirror.wait_until_stored(&secret.blobs());
+    let index = listing(&[(OCI_GZIP_LAYER, &secret.layers[0])], &[]);
+    registry.put_manifest("evil/app", Some("1"), OCI_INDEX, index);
+    assert_eq!(mirror.manifest("evil/app", "1").await.status, 200);
+    let url = mirror.blob_url("evil/app", &secret.blobs()[1]);
+    assert_eq!(client::get(&url, &[]).await.unwrap().status, 404);
+    registry.down();
+    assert_ne!(client::head(&url, &[]).await.unwrap().status, 200);
+}
+
+/// An index lists a manifest of a kind that came after this program. Whether it is one, the client knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_of_a_later_kind_is_kept_with_the_index_that_lists_it() {
+    const LATER: &str = "application/vnd.example.manifest.v3+json";
+    let (registry, mirror) = start("20MiB");
+    let later = Bytes::from(json!({"schemaVersion": 3, "mediaType": LATER}).to_string());
+    let digest = registry.put_manifest("a/b", None, LATER, later.clone());
+    let index = listing(&[(LATER, &later)], &[]);
+    registry.put_manifest("a/b", Some("1"), OCI_INDEX, index);
+    assert_said(&mirror.command(&["pin", "a/b:1"]), 0, &["pinned"]);
+    for reference in ["1", &digest] {
+        assert_eq!(mirror.manifest("a/b", reference).await.status, 200);
+    }
+    let said = mirror.command(&["pin", "--json"]);
+    let pins: Value = serde_json::from_str(&said.out).unwrap();
+    let pin = &pins["images"][0];
+    assert_eq!(
+        (&pin["stored"], &pin["missing"]),
+        (&json!(2), &json!(0)),
+        "{said:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

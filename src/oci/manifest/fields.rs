@@ -9,6 +9,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 
 use super::media_type::{
     DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED, ManifestShape, OCI_INDEX, OCI_MANIFEST, OwnType,
+    is_of_no_manifest,
 };
 use crate::oci::digest::Digest;
 
@@ -22,6 +23,9 @@ pub struct Descriptor {
     pub size: u64,
     /// Whether it has `urls` and so need not be in the registry that has the manifest.
     pub elsewhere: bool,
+    /// Of an index's `manifests`: whether its media type says that it is none. It is a blob then, to clients as well;
+    /// BuildKit's caches list their layers so.
+    pub is_blob: bool,
 }
 
 /// What the bytes alone look like.
@@ -72,13 +76,15 @@ enum Detail {
     BlobSum,
     Size,
     Urls,
+    MediaType,
 }
 
-const DETAILS: [(&str, Detail); 4] = [
+const DETAILS: [(&str, Detail); 5] = [
     ("digest", Detail::Digest),
     ("blobSum", Detail::BlobSum),
     ("size", Detail::Size),
     ("urls", Detail::Urls),
+    ("mediaType", Detail::MediaType),
 ];
 
 /// What was read.
@@ -300,7 +306,7 @@ impl<'de> Visitor<'de> for Named<'_> {
             Field::FsLayers => Detail::BlobSum,
             _ => Detail::Digest,
         };
-        let (mut digest, mut size, mut elsewhere) = (None, 0, false);
+        let (mut digest, mut size, mut elsewhere, mut is_blob) = (None, 0, false, false);
         let mut present = [false; DETAILS.len()];
         while let Some(key) = map.next_key_seed(KeyOf(&DETAILS))? {
             let Some(SpeltKey { field, exact }) = key else {
@@ -316,6 +322,11 @@ impl<'de> Visitor<'de> for Named<'_> {
                     map.next_value::<IgnoredAny>()?;
                     elsewhere = true;
                 }
+                Detail::MediaType => {
+                    let value: Scalar<'_> = map.next_value()?;
+                    is_blob = self.field == Field::Manifests
+                        && value.text().is_some_and(|name| is_of_no_manifest(&name));
+                }
                 field if field == wanted => {
                     let value: Scalar<'_> = map.next_value()?;
                     digest = value.text().and_then(|text| text.parse().ok());
@@ -330,6 +341,7 @@ impl<'de> Visitor<'de> for Named<'_> {
                 digest,
                 size,
                 elsewhere,
+                is_blob,
             };
             self.fields.add(self.field, descriptor);
         }

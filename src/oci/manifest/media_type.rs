@@ -137,6 +137,12 @@ fn is_manifest(name: &str) -> bool {
         || kind.eq_ignore_ascii_case("application") && suffix.is_some_and(json)
 }
 
+/// Whether a descriptor with this media type is of a blob: it says something, and none of the types of manifests. Clients
+/// go by the same types; the one that a new kind of manifest has, they fetch as a blob until they know it.
+pub(super) fn is_of_no_manifest(media_type: &str) -> bool {
+    bare(media_type).is_some_and(|name| ManifestShape::of(name) == ManifestShape::Other)
+}
+
 /// A media type that says more than "a file", without its parameters.
 fn specific(value: &str) -> Option<&str> {
     let generic = [
@@ -188,6 +194,31 @@ mod tests {
                 "*/*;q=0.1"
             ]
         );
+    }
+
+    #[test]
+    fn what_an_index_lists_is_a_blob_if_its_type_is_no_manifests() {
+        for name in [
+            "application/vnd.buildkit.cacheconfig.v0",
+            "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            "application/vnd.oci.image.layer.v1.tar+zstd",
+            "application/vnd.oci.image.config.v1+json",
+            "application/json",
+        ] {
+            assert!(is_of_no_manifest(name), "{name}");
+        }
+        for name in [
+            OCI_MANIFEST,
+            OCI_ARTIFACT,
+            DOCKER_LIST,
+            DOCKER_SCHEMA1,
+            "Application/VND.oci.image.index.v1+JSON; charset=utf-8",
+            "",
+            "manifest",
+            "<html>",
+        ] {
+            assert!(!is_of_no_manifest(name), "{name}");
+        }
     }
 
     #[test]

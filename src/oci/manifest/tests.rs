@@ -44,6 +44,17 @@ fn an_index_names_manifests_and_old_forms_name_blobs() {
     let index = parse_as(OCI_INDEX, &text.to_string());
     assert_eq!(digests(&index.manifests), [&one, &two]);
 
+    let blob = "application/vnd.buildkit.cacheconfig.v0";
+    let text = json!({ "manifests": [{ "digest": one, "mediaType": OCI_MANIFEST }, { "mediaType": blob, "digest": two }] });
+    let index = parse_as(OCI_INDEX, &text.to_string());
+    let kinds: Vec<_> = index.manifests.iter().map(|it| it.is_blob).collect();
+    assert_eq!(kinds, [false, true]);
+    let text = json!({ "blobs": [{ "digest": two, "mediaType": blob }] });
+    assert!(
+        !parse_as(ARTIFACT, &text.to_string()).blobs[0].is_blob,
+        "only of an index it tells anything"
+    );
+
     let text = json!({ "fsLayers": [{ "blobSum": one }, { "blobSum": one }] });
     let schema1 = parse_as(SCHEMA1, &text.to_string());
     assert_eq!(digests(&schema1.blobs), [&one, &one]);

@@ -1,5 +1,5 @@
 //! What an image consists of, as far as the stored records say: the tag, an index, those manifests of the index that
-//! are stored, their blobs.
+//! are stored, their blobs, and blobs that the index itself lists.
 
 use std::collections::{HashMap, HashSet};
 
@@ -128,7 +128,16 @@ impl Trace {
         }
         let children = manifest.manifests.iter().take(MOST_CHILDREN);
         for child in children.filter(|_| depth > 0) {
-            self.add_manifest(records, name, &child.digest, false, depth - 1);
+            // A kind of manifest that came after this program looks like a blob, but is stored as what it is.
+            if child.is_blob && !records.has_manifest(name, &child.digest) {
+                self.add(
+                    StoreKey::Blob(child.digest.clone()),
+                    child.size,
+                    !child.elsewhere,
+                );
+            } else {
+                self.add_manifest(records, name, &child.digest, false, depth - 1);
+            }
         }
         true
     }
