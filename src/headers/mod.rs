@@ -4,8 +4,9 @@
 //! means the same for every sender.
 //!
 //! Reading order: [`range`] (parts of a body, asked for and stated), `multipart` (several of them), `etag`,
-//! [`challenge`] (`WWW-Authenticate`), `link` (the next page of a list), `cache_status` (where an answer came from).
+//! [`challenge`] (`WWW-Authenticate`), `accept`, `link` (the next page of a list), `cache_status` (where an answer came from).
 
+pub(crate) mod accept;
 pub(crate) mod cache_status;
 pub mod challenge;
 pub(crate) mod etag;

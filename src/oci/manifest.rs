@@ -7,6 +7,7 @@
 mod error;
 mod fields;
 mod media_type;
+mod platform;
 mod schema1;
 
 use super::digest::Digest;
@@ -15,6 +16,7 @@ pub use fields::{Descriptor, Looks};
 use fields::{Field, Fields};
 pub(crate) use media_type::{ACCEPT, OCI_INDEX, is_generic, stated};
 use media_type::{ManifestShape, OwnType};
+pub(crate) use platform::usual_image;
 
 /// What a manifest or an index names: OCI image-spec, manifest.md and image-index.md, and their
 /// Docker ancestors.
@@ -45,6 +47,20 @@ pub fn is_digest_of(digest: &Digest, media_type: &str, bytes: &[u8]) -> bool {
     let signed = || schema1::payload(bytes).is_some_and(|payload| of(&payload) == *digest);
     of(bytes) == *digest
         || ManifestShape::of(media_type) == ManifestShape::SignedSchema1 && signed()
+}
+
+/// Whether this is the type of an index, which names manifests and no blobs.
+pub(crate) fn is_index(media_type: &str) -> bool {
+    ManifestShape::of(media_type) == ManifestShape::Index
+}
+
+/// Whether this is the type of a manifest of one image.
+pub(crate) fn is_of_one_image(media_type: &str) -> bool {
+    use ManifestShape::{Image, Schema1, SignedSchema1};
+    matches!(
+        ManifestShape::of(media_type),
+        Image | Schema1 | SignedSchema1
+    )
 }
 
 impl Manifest {

@@ -1,6 +1,6 @@
 //! Manifests: by digest, which never change, and by tag, which upstream can move.
 //!
-//! It knows no HTTP, and nothing of what a manifest says but the blobs it names. Reading order: this file (which of the
+//! It knows no HTTP, and nothing of what a manifest says but the blobs it names and, of an index, the usual image. Reading order: this file (which of the
 //! two), [`digest`] (one manifest), [`tag`] (which manifest a tag is, and when a stale tag is served).
 
 pub(crate) mod digest;
@@ -8,10 +8,12 @@ pub(super) mod tag;
 
 use std::sync::Arc;
 
+use crate::memory::work_on;
+use crate::oci::manifest::usual_image;
 use crate::oci::name::{Reference, Repository};
 use crate::store::Store;
 
-use super::answer::{Error, Want};
+use super::answer::{Error, Outcome, Want};
 use super::site::Context;
 use digest::{ByDigest, ManifestAnswer};
 use tag::ByTag;
@@ -47,5 +49,41 @@ impl Manifests {
             Reference::Digest(digest) => self.digests.get(context, &name, digest, want).await,
             Reference::Tag(tag) => self.tags.get(context, &name, tag, want).await,
         }
+    }
+
+    /// The image for most machines of an index that a tag stands for, for clients that know no index. `None` if it names
+    /// none, or upstream does not have it.
+    pub(crate) async fn usual_image(
+        &self,
+        context: &Context,
+        repository: &Repository,
+        index: &ManifestAnswer,
+        want: Want,
+    ) -> Result<Option<ManifestAnswer>, Error> {
+        let name = context.site.qualify(repository);
+        let get = async |digest, want| self.digests.get(context, &name, digest, want).await;
+        let bytes = match &index.content {
+            Some(bytes) => Some(bytes.clone()),
+            None => get(&index.digest, Want::Content).await?.content,
+        };
+        let bytes = bytes.unwrap_or_default();
+        let Some(digest) = work_on(bytes.len(), move || usual_image(&bytes)).await else {
+            return Ok(None);
+        };
+        let image = match get(&digest, want).await {
+            Ok(image) => image,
+            Err(Error::ManifestUnknown) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // It is what the tag stands for, for as long as the index is.
+        Ok(Some(ManifestAnswer {
+            outcome: match image.outcome {
+                Outcome::Hit => index.outcome,
+                outcome => outcome,
+            },
+            age: index.age,
+            fresh_for: index.fresh_for,
+            ..image
+        }))
     }
 }

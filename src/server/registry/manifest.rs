@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use http::header::{AGE, CONTENT_LENGTH, CONTENT_TYPE, IF_NONE_MATCH};
+use http::header::{ACCEPT, AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
+use crate::headers::accept;
 use crate::headers::etag::if_none_match;
 use crate::mirror::manifest::digest::ManifestAnswer;
 use crate::mirror::{Context, Mirror, Outcome, Want};
+use crate::oci::manifest::{is_index, is_of_one_image};
 use crate::oci::name::{Reference, Repository};
 use crate::server::body::Body;
 
@@ -24,8 +26,18 @@ pub(super) async fn answer(
     want: Want,
 ) -> Result<(Response<Body>, Outcome), Problem> {
     let manifests = mirror.manifests();
+    let problem = |error| Problem::of(&error, context.site.namespace().as_str());
     let answer = manifests.get(context, repository, reference, want).await;
-    let answer = answer.map_err(|error| Problem::of(&error, context.site.namespace().as_str()))?;
+    let mut answer = answer.map_err(problem)?;
+    // By digest, it is the bytes that have it.
+    let negotiable = matches!(reference, Reference::Tag(_)) && is_index(&answer.media_type);
+    let mut chosen = false;
+    if negotiable && knows_no_index(headers) {
+        let image = manifests.usual_image(context, repository, &answer, want);
+        if let Some(image) = image.await.map_err(problem)? {
+            (answer, chosen) = (image, true);
+        }
+    }
     let outcome = answer.outcome;
     // Only built where a client asks: most do not.
     let unchanged = headers.contains_key(IF_NONE_MATCH)
@@ -33,12 +45,40 @@ pub(super) async fn answer(
             headers.get_all(IF_NONE_MATCH),
             &respond::etag(&answer.digest),
         );
-    let response = whole(answer);
+    let mut response = whole(answer);
+    if negotiable {
+        vary(response.headers_mut(), chosen);
+    }
     let response = match unchanged {
         true => respond::not_modified(response),
         false => response,
     };
     Ok((response, outcome))
+}
+
+/// Whether a client names manifests of one image and no index: an old one, to which docker/distribution and Docker Hub give
+/// the image for linux/amd64.
+fn knows_no_index(headers: &HeaderMap) -> bool {
+    let mut one = false;
+    for taken in accept::taken(headers.get_all(ACCEPT)) {
+        let any = ["*/*", "application/*"]
+            .iter()
+            .any(|it| it.eq_ignore_ascii_case(taken));
+        if any || is_index(taken) {
+            return false;
+        }
+        one |= is_of_one_image(taken);
+    }
+    one
+}
+
+/// What caches between clients and here must know of what a tag stands for. `chosen`: it was made fit for the client, and
+/// is for no other one. `Vary` alone does not hold that: Varnish compares the first of several `Accept` lines.
+fn vary(headers: &mut HeaderMap, chosen: bool) {
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    if chosen {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
 }
 
 /// All of it, or its header for a HEAD.

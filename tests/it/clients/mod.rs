@@ -10,7 +10,7 @@
 //! | 3 | `library/` | `routing::every_way_to_name_a_registry_leads_there` |
 //! | 4 | `/v2/` is open | `routing::the_base_is_open_under_every_prefix`, here `crane_is_let_in_without_a_challenge` |
 //! | 5 | no challenge of upstream's is relayed | `auth::{a_challenge_that_cannot_be_met_is_not_relayed, what_a_client_sends_as_credentials_goes_nowhere}`, here `dockerd_is_never_challenged` |
-//! | 6 | manifests: HEAD as GET, by digest after by tag, whatever is accepted | `headers::head_and_get_of_a_manifest_say_the_same`, `media_types`, here `dockerd_finds_...`, `containerd_gets_...`, `watchtower_...`, `renovate_...`, `oras_...` |
+//! | 6 | manifests: HEAD as GET, by digest after by tag, whatever is accepted | `headers::head_and_get_of_a_manifest_say_the_same`, `media_types`, here `dockerd_finds_...`, `containerd_gets_...`, `watchtower_...`, `renovate_...`, `oras_...`, `narrow` |
 //! | 7 | headers at once | here `soci_gets_headers_within_three_seconds_on_a_cold_blob` |
 //! | 8 | ranges of cold blobs | `ranges::ranges_of_a_cold_blob_are_parts_and_one_transfer`, `range_model`, here `stargz_...`, `overlaybd_...`, `containerd_is_never_given_a_200_to_a_range` |
 //! | 9 | one range | `ranges`, `range_model`, here `regclient_may_ask_one_byte_past_the_end`, `dockerd_resumes_...`, `nydus_...` |
@@ -24,6 +24,7 @@
 //! | 18 | any blob | `media_types::a_blob_may_be_anything` |
 
 mod finding;
+mod narrow;
 mod one_range;
 mod several_ranges;
 mod transport;

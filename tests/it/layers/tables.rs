@@ -72,7 +72,7 @@ pub const INSIDE: &[(&str, &str)] = &[
     ),
     (
         "headers",
-        "cache_status range challenge etag link mod multipart",
+        "cache_status range challenge etag accept link mod multipart",
     ),
     (
         "mirror",
@@ -89,7 +89,7 @@ pub const INSIDE: &[(&str, &str)] = &[
         "image endpoint referrers tags manifest name digest error",
     ),
     ("oci/endpoint", "route path mod"),
-    ("oci/manifest", "fields schema1 media_type error"),
+    ("oci/manifest", "fields platform schema1 media_type error"),
     ("oci/name", "namespace text"),
     (
         "server",
