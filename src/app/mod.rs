@@ -23,6 +23,7 @@ use crate::server;
 use crate::server::admin::guard::Guard;
 use crate::server::admin::{Admin, unix_socket};
 use crate::server::browser::Gate;
+use crate::server::origins::Origins;
 use crate::server::registry::service::Service;
 use crate::store::{self, Store};
 
@@ -121,7 +122,8 @@ impl App {
             serve_socket(path, settings.header_timeout, &admin)?;
         }
         let limits = build::limits_for_clients(settings, files, &metrics);
-        let gate = Gate::new(listen.ip(), &settings.allowed_hosts);
+        let gate = Gate::new(listen.ip(), &settings.allowed_hosts)
+            .open_to(Origins::new(&settings.allowed_origins));
         let service = Arc::new(Service::new(mirror, gate, memory.share(), &metrics));
         let answer = move |request, caller| {
             let service = Arc::clone(&service);

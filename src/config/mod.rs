@@ -221,6 +221,7 @@ fn server(
     let admin_socket = lookup.optional(&keys::ADMIN_SOCKET, value::path);
     let admin_token_file = lookup.optional(&keys::ADMIN_TOKEN_FILE, value::file);
     let allowed_hosts = lookup.required(&keys::ALLOWED_HOSTS, url::hosts);
+    let allowed_origins = lookup.required(&keys::ALLOWED_ORIGINS, url::origins);
     let max_connections = lookup.required(&keys::MAX_CONNECTIONS, value::connections);
     let of_client = lookup.optional(&keys::MAX_CONNECTIONS_PER_CLIENT, value::limit);
     let max_requests = lookup.required(&keys::MAX_REQUESTS, value::connections);
@@ -263,6 +264,7 @@ fn server(
         admin_socket: admin_socket?,
         admin_token_file: admin_token_file?,
         allowed_hosts: allowed_hosts?,
+        allowed_origins: allowed_origins?,
         max_connections,
         max_requests: max_requests?,
         per_client,

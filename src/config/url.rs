@@ -150,19 +150,74 @@ pub(super) fn check_proxy_variable(text: &str) -> Result<(), Fault> {
 
 /// Hosts, each with a port or without, in lower case.
 pub(super) fn hosts(value: &Value) -> Result<Vec<String>, Fault> {
-    const RIGHT: &str = "write a list of hosts, such as [\"auth.example.com\"]";
+    list(
+        value,
+        host,
+        "write a list of hosts, such as [\"auth.example.com\"]",
+    )
+}
+
+/// Origins of web pages, in the form that browsers send.
+pub(super) fn origins(value: &Value) -> Result<Vec<String>, Fault> {
+    list(
+        value,
+        origin,
+        "write a list of origins, such as [\"https://ui.example.com\"]",
+    )
+}
+
+fn list(
+    value: &Value,
+    of_one: impl Fn(&Value) -> Result<String, Fault>,
+    right: &str,
+) -> Result<Vec<String>, Fault> {
     match value {
-        Value::List(hosts) => hosts.iter().map(|(_, written)| host(written)).collect(),
+        Value::List(all) => all.iter().map(|(_, written)| of_one(written)).collect(),
         // The default, as the table of keys has it.
         Value::Untyped(text) if text.expose() == "[]" => Ok(Vec::new()),
         // In the environment, where there are no lists.
         Value::Untyped(text) => {
-            let hosts = text.expose().split(',').map(str::trim);
-            hosts
-                .map(|written| host(&Value::Text(Secret::new(written.to_owned()))))
+            let all = text.expose().split(',').map(str::trim);
+            all.map(|written| of_one(&Value::Text(Secret::new(written.to_owned()))))
                 .collect()
         }
-        other => Err(mistyped(other, "a list", RIGHT)),
+        other => Err(mistyped(other, "a list", right)),
+    }
+}
+
+/// RFC 6454 6.2: a scheme, a host, and the port where it is not the scheme's own.
+fn origin(value: &Value) -> Result<String, Fault> {
+    const RIGHT: &str = "write what stands before the path of the page's address, such as \"https://ui.example.com\" or \"http://ui.example.com:8080\"";
+    let written = text(value)?;
+    if written.contains('@') {
+        return Err(Fault::new("has an origin with credentials in it", RIGHT));
+    }
+    if written == "*" {
+        return Err(Fault::new(
+            "would open this mirror to every web page that a person on its network looks at",
+            RIGHT,
+        ));
+    }
+    let wrong = || {
+        Fault::new(
+            format!("{} is not the origin of a web page", quoted(written)),
+            RIGHT,
+        )
+    };
+    let lower = written.to_ascii_lowercase();
+    let (scheme, rest) = lower.split_once("://").ok_or_else(wrong)?;
+    let own_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return Err(wrong()),
+    };
+    let host = rest.strip_suffix('/').unwrap_or(rest);
+    match host.parse::<Authority>() {
+        Ok(authority) if port_is_good(&authority) => {
+            let host = host.strip_suffix(own_port).unwrap_or(host);
+            Ok(format!("{scheme}://{host}"))
+        }
+        _ => Err(wrong()),
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use http::header::{HOST, HeaderName, HeaderValue, ORIGIN};
 use http::{HeaderMap, Method, Request, StatusCode, Version};
 
+use super::origins::Origins;
 use super::record::cut;
 
 /// The header in which browsers say whose request it is (Fetch Metadata, W3C).
@@ -38,6 +39,7 @@ const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
 pub(crate) struct Gate {
     /// `None`: any host.
     hosts: Option<Arc<Hosts>>,
+    origins: Origins,
 }
 
 /// The hosts that a loopback address is known by.
@@ -69,7 +71,18 @@ impl Gate {
         };
         Self {
             hosts: (!any).then(|| Arc::new(hosts())),
+            origins: Origins::default(),
         }
+    }
+
+    /// The same gate, open to web pages of these origins.
+    pub(crate) fn open_to(self, origins: Origins) -> Self {
+        Self { origins, ..self }
+    }
+
+    /// Says in an answer which pages may read it.
+    pub(crate) fn mark<B>(&self, request: &Request<B>, answer: &mut HeaderMap) {
+        self.origins.mark(request, answer);
     }
 
     /// Whether to answer. `shown`: the answer may be shown to a person who follows a link on another site.
@@ -80,7 +93,9 @@ impl Gate {
         if named > 1 || named == 0 && request.version() == Version::HTTP_11 {
             return Err(Turned::NoHost);
         }
+        let welcome = self.origins.welcome(headers).is_some();
         if let Some(site) = headers.get(SEC_FETCH_SITE)
+            && !welcome
             && site != "none"
             && site != "same-origin"
             && !(shown && is_followed_link(request))
@@ -88,7 +103,7 @@ impl Gate {
             return Err(Turned::Page);
         }
         let host = request.uri().authority().map(http::uri::Authority::as_str);
-        if let Some(origin) = headers.get(ORIGIN) {
+        if !welcome && let Some(origin) = headers.get(ORIGIN) {
             let named = host.or_else(|| headers.get(HOST)?.to_str().ok());
             let origin = origin.to_str().ok().and_then(|it| it.split_once("://"));
             let own = origin.zip(named);
@@ -162,7 +177,9 @@ impl fmt::Display for Turned {
                 f,
                 "this address is for this machine alone, and the request is for the host {host:?}; if that is meant to lead here, add it to allowed_hosts"
             ),
-            Self::Page => f.write_str("web pages of other sites are not answered here"),
+            Self::Page => f.write_str(
+                "web pages of other sites are not answered here; for a registry UI see allowed_origins",
+            ),
         }
     }
 }

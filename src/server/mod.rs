@@ -4,7 +4,7 @@
 //! answer to clients, [`admin`] answers operators.
 //!
 //! Reading order: this file (accept, drain), [`connection`] (HTTP/1.1 or 2, TLS, clients that stop reading),
-//! [`registry`] (one request and its answer), [`admin`] (what operators ask), [`browser`] (what web pages may not),
+//! [`registry`] (one request and its answer), [`admin`] (what operators ask), [`browser`] (what web pages may not), `origins` (which may),
 //! [`body`] (from the store to the socket), [`record`] (log and counters of a request), [`limits`] (how many connections).
 
 pub(crate) mod admin;
@@ -12,6 +12,7 @@ pub(crate) mod body;
 pub(crate) mod browser;
 pub(crate) mod connection;
 pub(crate) mod limits;
+pub(crate) mod origins;
 mod record;
 pub(crate) mod registry;
 
@@ -50,6 +51,8 @@ pub(crate) struct Settings {
     pub admin_token_file: Option<PathBuf>,
     /// Names that requests may give as their host although the address is a loopback one.
     pub allowed_hosts: Vec<String>,
+    /// Origins whose web pages may read the registry API.
+    pub allowed_origins: Vec<String>,
     /// Connections at a time; more wait in the kernel's queue.
     pub max_connections: usize,
     /// What one client may have at a time.

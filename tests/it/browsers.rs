@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use tokio::net::TcpStream;
 
-use crate::support::client::{Ending, raw};
+use crate::support::client::{Ending, Response, raw};
 use crate::support::disk::blobs;
 use crate::support::mirror::log_field;
 use crate::support::tls::get_h2;
@@ -226,4 +226,157 @@ async fn a_person_who_opens_the_address_is_told_what_it_is() {
     }
     let posted = client::request(Method::POST, &format!("{}/", mirror.url()), &[]).await;
     assert!(posted.unwrap().status.is_client_error());
+}
+
+const UI: &str = "http://ui.example:8080";
+
+fn with_ui(config: crate::support::MirrorConfig) -> crate::support::MirrorConfig {
+    config.top("allowed_origins", &format!("[\"{UI}\"]"))
+}
+
+/// joxit/docker-registry-ui and others read a registry from a page of another origin.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_ui_whose_origin_is_written_down_can_read() {
+    let (_registry, mirror, image) = scene::stored_image(with_ui).await;
+    let page = [
+        ("origin", UI),
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-mode", "cors"),
+        (
+            "accept",
+            "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json",
+        ),
+    ];
+    for (path, status) in [
+        ("/v2/".to_owned(), 200),
+        ("/v2/_catalog?n=1000".to_owned(), 200),
+        (format!("/v2/{}/tags/list", scene::REPO), 200),
+        (format!("/v2/{}/manifests/{}", scene::REPO, scene::TAG), 200),
+        (
+            format!("/v2/{}/blobs/{}", scene::REPO, image.blobs()[0]),
+            200,
+        ),
+        // A page has to read refusals as well.
+        (format!("/v2/{}/manifests/none", scene::REPO), 404),
+        ("/v2/Capital/tags/list".to_owned(), 400),
+    ] {
+        for method in [Method::GET, Method::HEAD] {
+            let url = format!("{}{path}", mirror.url());
+            let answer = client::request(method, &url, &page).await.unwrap();
+            assert_eq!(answer.status.as_u16(), status, "{path}");
+            assert_eq!(answer.header("access-control-allow-origin"), Some(UI));
+            assert_eq!(answer.header("access-control-allow-credentials"), None);
+            assert_eq!(answer.header("vary"), Some("Origin"), "{path}");
+            let exposed = answer.header("access-control-expose-headers").unwrap();
+            for name in ["Docker-Content-Digest", "Link", "WWW-Authenticate"] {
+                assert!(exposed.split(", ").any(|it| it == name), "{exposed}");
+            }
+        }
+    }
+    // What a cache in front keeps of another client's question must not be taken for the page's.
+    let answer = mirror.get("/v2/").await;
+    assert_eq!(answer.header("vary"), Some("Origin"));
+    assert_eq!(answer.header("access-control-allow-origin"), None);
+}
+
+/// `Accept` of more than 128 bytes is no header that a page may send unasked (Fetch standard).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browser_asks_once_before_a_page_reads() {
+    let (registry, mirror, _image) = scene::cold_image(with_ui);
+    let url = mirror.manifest_url(scene::REPO, scene::TAG);
+    let asking = [
+        ("origin", UI),
+        ("sec-fetch-site", "cross-site"),
+        ("access-control-request-method", "GET"),
+        ("access-control-request-headers", "accept,x-requested-with"),
+        ("access-control-request-private-network", "true"),
+    ];
+    let answer = client::request(Method::OPTIONS, &url, &asking)
+        .await
+        .unwrap();
+    assert_eq!(answer.status, StatusCode::OK);
+    for (name, value) in [
+        ("access-control-allow-origin", UI),
+        ("access-control-allow-methods", "GET, HEAD, OPTIONS"),
+        ("access-control-allow-headers", "accept,x-requested-with"),
+        ("access-control-allow-private-network", "true"),
+        ("access-control-max-age", "7200"),
+        ("vary", "Origin"),
+        ("content-length", "0"),
+    ] {
+        assert_eq!(answer.header(name), Some(value), "{name}");
+    }
+    // Asked by a page that is not written down.
+    let asking = [
+        ("origin", "http://evil.example"),
+        ("access-control-request-method", "GET"),
+    ];
+    let answer = client::request(Method::OPTIONS, &url, &asking)
+        .await
+        .unwrap();
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+    assert_eq!(answer.header("access-control-allow-origin"), None);
+    assert_eq!(answer.header("access-control-allow-methods"), None);
+    assert_eq!(registry.requests().len(), 0);
+}
+
+/// One page that may read opens the door to no other, not to the admin side, and not to another name for this address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_may_read_lets_no_other_in() {
+    let (registry, mirror, _image) = scene::cold_image(with_ui);
+    let url = mirror.manifest_url(scene::REPO, scene::TAG);
+    let refused = |answer: &Response, status: u16, what: &str| {
+        assert_eq!(answer.status.as_u16(), status, "{what}");
+        assert_eq!(answer.header("access-control-allow-origin"), None, "{what}");
+    };
+    for origin in [
+        "http://evil.example",
+        "null",
+        "https://ui.example:8080",
+        "http://ui.example",
+        "http://ui.example:8080.evil.example",
+        "http://a.ui.example:8080",
+    ] {
+        let answer = client::get(&url, &[("origin", origin)]).await.unwrap();
+        refused(&answer, 403, origin);
+    }
+    let both = [("origin", UI), ("origin", "http://evil.example")];
+    refused(&client::get(&url, &both).await.unwrap(), 403, "two");
+    // Without an origin a page reads nothing, but its request would be made.
+    let image = [
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-mode", "no-cors"),
+    ];
+    refused(&client::get(&url, &image).await.unwrap(), 403, "no-cors");
+    for path in ["/metrics", "/api/v1/pins", "/"] {
+        let url = format!("{}{path}", mirror.admin_url());
+        let answer = client::get(&url, &[("origin", UI)]).await.unwrap();
+        refused(&answer, 403, path);
+    }
+    let rebound = [("origin", UI), ("host", "evil.example")];
+    let answer = client::get(&url, &rebound).await.unwrap();
+    assert_eq!(answer.status, StatusCode::MISDIRECTED_REQUEST);
+    let posted = client::request(Method::POST, &url, &[("origin", UI)])
+        .await
+        .unwrap();
+    assert_eq!(posted.status, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(registry.requests().len(), 0);
+}
+
+/// HAProxy's `option httpchk` asks `OPTIONS /` and takes 405 for the end of a server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_be_done_can_be_asked() {
+    let (registry, mirror) = scene::start();
+    for target in ["/", "*", "/v2/", "/v2/a/b/manifests/1"] {
+        let request = format!("OPTIONS {target} HTTP/1.0\r\n\r\n");
+        let answer = said(&mirror, &request).await;
+        assert_eq!(answer.get(9..12), Some("200"), "{target}: {answer}");
+        assert!(
+            answer.contains("\r\nAllow: GET, HEAD, OPTIONS\r\n"),
+            "{answer}"
+        );
+        assert!(!answer.contains("Access-Control"), "{answer}");
+        assert!(!answer.contains("Vary"), "{answer}");
+    }
+    assert_eq!(registry.requests().len(), 0);
 }

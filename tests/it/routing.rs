@@ -204,7 +204,7 @@ async fn writes_are_refused_with_what_is_allowed() {
             .await
             .unwrap();
         assert_error(&answer, 405, "UNSUPPORTED", &format!("{method} {path}"));
-        assert_eq!(answer.header("allow"), Some("GET, HEAD"));
+        assert_eq!(answer.header("allow"), Some("GET, HEAD, OPTIONS"));
     }
     assert_eq!(scene.upstream_requests(), 0);
 }

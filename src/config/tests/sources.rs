@@ -297,6 +297,43 @@ fn names_that_lead_here_are_a_list_or_in_the_environment_a_line() {
 }
 
 #[test]
+fn pages_that_may_read_are_written_as_browsers_name_them() {
+    let written = |text: &str| parse(text).unwrap().server.allowed_origins;
+    assert_eq!(written(""), Vec::<String>::new());
+    assert_eq!(
+        written(
+            "allowed_origins = [\"https://UI.example:443/\", \"http://ui.example:80\", \"http://[::1]:8080\", \"https://a:80\"]"
+        ),
+        [
+            "https://ui.example",
+            "http://ui.example",
+            "http://[::1]:8080",
+            "https://a:80"
+        ]
+    );
+    let variable = [(
+        "PIERGLASS_ALLOWED_ORIGINS",
+        "https://a.example, http://b.example:1",
+    )];
+    let both = parse_in("", &variable).unwrap().server.allowed_origins;
+    assert_eq!(both, ["https://a.example", "http://b.example:1"]);
+    for wrong in [
+        "*",
+        "null",
+        "ui.example",
+        "ftp://a",
+        "https://",
+        "https://a/b",
+        "https://a:0",
+        "https://a b",
+    ] {
+        let text = format!("allowed_origins = [\"{wrong}\"]");
+        assert!(mistakes(&text).contains("allowed_origins"), "{wrong}");
+    }
+    assert!(!mistakes("allowed_origins = [\"https://u:hunter2@a\"]").contains("hunter2"));
+}
+
+#[test]
 fn files_that_hold_a_secret_are_known() {
     let files = |text: &str| parse(text).unwrap().secret_files;
     assert!(files("").is_empty());

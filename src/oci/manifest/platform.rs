@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(of(&[variant("v3"), amd64.clone()]), a);
         assert_eq!(of(&[variant("v3"), variant("v2")]), Some(Digest::of(b"v3")));
         // An index in an index is what such a client does not know either.
-        let mut nested = amd64.clone();
+        let mut nested = amd64;
         nested["mediaType"] = OCI_INDEX.into();
         assert_eq!(of(&[nested]), None);
     }

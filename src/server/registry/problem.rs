@@ -54,8 +54,7 @@ impl Problem {
     pub(super) fn read_only() -> Self {
         let message = "this is a pull-only mirror; push to the registry itself";
         let status = StatusCode::METHOD_NOT_ALLOWED;
-        Self::new(status, ErrorCode::Unsupported, message)
-            .with(ALLOW, HeaderValue::from_static("GET, HEAD"))
+        Self::new(status, ErrorCode::Unsupported, message).with(ALLOW, respond::ALLOWED)
     }
 
     /// Says more to the log than to the client.

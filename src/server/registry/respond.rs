@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName,
+    ACCEPT_RANGES, AGE, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
@@ -18,6 +18,8 @@ use crate::server::body::Body;
 pub(super) const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+/// The methods that do something.
+pub(super) const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// A response with what every response of a registry carries.
@@ -36,6 +38,13 @@ pub(super) fn new(status: StatusCode, cache_status: HeaderValue) -> Response<Bod
 pub(super) fn base() -> Response<Body> {
     let body = Bytes::from_static(b"{}");
     list("application/json", body, Outcome::Hit, None, None)
+}
+
+/// What may be done, wherever it is asked (RFC 9110 9.3.7). Load balancers ask it, and browsers before a page reads.
+pub(super) fn options() -> Response<Body> {
+    let mut response = list("text/plain", Bytes::new(), Outcome::Hit, None, None);
+    response.headers_mut().insert(ALLOW, ALLOWED);
+    response
 }
 
 /// `/`: what a person sees who opens the address in a browser.

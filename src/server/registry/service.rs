@@ -59,7 +59,7 @@ impl Service {
         caller: Caller,
     ) -> Response<Body> {
         let mut entry = Entry::new(&request, &caller);
-        let response = match self.respond(&request, &caller, &mut entry).await {
+        let mut response = match self.respond(&request, &caller, &mut entry).await {
             Ok((response, outcome)) => {
                 entry.outcome = outcome;
                 response
@@ -69,6 +69,7 @@ impl Service {
                 problem.into_response()
             }
         };
+        self.gate.mark(&request, response.headers_mut());
         let record = RequestRecord::new(&self.counters, entry, response.status());
         let (parts, body) = response.into_parts();
         let body = match *request.method() {
@@ -90,6 +91,9 @@ impl Service {
         self.gate.judge(request, is_front)?;
         if is_front {
             return Ok((respond::front(), Outcome::Hit));
+        }
+        if *request.method() == Method::OPTIONS {
+            return Ok((respond::options(), Outcome::Hit));
         }
         let route = Route::parse(request.uri().path(), request.uri().query())?;
         let (ns, kind) = (route.ns.clone(), route.endpoint.kind());

@@ -93,7 +93,7 @@ pub const INSIDE: &[(&str, &str)] = &[
     ("oci/name", "namespace text"),
     (
         "server",
-        "admin connection registry browser body limits record",
+        "admin connection registry browser origins body limits record",
     ),
     ("server/admin", "guard api unix_socket"),
     ("server/body", "by_file socket buffers sendfile"),
