@@ -3,6 +3,7 @@
 use http::StatusCode;
 
 use crate::support::client::{self, Response, download};
+use crate::support::ledger::Seen;
 use crate::support::registry::Builder;
 use crate::support::{
     FakeRegistry, Fault, Mirror, MirrorConfig, On, REPO, Redirect, TAG, image, scene,
@@ -158,4 +159,56 @@ async fn the_word_of_another_registry_is_the_answer() {
         assert_eq!(secret.status, StatusCode::FORBIDDEN);
     }
     assert_eq!(behind.struck(denied), 1, "a refusal is remembered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn locations_as_registries_write_them() {
+    let (registry, _mirror, url) = with_storage(Redirect::Absolute307);
+    download(&url, &[]).await.unwrap();
+    let signed = |seen: &&Seen| seen.target.starts_with("/signed/");
+    let path = registry
+        .requests()
+        .iter()
+        .find(signed)
+        .unwrap()
+        .target
+        .clone();
+    let host = registry.blob_host_url().strip_prefix("http://").unwrap();
+    for location in [
+        format!("HTTP://{host}{path}"),
+        format!("//{host}{path}#part"),
+        format!("http://{host}/x/../.{path}"),
+        format!("http://{host}{path}&name={{a b}}|\"é\"#x"),
+        format!(" http://{host}{path}\t"),
+    ] {
+        let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+        let struck = registry.fault(On::redirect(), redirect(&location));
+        let url = mirror.blob_url(REPO, &image(1).blobs()[0]);
+        let got = download(&url, &[]).await.unwrap();
+        assert_eq!(got.status, StatusCode::OK, "{location}");
+        got.assert_is(&image(1).blobs()[0]);
+        assert_eq!(registry.struck(struck), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_location_below_or_beside_the_question() {
+    let (registry, _mirror, url) = with_storage(Redirect::Relative);
+    download(&url, &[]).await.unwrap();
+    let signed = |seen: &&Seen| seen.target.starts_with("/signed/");
+    let path = registry
+        .requests()
+        .iter()
+        .find(signed)
+        .unwrap()
+        .target
+        .clone();
+    // From /v2/a/b/blobs/.
+    for up in ["../../../..", "./../../../../../.."] {
+        let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
+        registry.fault(On::redirect(), redirect(&format!("{up}{path}")));
+        registry.reset_counts();
+        mirror.pull_blob(REPO, &image(1).blobs()[0]).await;
+        assert_eq!(registry.counts().requests(), 2, "{up}");
+    }
 }
