@@ -4,7 +4,8 @@
 //! means the same for every sender.
 //!
 //! Reading order: [`range`] (parts of a body, asked for and stated), `multipart` (several of them), `etag`,
-//! [`challenge`] (`WWW-Authenticate`), `accept`, `link` (the next page of a list), `cache_status` (where an answer came from).
+//! [`challenge`] (`WWW-Authenticate`), `accept`, `link` (the next page of a list), `cache_status` (where an answer came
+//! from), `warning` (what a registry tells people).
 
 pub(crate) mod accept;
 pub(crate) mod cache_status;
@@ -13,6 +14,7 @@ pub(crate) mod etag;
 pub mod link;
 pub(crate) mod multipart;
 pub mod range;
+pub(crate) mod warning;
 
 use http::HeaderValue;
 

@@ -29,6 +29,14 @@ impl Outcome {
     /// How many there are.
     pub(crate) const COUNT: usize = Self::Error as usize + 1;
 
+    /// Whether upstream said something about it just now.
+    pub(crate) fn is_from_upstream(self) -> bool {
+        matches!(
+            self,
+            Self::Joined | Self::Miss | Self::Revalidated | Self::Bypass
+        )
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",

@@ -23,11 +23,13 @@ mod wire;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderValue;
 
 use crate::headers::range::Span;
 use crate::memory::{Held, Memory};
 use crate::metrics::Metrics;
 use crate::oci::digest::Digest;
+use crate::oci::endpoint::Endpoint;
 use crate::oci::name::{Namespace, Reference, Repository};
 use crate::oci::referrers::{self, Referrers};
 use crate::sites::budget::{Budget, Pulls};
@@ -208,6 +210,11 @@ impl Upstream {
     pub(crate) async fn search(&self, query: String) -> Result<Bytes, Error> {
         let elsewhere = hub::search(&self.settings.namespace, self.settings.registry.url.host());
         search::search(self.endpoints.registry(), elsewhere, query, &self.memory).await
+    }
+
+    /// What the registry warned of when it was last asked about this, a moment ago: headers for those who asked.
+    pub(crate) fn warnings(&self, asked: &Endpoint) -> Option<Arc<[HeaderValue]>> {
+        self.endpoints.registry().warnings(asked)
     }
 
     /// The room for what is made of its answers.

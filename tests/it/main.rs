@@ -54,12 +54,15 @@
 //! - `proxy`: how an upstream is reached: proxies, TLS, timeouts
 //! - `redirects`: what a registry redirects to
 //! - `dead_connections`: connections to upstream that lead nowhere, though new ones work
+//! - `labels`: what upstream says it did to a body
+//! - `warnings`: what a registry tells people
 //! - `endpoints`: several places to ask, several users to be
 //! - `prefix`: a registry that has the repositories of another below a path
 //! - `resume`: a transfer breaks off and is resumed
 //! - `upstream_trouble`: upstream answers nonsense, without end, or with a passing failure
 //! - `circuit`: upstream keeps failing
 //! - `quota`: upstream limits the rate
+//! - `rate_limits`: numbers in which upstream tells its limits
 //!
 //! The server:
 //! - `protocols`: HTTP/1.1, HTTP/2 and TLS as such
@@ -113,6 +116,7 @@ mod heads;
 mod herd;
 mod hostile;
 mod invented;
+mod labels;
 mod layers;
 mod lessons;
 mod limits;
@@ -132,6 +136,7 @@ mod proxy;
 mod quota;
 mod range_model;
 mod ranges;
+mod rate_limits;
 mod realms;
 mod redirects;
 mod referrers;
@@ -152,5 +157,6 @@ mod trouble;
 mod upstream_trouble;
 mod verify;
 mod waiting;
+mod warnings;
 mod words;
 mod wrong_content;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::header::WARNING;
 use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 
@@ -156,32 +157,41 @@ impl Service {
         let Some(context) = context else {
             return lists.catalog(None).await;
         };
-        match endpoint {
+        let mut handled = match &endpoint {
             Endpoint::Manifest {
                 repository,
                 reference,
-            } => manifest::answer(mirror, headers, context, &repository, &reference, want).await,
+            } => manifest::answer(mirror, headers, context, repository, reference, want).await,
             Endpoint::Blob { repository, digest } => {
                 let blob = BlobRequest {
                     mirror,
                     buffers: &self.buffers,
                     context,
-                    repository: &repository,
-                    digest: &digest,
+                    repository,
+                    digest,
                     version: request.version(),
                 };
                 blob.answer(headers, want).await
             }
             Endpoint::Base => Ok((respond::base(), Outcome::Hit)),
             Endpoint::Uploads { .. } => Err(Problem::read_only()),
-            Endpoint::Tags { repository } => lists.tags(context, &repository).await,
+            Endpoint::Tags { repository } => lists.tags(context, repository).await,
             Endpoint::Referrers { repository, digest } => {
-                lists.referrers(context, &repository, &digest).await
+                lists.referrers(context, repository, digest).await
             }
             Endpoint::Catalog => lists.catalog(Some(&context.site)).await,
             Endpoint::Search => lists.search(context).await,
             Endpoint::SearchPing => lists.ping(),
+        };
+        if let Ok((response, outcome)) = &mut handled
+            && outcome.is_from_upstream()
+            && let Some(warnings) = context.site.upstream().warnings(&endpoint)
+        {
+            for warning in &*warnings {
+                response.headers_mut().append(WARNING, warning.clone());
+            }
         }
+        handled
     }
 }
 

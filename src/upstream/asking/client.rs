@@ -2,11 +2,13 @@
 //! limit.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use http::header::CONTENT_ENCODING;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, StatusCode};
 
 use crate::metrics::Metrics;
+use crate::oci::endpoint::Endpoint;
 use crate::oci::name::Repository;
 use crate::upstream::error::{CertificateError, Error, FailedTry, LimitKind};
 use crate::upstream::login::account::{Account, who_may};
@@ -17,6 +19,7 @@ use crate::upstream::restraint::quota::RateLimit;
 use crate::upstream::restraint::throttle::Throttle;
 use crate::upstream::settings::Settings;
 use crate::upstream::wire::breaks::Breaks;
+use crate::upstream::wire::coding::Coding;
 use crate::upstream::wire::http::Http;
 use crate::upstream::wire::zone::Zone;
 
@@ -26,6 +29,7 @@ use super::refusal;
 use super::request::{Question, Reply, content_length};
 use super::retry::Retries;
 use super::transport::{Arrival, Transport};
+use super::warnings::Warnings;
 
 /// Asks one endpoint: the registry itself, or one of those that are asked before it.
 pub(crate) struct Client {
@@ -36,6 +40,7 @@ pub(crate) struct Client {
     /// Whether a spent quota is the account's, as Docker Hub's is, even if no header says so.
     has_quotas: bool,
     breaks: Arc<Breaks>,
+    warnings: Warnings,
 }
 
 impl Client {
@@ -73,6 +78,7 @@ impl Client {
             has_quotas: settings.is_docker_hub(),
             transport,
             breaks: Arc::default(),
+            warnings: Warnings::default(),
         })
     }
 
@@ -211,11 +217,14 @@ impl Client {
     ) -> Result<Reply, FailedTry> {
         let Arrival { response, at, .. } = arrival;
         let account = account.filter(|_| self.transport.is_here(&at));
-        let stated = RateLimit::read(response.headers());
-        if let Some((account, stated)) = account.zip(stated) {
+        let stated = RateLimit::read(response.headers(), self.has_quotas, SystemTime::now());
+        let status = response.status();
+        // Only answers about manifests state it.
+        let ends =
+            status == StatusCode::OK && matches!(question.endpoint, Endpoint::Manifest { .. });
+        if let Some(account) = account.filter(|_| stated.is_some() || ends) {
             self.throttle.state(stated, account.quota());
         }
-        let status = response.status();
         let http = self.transport.http();
         if !question.takes(status) {
             let strike = |limit, told| match account {
@@ -227,27 +236,29 @@ impl Client {
                 let host = at.host().unwrap_or_default();
                 return Err(refusal::of_storage(host, &question.method, &parts));
             }
-            return Err(Box::pin(refusal::read(http, parts, body, strike)).await);
+            return Err(Box::pin(refusal::read(http, parts, body, stated, strike)).await);
         }
         if let Some(account) = account {
             let repository = question.endpoint.repository().map(Repository::as_str);
             self.throttle.answered(repository);
             account.quota().answered(question.spends_pull(), stated);
+            self.warnings.note(&question.endpoint, response.headers());
         }
-        if let Some(encoding) = response.headers().get(CONTENT_ENCODING)
-            && encoding != "identity"
-        {
-            let words =
-                format!("upstream encodes the body as {encoding:?}, which was not asked for");
-            return Err(Error::wrong(words).into());
-        }
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
         let length = content_length(&parts.headers);
         let repository = question.endpoint.repository();
+        let mut body = http.body(body).watched(&self.breaks, repository, length);
+        let coding = Coding::of(&parts.headers);
+        // A blob is what its digest says, and not what a label does.
+        if !coding.is_identity() && !matches!(question.endpoint, Endpoint::Blob { .. }) {
+            // That of the bytes as they come.
+            parts.headers.remove(CONTENT_LENGTH);
+            body = body.coded(coding);
+        }
         Ok(Reply {
             status,
             headers: parts.headers,
-            body: http.body(body).watched(&self.breaks, repository, length),
+            body,
         })
     }
 
@@ -282,6 +293,11 @@ impl Client {
     /// Its URL, without a slash at the end.
     pub(crate) fn base(&self) -> &str {
         self.transport.base()
+    }
+
+    /// What the last answer about this warned of.
+    pub(crate) fn warnings(&self, asked: &Endpoint) -> Option<Arc<[HeaderValue]>> {
+        self.warnings.about(asked)
     }
 
     fn namespace(&self) -> &str {

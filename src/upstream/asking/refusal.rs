@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use crate::upstream::error::{Error, FailedTry, LimitKind};
 use crate::upstream::restraint::backoff::{limit_of, retry_after};
 use crate::upstream::restraint::quota::RateLimit;
+use crate::upstream::wire::coding::Coding;
 use crate::upstream::wire::http::Http;
 
 /// How much of the body is read for its message, and how long that may take.
@@ -32,23 +33,30 @@ pub(super) fn may_pass(status: StatusCode) -> bool {
 pub(super) fn of_storage(host: &str, method: &Method, parts: &Parts) -> FailedTry {
     let status = parts.status;
     let words = format!("{host}, to which the registry redirects, answers {status}");
+    // A URL that is signed for GET is refused to each HEAD.
+    let transient = *method == Method::GET || may_pass(status);
     FailedTry {
-        error: Error::unavailable(words),
-        // A URL that is signed for GET is refused to each HEAD.
-        transient: *method == Method::GET || may_pass(status),
+        error: match transient {
+            true => Error::unavailable(words),
+            false => Error::wrong(words),
+        },
+        transient,
         told: retry_after(&parts.headers, SystemTime::now()),
     }
 }
 
-/// Reads the error from a response. `strike` is told of a 429, and says how long not to ask.
+/// Reads the error from a response, which states this of the pull quota. `strike` is told of a 429, and says how long not
+/// to ask.
 pub(super) async fn read(
     http: &Http,
     parts: Parts,
     body: Incoming,
+    stated: Option<RateLimit>,
     strike: impl FnOnce(LimitKind, Option<Duration>) -> Option<Duration>,
 ) -> FailedTry {
     let status = parts.status;
-    let text = http.body(body).collect_up_to(MAX_ERROR_BODY);
+    let body = http.body(body).coded(Coding::of(&parts.headers));
+    let text = body.collect_up_to(MAX_ERROR_BODY);
     // The status is known, even if its body never ends.
     let text = tokio::time::timeout(READ_WITHIN, text).await;
     let text = text.unwrap_or(Ok(Default::default())).unwrap_or_default();
@@ -63,9 +71,8 @@ pub(super) async fn read(
             Error::Credentials(words.into()).into()
         }
         429 => {
-            let stated = RateLimit::read(&parts.headers).and_then(|quota| quota.remaining);
             // The response to a HEAD has no body to tell from.
-            let limit = match stated {
+            let limit = match stated.and_then(|quota| quota.remaining) {
                 Some(0) => LimitKind::Quota,
                 _ => limit_of(&text),
             };

@@ -11,6 +11,7 @@ use crate::upstream::restraint::backoff::retry_after;
 use crate::upstream::restraint::breaker::Subject;
 use crate::upstream::restraint::circuit::FailureKind;
 use crate::upstream::restraint::holds::Probed;
+use crate::upstream::wire::coding::Coding;
 use crate::upstream::wire::http::{Http, Request, parse_uri};
 
 use super::cache::CredentialCache;
@@ -240,7 +241,8 @@ impl Exchange {
                 });
             }
         }
-        let body = self.http.body(response.into_body());
+        let coding = Coding::of(response.headers());
+        let body = self.http.body(response.into_body()).coded(coding);
         let body = match body.collect_up_to(MAX_TOKEN_BODY).await {
             // It broke off.
             Err(error @ Error::Unavailable(_)) => return Err(FailedTry::transient(error)),

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
-use http::header::RETRY_AFTER;
+use http::header::{DATE, RETRY_AFTER};
 
 use crate::upstream::error::{Error, LimitKind};
 
@@ -18,6 +18,11 @@ const ABUSE_PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::fr
 /// one question more in ten minutes costs nothing.
 const LEAST: Duration = Duration::from_secs(1);
 const MOST: Duration = QUOTA_PAUSES.1;
+/// A number of seconds from which on it is a time since 1970, and one from which on that is in milliseconds.
+const YEAR: u64 = 366 * 24 * 3600;
+const MILLIS: u64 = 100_000_000_000;
+/// How far the clock of a registry may be off for its dates to count from it.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Which limit the body of a 429 speaks of.
 pub(crate) fn limit_of(body: &[u8]) -> LimitKind {
@@ -100,14 +105,43 @@ impl Backoff {
     }
 }
 
-/// Retry-After, in seconds or as a date (RFC 9110 10.2.3). What is neither (`445µs`) counts as absent.
+/// Retry-After, in seconds or as a date (RFC 9110 10.2.3), or as a number that is a date. What is none of these
+/// (`445µs`) counts as absent. `now` is what the sender says it is (`Date`), if its clock is not far off.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let date = |name| httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok();
+    let is_near = |date: &SystemTime| span_between(*date, now).max(span_between(now, *date)) < DAY;
+    let now = date(DATE).filter(is_near).unwrap_or(now);
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Some(Duration::from_secs(seconds).min(MOST));
-    }
-    let date = httpdate::parse_http_date(text).ok()?;
-    Some(date.duration_since(now).unwrap_or_default().min(MOST))
+    let told = match seconds(text) {
+        Some(seconds) => span(seconds, now),
+        None => span_between(now, date(RETRY_AFTER)?),
+    };
+    Some(told.min(MOST))
+}
+
+/// The span that a number means: seconds, or a time since 1970 in seconds or milliseconds. No span is longer than a year,
+/// and no time of now is shorter.
+pub(super) fn span(number: u64, now: SystemTime) -> Duration {
+    let at = match number {
+        ..YEAR => return Duration::from_secs(number),
+        YEAR..MILLIS => Duration::from_secs(number),
+        _ => Duration::from_millis(number),
+    };
+    at.saturating_sub(span_between(SystemTime::UNIX_EPOCH, now))
+}
+
+/// Seconds, rounded up.
+fn seconds(text: &str) -> Option<u64> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let is_more = part.bytes().any(|digit| digit != b'0');
+    let whole: u64 = whole.parse().ok()?;
+    let is_number = part.bytes().all(|digit| digit.is_ascii_digit());
+    is_number.then_some(whole.saturating_add(u64::from(is_more)))
+}
+
+/// Zero if `to` is earlier.
+fn span_between(from: SystemTime, to: SystemTime) -> Duration {
+    to.duration_since(from).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -193,9 +227,47 @@ mod tests {
         assert!(in_a_while > 98 * SECOND && in_a_while <= 100 * SECOND);
         let past = httpdate::fmt_http_date(now - 100 * SECOND);
         assert_eq!(said(past.as_bytes()), Some(Duration::ZERO));
-        for nonsense in ["445µs", "soon", "", "-1", "1.5", "99999999999999999999"] {
+        assert_eq!(said(b"1.5"), Some(2 * SECOND));
+        assert_eq!(said(b"3.000"), Some(3 * SECOND));
+        for nonsense in [
+            "445µs",
+            "soon",
+            "",
+            "-1",
+            "1.x",
+            ".",
+            "99999999999999999999",
+        ] {
             assert_eq!(said(nonsense.as_bytes()), None, "{nonsense}");
         }
+    }
+
+    #[test]
+    fn a_time_since_1970_is_no_span() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let said = |fields: &[(http::HeaderName, &str)]| {
+            let fields = fields
+                .iter()
+                .map(|(name, value)| (name.clone(), value.parse().unwrap()));
+            retry_after(&fields.collect(), now)
+        };
+        let told = |text: &str| said(&[(RETRY_AFTER, text)]);
+        assert_eq!(told("1800000003"), Some(3 * SECOND));
+        assert_eq!(told("1800000003000"), Some(3 * SECOND));
+        assert_eq!(told("1799999999"), Some(Duration::ZERO));
+        assert_eq!(told("1900000000"), Some(MOST));
+        assert_eq!(told("86400"), Some(MOST), "a day is a span");
+        // A clock that is ten minutes ahead, as its own date shows.
+        let ahead = now + Duration::from_secs(600);
+        let at = httpdate::fmt_http_date(ahead + 7 * SECOND);
+        let date = httpdate::fmt_http_date(ahead);
+        assert_eq!(said(&[(DATE, &date), (RETRY_AFTER, &at)]), Some(7 * SECOND));
+        assert_eq!(
+            said(&[(DATE, &date), (RETRY_AFTER, "1800000607")]),
+            Some(7 * SECOND)
+        );
+        let nonsense = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH);
+        assert_eq!(said(&[(DATE, &nonsense), (RETRY_AFTER, &at)]), Some(MOST));
     }
 
     proptest! {

@@ -1,16 +1,20 @@
 //! The pull quota of one account: what upstream states of it in its headers, and when it is spent.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
 
 use crate::sites::budget::{AccountQuota, Budget, Pulls};
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, retry_after, span};
 
 /// How long Docker Hub's window is. What was stated longer ago than one window says nothing.
 const WINDOW: Duration = Duration::from_secs(6 * 3600);
+/// The shortest window of a pull quota: what is counted by the minute is over before anything could be spared for it.
+const SHORTEST: Duration = Duration::from_secs(3600);
+/// The longest time that what was stated counts, whatever it says of itself.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// A pull quota as Docker Hub states it: `ratelimit-limit: 100;w=21600`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +23,8 @@ pub(crate) struct RateLimit {
     pub remaining: Option<u64>,
     /// Length of the window in seconds.
     pub window: Option<u64>,
+    /// When it starts again, from when it was stated.
+    pub reset: Option<Duration>,
 }
 
 /// The pull quota of one account. Each account has its own at an upstream.
@@ -36,22 +42,29 @@ struct QuotaState {
 }
 
 impl RateLimit {
-    /// Reads the headers; `None` when they are absent, which on Docker Hub means: not limited.
-    pub(crate) fn read(headers: &HeaderMap) -> Option<Self> {
+    /// Reads the headers; `None` where they state no pull quota. They do so at Docker Hub, and where they have a window of
+    /// hours: other registries and their gateways count requests by the minute in the same words.
+    pub(crate) fn read(headers: &HeaderMap, is_hub: bool, now: SystemTime) -> Option<Self> {
         let (limit, window) = field(headers, "ratelimit-limit");
         let (remaining, _) = field(headers, "ratelimit-remaining");
-        (limit.is_some() || remaining.is_some()).then_some(Self {
+        let is_quota = is_hub || window.is_some_and(|window| window >= SHORTEST.as_secs());
+        let is_stated = limit.is_some() || remaining.is_some();
+        let (reset, _) = field(headers, "ratelimit-reset");
+        let reset = reset.map(|number| span(number, now));
+        (is_stated && is_quota).then(|| Self {
             limit,
             remaining,
             window,
+            reset: reset.into_iter().chain(retry_after(headers, now)).min(),
         })
     }
 
     /// The budget that this states, and for how long that counts.
     fn budget(&self) -> Option<(Budget, Duration)> {
         let window = self.window.map_or(WINDOW, Duration::from_secs);
+        let counts_for = window.min(self.reset.unwrap_or(window)).min(LONGEST);
         let (limit, remaining) = (self.limit?, self.remaining?);
-        (limit > 0).then_some((Budget { limit, remaining }, window))
+        (limit > 0).then_some((Budget { limit, remaining }, counts_for))
     }
 }
 
@@ -59,7 +72,7 @@ fn field(headers: &HeaderMap, name: &str) -> (Option<u64>, Option<u64>) {
     let Some(text) = headers.get(name).and_then(|value| value.to_str().ok()) else {
         return (None, None);
     };
-    let mut parts = text.split(';').map(str::trim);
+    let mut parts = text.split([';', ',']).map(str::trim);
     let count = parts.next().and_then(|number| number.parse().ok());
     let window = parts
         .find_map(|part| part.strip_prefix("w="))
@@ -68,11 +81,15 @@ fn field(headers: &HeaderMap, name: &str) -> (Option<u64>, Option<u64>) {
 }
 
 impl PullQuota {
-    /// Remembers what upstream has just stated.
-    pub(crate) fn state(&self, stated: RateLimit) {
+    /// Remembers what upstream has just stated, or that it stated nothing; whether it had stated something else before.
+    pub(super) fn state(&self, stated: Option<RateLimit>) -> bool {
         let mut state = self.lock();
-        state.stated = Some((stated, Instant::now()));
-        self.tell(&state);
+        let before = state.stated.map(|(before, _)| before);
+        if before.is_some() || stated.is_some() {
+            state.stated = stated.map(|stated| (stated, Instant::now()));
+            self.tell(&state);
+        }
+        before != stated
     }
 
     pub(crate) fn stated(&self) -> Option<RateLimit> {
@@ -133,18 +150,34 @@ impl PullQuota {
 mod tests {
     use super::*;
 
+    fn stated(is_hub: bool, fields: &[(&'static str, &str)]) -> Option<RateLimit> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.insert(*name, value.parse().unwrap());
+        }
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        RateLimit::read(&headers, is_hub, now)
+    }
+
+    fn counts_for(fields: &[(&'static str, &str)]) -> Option<u64> {
+        let (_, counts_for) = stated(true, fields)?.budget()?;
+        Some(counts_for.as_secs())
+    }
+
     #[test]
     fn docker_hubs_headers_are_read_and_nonsense_is_not() {
         let headers = |limit: &str, remaining: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("ratelimit-limit", limit.parse().unwrap());
-            headers.insert("ratelimit-remaining", remaining.parse().unwrap());
-            RateLimit::read(&headers)
+            let fields = [
+                ("ratelimit-limit", limit),
+                ("ratelimit-remaining", remaining),
+            ];
+            stated(true, &fields)
         };
         let expected = RateLimit {
             limit: Some(100),
             remaining: Some(76),
             window: Some(21600),
+            reset: None,
         };
         assert_eq!(headers("100;w=21600", "76;w=21600"), Some(expected));
         let full = Budget {
@@ -153,6 +186,53 @@ mod tests {
         };
         assert_eq!(expected.budget(), Some((full, Duration::from_secs(21_600))));
         assert_eq!(headers("plenty", "-1"), None);
-        assert_eq!(RateLimit::read(&HeaderMap::new()), None);
+        assert_eq!(stated(true, &[]), None);
+    }
+
+    #[test]
+    fn a_limit_by_the_minute_is_no_pull_quota() {
+        let of = |limit: &str| {
+            let fields = [("ratelimit-limit", limit), ("ratelimit-remaining", "0")];
+            (
+                stated(false, &fields).is_some(),
+                stated(true, &fields).is_some(),
+            )
+        };
+        // GitLab's, and that of the drafts of the IETF.
+        assert_eq!(of("60"), (false, true));
+        assert_eq!(of("100, 100;w=60"), (false, true));
+        assert_eq!(of("100;w=21600"), (true, true));
+        assert_eq!(of("100, 100;w=86400;comment=pulls"), (true, true));
+    }
+
+    #[test]
+    fn a_quota_is_believed_until_it_starts_again_and_not_longer_than_a_day() {
+        let full = [("ratelimit-limit", "100"), ("ratelimit-remaining", "7")];
+        let with = |name, value| [full[0], full[1], (name, value)];
+        assert_eq!(counts_for(&full), Some(21_600));
+        assert_eq!(counts_for(&with("ratelimit-reset", "30")), Some(30));
+        assert_eq!(counts_for(&with("ratelimit-reset", "1800000030")), Some(30));
+        assert_eq!(counts_for(&with("ratelimit-reset", "1799999999")), Some(0));
+        assert_eq!(
+            counts_for(&with("ratelimit-reset", "18446744073709551615")),
+            Some(21_600)
+        );
+        assert_eq!(counts_for(&with("retry-after", "2")), Some(2));
+        let window = [("ratelimit-limit", "100;w=18446744073709551615"), full[1]];
+        assert_eq!(counts_for(&window), Some(86_400));
+        let quota = PullQuota::default();
+        quota.state(stated(true, &window));
+    }
+
+    #[test]
+    fn an_answer_that_states_nothing_ends_it() {
+        let quota = PullQuota::default();
+        assert!(!quota.state(None), "it never stated any");
+        let full = [("ratelimit-limit", "100"), ("ratelimit-remaining", "7")];
+        assert!(quota.state(stated(true, &full)));
+        assert!(quota.stated().is_some());
+        assert!(quota.state(None));
+        assert_eq!(quota.stated(), None);
+        assert_eq!(Budget::best(&[quota.pulls()]), None);
     }
 }

@@ -110,16 +110,27 @@ impl Throttle {
         self.holds().answered(repository, Instant::now());
     }
 
-    /// Remembers what upstream states of the pull quota.
-    pub(crate) fn state(&self, stated: RateLimit, quota: &PullQuota) {
-        quota.state(stated);
+    /// Remembers what upstream states of the pull quota, or that it states none any more.
+    pub(crate) fn state(&self, stated: Option<RateLimit>, quota: &PullQuota) {
+        let changed = quota.state(stated);
         let labels = [&*self.namespace];
         for (value, gauge) in [
-            (stated.limit, &self.metrics.ratelimit_limit),
-            (stated.remaining, &self.metrics.ratelimit_remaining),
+            (
+                stated.and_then(|it| it.limit),
+                &self.metrics.ratelimit_limit,
+            ),
+            (
+                stated.and_then(|it| it.remaining),
+                &self.metrics.ratelimit_remaining,
+            ),
         ] {
-            if let Some(value) = value {
-                gauge.with_label_values(&labels).set(value as f64);
+            match value {
+                Some(value) => gauge.with_label_values(&labels).set(value as f64),
+                None if changed && stated.is_none() => {
+                    // Another account may have removed it.
+                    let _ = gauge.remove_label_values(&labels);
+                }
+                None => {}
             }
         }
     }

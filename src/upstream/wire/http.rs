@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::oci::name::Repository;
 
 use super::breaks::Breaks;
+use super::coding::Coding;
 use super::connect::{Connectors, Proxies};
 use super::failure::{Destination, causes};
 use super::pace::Pace;
@@ -138,6 +139,7 @@ impl Http {
             incoming,
             idle: self.timeouts.idle,
             bytes,
+            coding: Coding::Identity,
             left: None,
             breaks: None,
             pace: Pace::default(),
@@ -172,6 +174,8 @@ pub(crate) struct UpstreamBody {
     incoming: Incoming,
     idle: Duration,
     bytes: prometheus::IntCounter,
+    /// How all of it is to be read.
+    coding: Coding,
     /// How much is still to come, if that was announced.
     left: Option<u64>,
     /// Noted when it breaks off.
@@ -180,6 +184,11 @@ pub(crate) struct UpstreamBody {
 }
 
 impl UpstreamBody {
+    /// Decodes what is collected.
+    pub(crate) fn coded(self, coding: Coding) -> Self {
+        Self { coding, ..self }
+    }
+
     /// Notes in `breaks` if this body, which is about a repository, ends before `length` bytes have come.
     pub(crate) fn watched(
         self,
@@ -252,9 +261,14 @@ impl UpstreamBody {
         memory: &Memory,
     ) -> Result<Bytes, Error> {
         let late = |_| Error::Silent(format!("{what} was not whole in time").into());
-        tokio::time::timeout_at(until.into(), self.collect_within(limit, memory))
+        let coding = self.coding.clone();
+        let all = tokio::time::timeout_at(until.into(), self.collect_within(limit, memory))
             .await
-            .map_err(late)?
+            .map_err(late)??;
+        match coding.is_identity() {
+            true => Ok(all),
+            false => Box::pin(coding.decode(all, limit, memory)).await,
+        }
     }
 
     async fn collect_within(mut self, limit: usize, memory: &Memory) -> Result<Bytes, Error> {
@@ -293,7 +307,7 @@ impl UpstreamBody {
             }
             all.extend_from_slice(&chunk);
         }
-        Ok(all.freeze())
+        self.coding.decode_few(all.freeze(), limit)
     }
 }
 

@@ -72,7 +72,7 @@ pub const INSIDE: &[(&str, &str)] = &[
     ),
     (
         "headers",
-        "cache_status range challenge etag accept link mod multipart",
+        "cache_status warning range challenge etag accept link mod multipart",
     ),
     (
         "mirror",
@@ -127,7 +127,7 @@ pub const INSIDE: &[(&str, &str)] = &[
     ),
     (
         "upstream/asking",
-        "failover client dialogue transport retry redirect refusal request",
+        "failover client dialogue transport retry warnings redirect refusal request",
     ),
     (
         "upstream/login",
@@ -139,7 +139,7 @@ pub const INSIDE: &[(&str, &str)] = &[
     ),
     (
         "upstream/wire",
-        "http pool breaks pace failure connect resolve zone origin settings",
+        "http pool breaks pace coding failure connect resolve zone origin settings",
     ),
 ];
 

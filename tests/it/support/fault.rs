@@ -1,5 +1,6 @@
 //! Faults: what goes wrong ([`Fault`]), and for which requests ([`On`]).
 
+use std::io::Read as _;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -45,6 +46,10 @@ pub enum Fault {
     EndlessHeader,
     /// That status and a body that never ends: as fast as it is read, or a byte now and then.
     EndlessBody { status: u16, drip: bool },
+    /// The right answer with more headers.
+    With(Vec<(String, String)>),
+    /// The right body compressed, `gzip` or `deflate`, and said to be.
+    Compressed(&'static str),
 }
 
 impl Fault {
@@ -134,6 +139,16 @@ impl Fault {
             Fault::DelayHeaders(pause) => delivery.delay = *pause,
             Fault::Slow { bytes_per_sec } => delivery.bytes_per_sec = Some(*bytes_per_sec),
             Fault::NoContentLength => delivery.framing = Framing::Chunked,
+            Fault::With(headers) => reply.headers.extend(headers.iter().cloned()),
+            Fault::Compressed(label) => {
+                let body = &reply.body;
+                let bytes = body
+                    .content
+                    .read(body.start, usize::try_from(body.len).unwrap());
+                let content = Content::Stored(compressed(label, &bytes).into());
+                *reply = reply.clone().with("Content-Encoding", *label);
+                reply.body = super::wire::Body::whole(content);
+            }
             Fault::Status(..)
             | Fault::Html(_)
             | Fault::RedirectLoop
@@ -144,6 +159,17 @@ impl Fault {
             | Fault::IgnoreRange => {}
         }
     }
+}
+
+fn compressed(label: &str, bytes: &[u8]) -> Vec<u8> {
+    let best = flate2::Compression::best();
+    let mut out = Vec::new();
+    match label {
+        "gzip" => flate2::read::GzEncoder::new(bytes, best).read_to_end(&mut out),
+        _ => flate2::read::ZlibEncoder::new(bytes, best).read_to_end(&mut out),
+    }
+    .unwrap();
+    out
 }
 
 /// What a request is for.
