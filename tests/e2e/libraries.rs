@@ -89,17 +89,54 @@ async fn azures_library_for_node_pulls_everything() {
     both.assert_same(&expected, client("azure_container_registry.mjs", &tags));
 }
 
-/// It looks for header names as Go writes them.
+/// It looks for header names as Go writes them, and takes a list for an image.
 #[tokio::test]
 async fn registry_api_v2_client_finds_its_header_names() {
     let both = BothWays::http();
     let Tagged { image, .. } = Tagged::docker(&both.registry).await;
     let config = digest_of(&image.config);
-    let expected = [
-        "tags: list single".to_owned(),
-        format!("single {} amd64 {config}", image.digest),
-    ];
-    both.assert_same(&expected, client("registry_api_v2_client.py", &["single"]));
+    let mut expected = vec!["tags: list single".to_owned()];
+    for tag in ["single", "list"] {
+        expected.push(format!("{tag} {} amd64 {config}", image.digest));
+    }
+    both.assert_same(
+        &expected,
+        client("registry_api_v2_client.py", &["single", "list"]),
+    );
+}
+
+/// It accepts no list, and knows no plain HTTP.
+#[tokio::test]
+async fn drclient_gets_an_image_where_there_is_a_list() {
+    let both = BothWays::https();
+    let docker = Tagged::docker(&both.registry).await;
+    let oci = Tagged::oci(&both.registry).await;
+    let mut expected = Vec::new();
+    for (tag, tagged) in [("single", &docker), ("list", &docker), ("oci", &oci)] {
+        expected.push(format!("{tag} {} amd64", tagged.manifest));
+        expected.extend(layers(tagged).iter().map(|layer| format!("{tag} {layer}")));
+    }
+    both.assert_same(&expected, client("drclient.py", &["single", "list", "oci"]));
+}
+
+/// It accepts no list and no type of OCI.
+#[tokio::test]
+async fn nodegistry_gets_an_image_where_there_is_a_list() {
+    let both = BothWays::http();
+    let Tagged {
+        image, manifest, ..
+    } = Tagged::docker(&both.registry).await;
+    let config = digest_of(&image.config);
+    let expected = ["single", "list"].map(|tag| {
+        [
+            format!("{tag} {manifest} {}", image.digest),
+            format!("{tag} amd64 {config}"),
+        ]
+    });
+    both.assert_same(
+        &expected.concat(),
+        client("nodegistry.mjs", &["single", "list"]),
+    );
 }
 
 /// It gets each manifest twice.
