@@ -22,7 +22,8 @@
 //! - `large_blob`: a gibibyte in pieces, and through a `kill -9`
 //! - `system_calls`: the program is killed between any two system calls, and failed by any of them
 //! - `metrics`: Prometheus and its linter read the metrics
-//! - `unit_file`: systemd and Prometheus read what is in `deploy/`
+//! - `systemd`: systemd in namespaces of its own
+//! - `unit_file`: systemd and Prometheus read what is in `deploy/`, and systemd runs the unit
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -51,6 +52,7 @@ mod probe;
 mod programs;
 mod prometheus;
 mod search;
+mod systemd;
 mod tar;
 
 mod charliecloud;
