@@ -8,7 +8,7 @@ use crate::app::prepare::{self, Prepared};
 use crate::config::Config;
 use crate::config::units::{format_duration, format_size};
 use crate::sites::hub;
-use crate::upstream::{Error, Probe, Upstream};
+use crate::upstream::{Error, Probe, Reached, Upstream};
 
 use super::exit::{Failure, print};
 use super::flags::ConfigFlags;
@@ -87,6 +87,8 @@ struct UpstreamReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     window_seconds: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
@@ -100,7 +102,11 @@ async fn ask_all(prepared: &Prepared) -> Vec<UpstreamReport> {
 /// Asks an upstream as each account, and each of its endpoints.
 async fn ask(upstream: &Upstream) -> Vec<UpstreamReport> {
     let reports = upstream.probes().map(async |probe| {
-        let error = try_out(&probe, upstream).await.err();
+        let (warning, error) = match try_out(&probe, upstream).await {
+            Ok(Reached::Well) => (None, None),
+            Ok(Reached::Oddly(words)) => (Some(words), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
         let quota = probe.stated_quota();
         UpstreamReport {
             upstream: upstream.namespace().to_string(),
@@ -109,25 +115,27 @@ async fn ask(upstream: &Upstream) -> Vec<UpstreamReport> {
             limit: quota.and_then(|quota| quota.limit),
             remaining: quota.and_then(|quota| quota.remaining),
             window_seconds: quota.and_then(|quota| quota.window),
-            error: error.map(|error| error.to_string()),
+            warning,
+            error,
         }
     });
     futures_util::future::join_all(reports).await
 }
 
 /// A token first, then a HEAD that shows the quota, which only Docker Hub states.
-async fn try_out(probe: &Probe<'_>, upstream: &Upstream) -> Result<(), Error> {
-    probe.ping().await?;
-    if probe.endpoint().is_some() || !upstream.is_docker_hub() {
-        return Ok(());
+async fn try_out(probe: &Probe<'_>, upstream: &Upstream) -> Result<Reached, Error> {
+    let reached = probe.ping().await?;
+    if !matches!(reached, Reached::Well) || probe.endpoint().is_some() || !upstream.is_docker_hub()
+    {
+        return Ok(reached);
     }
     let (Ok(repository), Ok(reference)) = (hub::QUOTA_PROBE.0.parse(), hub::QUOTA_PROBE.1.parse())
     else {
-        return Ok(());
+        return Ok(reached);
     };
     match probe.head_manifest(&repository, &reference).await {
         // A mirror of Docker Hub under its name does not need to have this repository.
-        Ok(()) | Err(Error::NotFound) => Ok(()),
+        Ok(()) | Err(Error::NotFound) => Ok(reached),
         Err(error) => Err(error),
     }
 }
@@ -164,6 +172,7 @@ fn table(reports: &[UpstreamReport]) -> String {
     let rows = reports.iter().map(|report| {
         let state = match (&report.error, report.remaining, report.limit) {
             (Some(error), ..) => format!("FAILED  {error}"),
+            (None, None, _) if let Some(warning) = &report.warning => format!("warning {warning}"),
             (None, Some(remaining), limit) => {
                 let limit = limit.map_or("?".to_owned(), |limit| limit.to_string());
                 let window = report

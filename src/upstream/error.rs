@@ -94,8 +94,9 @@ impl Error {
         !matches!(self, Self::NotFound)
     }
 
-    pub(super) fn is_denied(&self) -> bool {
-        matches!(self, Self::Denied { .. })
+    /// Whether it is who asks that is refused: another account may get it.
+    pub(super) fn refuses_who_asks(&self) -> bool {
+        matches!(self, Self::Denied { status, .. } if matches!(status.as_u16(), 401 | 403))
     }
 
     /// Whether upstream was not asked because its circuit is open. The log said so when it opened.

@@ -40,7 +40,7 @@ pub(crate) use error::{CertificateError, Error};
 pub(crate) use login::kinds::Login;
 pub(crate) use login::password::Password;
 pub(crate) use manifests::{FetchedManifest, ManifestHead};
-pub(crate) use probe::Probe;
+pub(crate) use probe::{Probe, Reached};
 pub(crate) use settings::{BaseUrl, Settings};
 pub(crate) use wire::http::UpstreamBody;
 pub(crate) use wire::settings::{ConnectionSettings, Proxy, Timeouts};

@@ -1,6 +1,9 @@
 //! Questions that only find out whether upstream answers, and as whom: `check --online`.
 
-use http::Method;
+use std::time::Duration;
+
+use http::header::WWW_AUTHENTICATE;
+use http::{Method, StatusCode};
 
 use crate::oci::endpoint::Endpoint;
 use crate::oci::manifest;
@@ -14,6 +17,22 @@ use super::login::account::Account;
 use super::manifests;
 use super::restraint::quota::RateLimit;
 use super::settings::{BaseUrl, Settings};
+
+/// How registries refuse `/v2/`.
+const REFUSALS: &[u16] = &[401, 403, 404, 405];
+/// An image that does not exist.
+const NO_IMAGE: (&str, &str) = ("pierglass/check", "latest");
+/// How much of an answer is read, and how long that may take.
+const MAX_ANSWER: usize = 16 * 1024;
+const READ_WITHIN: Duration = Duration::from_secs(2);
+
+/// What answers `/v2/`.
+pub(crate) enum Reached {
+    /// A registry.
+    Well,
+    /// A registry, whose answer says nothing of whether images can be pulled.
+    Oddly(String),
+}
 
 /// One account at the registry itself, or one of the endpoints that are asked before it.
 pub(crate) struct Probe<'a> {
@@ -58,20 +77,73 @@ impl Probe<'_> {
     }
 
     /// Asks for `/v2/`, with a token if that is wanted. What answers it as no registry does is told as that.
-    pub(crate) async fn ping(&self) -> Result<(), Error> {
-        let no_registry = |answer: &str| {
-            let base = self.client.base();
-            let words =
-                format!("{base}/v2/ answers {answer}: there is no registry; is its url right?");
-            Error::Wrong(words.into())
+    pub(crate) async fn ping(&self) -> Result<Reached, Error> {
+        let question = Question {
+            answers: REFUSALS,
+            ..Question::new(Method::GET, Endpoint::Base)
         };
-        let asked = self.ask(Question::new(Method::GET, Endpoint::Base)).await;
-        match asked {
-            Err(Error::NotFound) => Err(no_registry("404")),
-            Ok(reply) if content_type(&reply.headers).is_some_and(is_page) => {
-                Err(no_registry("with a page"))
-            }
-            result => result.map(drop),
+        let reply = match self.ask(question).await {
+            Ok(reply) => reply,
+            Err(error) => return self.of_realm(error),
+        };
+        if let Some(refusal) = self.refusal() {
+            return Err(Error::Credentials(refusal.into()));
+        }
+        let status = reply.status;
+        let answer = match status.is_success() {
+            true => "with a page".to_owned(),
+            false => status.as_u16().to_string(),
+        };
+        let base = self.client.base();
+        if speaks_the_api(reply).await {
+            return Ok(match status.is_success() {
+                true => Reached::Well,
+                false => Reached::Oddly(format!(
+                    "it is a registry, but answers {answer} to {base}/v2/; images may work"
+                )),
+            });
+        }
+        // There are registries that have nothing at `/v2/` and everything below it.
+        if !status.is_success() && self.has_api_below().await {
+            return Ok(Reached::Oddly(format!(
+                "{base}/v2/ answers {answer}, but below it is a registry; images may work"
+            )));
+        }
+        let words = format!("{base}/v2/ answers {answer}: there is no registry; is its url right?");
+        Err(Error::Wrong(words.into()))
+    }
+
+    /// What it means that `/v2/` was not answered. A realm that was asked was named by a registry; some (ghcr.io) refuse a
+    /// token for what `/v2/` itself asks for.
+    fn of_realm(&self, error: Error) -> Result<Reached, Error> {
+        match error.refuses_who_asks() && self.refusal().is_none() {
+            true => Ok(Reached::Oddly(format!(
+                "it is a registry, but gives no token for /v2/ itself ({}); public images may work",
+                error.detail()
+            ))),
+            false => Err(error),
+        }
+    }
+
+    /// Why the account's password is not shown any more.
+    fn refusal(&self) -> Option<String> {
+        self.account
+            .and_then(|account| account.authenticator().refusal())
+    }
+
+    /// Whether a question about an image is answered in the words of the API. No registry has this one.
+    async fn has_api_below(&self) -> bool {
+        let (Ok(repository), Ok(reference)) = (NO_IMAGE.0.parse(), NO_IMAGE.1.parse()) else {
+            return false;
+        };
+        let question = Question {
+            accept: Some(manifest::ACCEPT),
+            answers: REFUSALS,
+            ..Question::new(Method::GET, manifests::endpoint(&repository, &reference))
+        };
+        match self.ask(question).await {
+            Ok(reply) => !reply.status.is_success() && speaks_the_api(reply).await,
+            Err(error) => self.of_realm(error).is_ok(),
         }
     }
 
@@ -99,6 +171,28 @@ impl Probe<'_> {
     }
 }
 
-fn is_page(content_type: &str) -> bool {
-    content_type.to_ascii_lowercase().starts_with("text/html")
+/// Whether an answer is that of a registry: it says so, it wants to know who asks, or it is JSON as the API has it. Quay
+/// answers `/v2/` with `true`, which it calls `text/html`.
+async fn speaks_the_api(reply: Reply) -> bool {
+    let headers = &reply.headers;
+    if headers.contains_key("docker-distribution-api-version")
+        || reply.status == StatusCode::UNAUTHORIZED && headers.contains_key(WWW_AUTHENTICATE)
+    {
+        return true;
+    }
+    let is_html = content_type(headers).is_some_and(|it| {
+        let text = it.to_ascii_lowercase();
+        text.starts_with("text/html")
+    });
+    let body = tokio::time::timeout(READ_WITHIN, reply.body.collect_up_to(MAX_ANSWER)).await;
+    let Ok(Ok(body)) = body else { return false };
+    let json = serde_json::from_slice::<serde_json::Value>(&body);
+    match (reply.status.is_success(), json) {
+        (true, Ok(_)) => true,
+        (true, Err(_)) => body.is_empty() && !is_html,
+        (false, json) => {
+            let json = json.unwrap_or_default();
+            json.pointer("/errors/0/code").is_some()
+        }
+    }
 }

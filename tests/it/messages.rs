@@ -8,8 +8,9 @@ use http::StatusCode;
 use crate::support::loopback::any_port;
 use crate::support::mirror::Ran;
 use crate::support::tls::{Certificate, Front};
+use crate::support::wire::Reply;
 use crate::support::{
-    FakeRegistry, Fault, Mirror, MirrorConfig, On, REPO, TAG, client, image, scene,
+    FakeRegistry, Fault, Mirror, MirrorConfig, On, REPO, Scripted, TAG, client, image, scene,
 };
 
 /// What `check --online` says of one upstream, and its exit code.
@@ -76,12 +77,15 @@ async fn an_authority_that_is_not_trusted_says_how_to_trust_it() {
 #[test]
 fn what_is_no_registry_is_called_so() {
     let registry = FakeRegistry::builder().start_now();
+    let not_found = "/v2/ answers 404: there is no registry";
+    let page = "/v2/ answers with a page: there is no registry";
+    let json = Fault::Status(404, r#"{"detail":"Not Found"}"#.into(), Vec::new());
     for (fault, advice) in [
-        (Fault::status(404), "/v2/ answers 404: there is no registry"),
-        (
-            Fault::Html(200),
-            "/v2/ answers with a page: there is no registry",
-        ),
+        (Fault::Html(404), not_found),
+        (json, not_found),
+        (Fault::Html(200), page),
+        (Fault::Html(403), "/v2/ answers 403: there is no registry"),
+        (Fault::Status(200, "welcome".into(), Vec::new()), page),
     ] {
         registry.fault(On::any().forever(), fault);
         let (code, words) = check_online(&registry.url(), "");
@@ -94,6 +98,61 @@ fn what_is_no_registry_is_called_so() {
     }
     let (code, words) = check_online(&registry.url(), "");
     assert_eq!(code, Some(0), "{words}");
+}
+
+/// What answers `/v2/` so, and has an image.
+fn odd_at_base(base: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Scripted {
+    Scripted::start(move |url, request| match request.path() {
+        "/v2/" => base(url),
+        "/token" if request.target.contains("user%2Fimage") => Reply::error(403, "DENIED", "no"),
+        "/token" => Reply::json(200, &serde_json::json!({"token": "t"})),
+        path if path.starts_with("/v2/a/b/manifests/") => Reply::manifest(&image(1)),
+        _ => Reply::error(404, "MANIFEST_UNKNOWN", "manifest unknown"),
+    })
+}
+
+/// ghcr.io, which is a registry by default, refuses what its own challenge at `/v2/` asks for.
+#[test]
+fn registries_that_only_refuse_to_say_so_were_called_failed() {
+    let empty = |status| move |_: &str| Reply::empty(status);
+    let placeholder = |url: &str| {
+        let scope = "repository:user/image:pull";
+        Reply::challenge(&format!("Bearer realm=\"{url}/token\",scope=\"{scope}\""))
+    };
+    for registry in [
+        odd_at_base(placeholder),
+        odd_at_base(empty(404)),
+        odd_at_base(empty(405)),
+        odd_at_base(empty(403)),
+        odd_at_base(empty(401)),
+        odd_at_base(|_| Reply::error(403, "DENIED", "not here")),
+        odd_at_base(|_| Reply::empty(404).with("Docker-Distribution-Api-Version", "registry/2.0")),
+    ] {
+        let url = registry.url();
+        let (code, words) = check_online(&url, "");
+        assert_eq!(code, Some(0), "{words}");
+        let told = words.contains("  warning ") && words.contains("images may work");
+        assert!(told && !words.contains("FAILED"), "{words}");
+        let right = "username = \"lab\"\npassword = \"right\"";
+        let (code, words) = check_online(&url, right);
+        assert_eq!(code, Some(0), "{words}");
+    }
+}
+
+#[test]
+fn what_speaks_the_api_is_well_whatever_it_calls_its_answer() {
+    let html = |status, body: &str| Reply::new(status, "text/html", body.to_owned().into());
+    // Quay's answer.
+    let quay = odd_at_base(move |_| html(200, "true"));
+    let nothing = odd_at_base(|_| Reply::empty(200));
+    for registry in [quay, nothing] {
+        let (code, words) = check_online(&registry.url(), "");
+        assert_eq!(code, Some(0), "{words}");
+        assert!(words.contains("  ok  "), "{words}");
+    }
+    let page = odd_at_base(move |_| html(200, "<html>sign in</html>"));
+    let (code, words) = check_online(&page.url(), "");
+    assert_eq!(code, Some(1), "{words}");
 }
 
 #[test]

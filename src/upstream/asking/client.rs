@@ -135,7 +135,7 @@ impl Client {
             };
             match &failed.error {
                 // What no account may have (451) is not asked for as each of them.
-                Error::Denied { status, .. } if matches!(status.as_u16(), 401 | 403) => {
+                refused if refused.refuses_who_asks() => {
                     if let Some(repository) = repository {
                         account.note_refused(repository);
                     }
@@ -202,8 +202,8 @@ impl Client {
             Err(failed) => Err(failed),
         };
         reply.map_err(|failed| match authenticator.refusal() {
-            Some(words) => failed.denied_because(&words),
-            None => failed,
+            Some(words) if failed.error.refuses_who_asks() => failed.denied_because(&words),
+            _ => failed,
         })
     }
 

@@ -116,7 +116,7 @@ impl Authenticator {
                 match self.tokens.get(id).await {
                     Ok(header) => Ok(Some(header)),
                     // Upstream says what to do about that. Its realm may be another one by now.
-                    Err(failed) if failed.error.is_denied() => {
+                    Err(failed) if failed.error.refuses_who_asks() => {
                         tried.refused_once = true;
                         Ok(None)
                     }
@@ -222,7 +222,7 @@ impl Authenticator {
                     return Ok(Some(header));
                 }
                 Ok(None) => {}
-                Err(failed) if failed.error.is_denied() => last = Err(failed),
+                Err(failed) if failed.error.refuses_who_asks() => last = Err(failed),
                 Err(failed) => return Err(failed),
             }
         }
@@ -244,7 +244,7 @@ impl Authenticator {
             }
             let result = self.tokens.other_than(id.clone(), demand.sent).await;
             if let Err(failed) = &result
-                && failed.error.is_denied()
+                && failed.error.refuses_who_asks()
             {
                 // The password is wrong: what is public is to be had without.
                 if as_whom == Bearer::Account && self.bearer().await == Bearer::Anonymous {

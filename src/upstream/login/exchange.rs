@@ -52,7 +52,7 @@ impl Exchange {
             return self.run(id, None, &way).await;
         };
         let denied = match self.run(id, Some(&credential), &way).await {
-            Err(failed) if failed.error.is_denied() => failed,
+            Err(failed) if failed.error.refuses_who_asks() => failed,
             result => {
                 if result.is_ok() {
                     self.credentials.prove(&credential, &id.realm.url);
@@ -83,7 +83,7 @@ impl Exchange {
                 self.credentials.prove(credential, &id.realm.url);
                 false
             }
-            Err(failed) => failed.error.is_denied(),
+            Err(failed) => failed.error.refuses_who_asks(),
         }
     }
 
@@ -103,7 +103,7 @@ impl Exchange {
         };
         let word = match &result {
             Ok(_) => "ok",
-            Err(failed) if failed.error.is_denied() => "denied",
+            Err(failed) if failed.error.refuses_who_asks() => "denied",
             Err(_) => "error",
         };
         self.http
