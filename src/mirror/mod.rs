@@ -4,12 +4,13 @@
 //! towards clients: answers and errors are values, and turning them into responses is the server's work.
 //!
 //! Reading order: this file (the parts), [`answer`] and [`site`] (the values), `clock` (how old something is),
-//! [`freshness`] (fresh, stale or expired; pure), `once` (ask upstream once for all who want the same thing). Then the
+//! [`freshness`] (fresh, stale or expired; pure), `once` (ask upstream once for all who want the same thing), `children` (what is no blob). Then the
 //! decisions: [`manifest`] (a tag that is stale, among others), [`blob`] (fills, and fetching ahead of them),
 //! [`lists`].
 
 mod answer;
 pub(crate) mod blob;
+mod children;
 mod clock;
 pub(crate) mod freshness;
 pub(crate) mod lists;
@@ -29,6 +30,7 @@ pub(crate) use answer::{Error, Outcome, Want};
 pub(crate) use site::{Context, Site};
 
 use blob::BlobMirror;
+use children::Children;
 use lists::Lists;
 use lists::catalog::Catalog;
 use lists::search::Searches;
@@ -52,9 +54,10 @@ impl Mirror {
         sites: Sites<Arc<Site>>,
         metrics: &Arc<Metrics>,
     ) -> Arc<Self> {
-        let manifests = Manifests::new(&store);
+        let children = Children::default();
+        let manifests = Manifests::new(&store, &children);
         Arc::new(Self {
-            blobs: BlobMirror::new(&store, metrics),
+            blobs: BlobMirror::new(&store, &children, metrics),
             lists: Lists::new(&store, manifests.tags()),
             searches: Arc::default(),
             catalog: Catalog::new(&store),

@@ -12,6 +12,8 @@
 //! - `tags`: a tag: how often upstream is asked about it, and what is served when upstream is away
 //! - `waiting`: upstream is silent, and many ask for the same thing that is stored
 //! - `heads`: a HEAD is answered otherwise than a GET
+//! - `lengths`: upstream says a length that is not true, or none
+//! - `contradictions`: upstream denies what a stored manifest says
 //! - `tags_list`: a list of tags
 //! - `referrers`: a list of what refers to a manifest
 //! - `catalog`: the list of what is stored
@@ -105,6 +107,7 @@ mod circuit;
 mod clients;
 mod commands;
 mod connections;
+mod contradictions;
 mod crash;
 mod damage;
 mod dead_connections;
@@ -118,6 +121,7 @@ mod hostile;
 mod invented;
 mod labels;
 mod layers;
+mod lengths;
 mod lessons;
 mod limits;
 mod logins;

@@ -140,19 +140,6 @@ async fn an_endpoint_could_say_that_a_repository_has_a_blob() {
     assert_withheld(&mirror.blob_url(PUBLIC, &digest)).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blob_of_another_length_than_the_manifest_says_takes_no_room() {
-    let (registry, mirror) = scene::start();
-    let image = Image::random(1, &[100_000]);
-    registry.put_image(REPO, Some("1"), &image);
-    let layer = digest_of(&image.layers[0]);
-    registry.insert_blob(REPO, &layer, Content::generated(5, 900 * MIB));
-    mirror.manifest(REPO, "1").await;
-    let answer = get(&mirror.blob_url(REPO, &layer), &[]).await.unwrap();
-    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
-    assert!(files(&mirror.store_path().join("ingest")).is_empty());
-}
-
 /// The lists of vouched blobs of a mirror that is not running.
 fn lists(mirror: &Mirror) -> Vec<PathBuf> {
     let mut all = files(&mirror.store_path().join("repositories"));
@@ -203,6 +190,22 @@ async fn what_upstream_took_back_was_served_for_ever() {
         registry.up();
         mirror.pull_blob(REPO, &layer).await;
     }
+}
+
+/// A registry that is a cache has the blobs of an image only after it was asked for the manifest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_cache_had_dropped_was_taken_back() {
+    let (registry, mut mirror, image) = scene::stored_image(scene::plain).await;
+    let layer = digest_of(&image.layers[0]);
+    grow_older(&mut mirror, 2 * DAY);
+    let on = || On::blob().containing(&layer);
+    let dropped = [
+        registry.fault(on().head(), Fault::status(404)),
+        registry.fault(on().get(), Fault::status(404)),
+    ];
+    mirror.pull_blob(REPO, &layer).await;
+    assert!(dropped.iter().all(|fault| registry.struck(*fault) == 1));
+    assert_eq!(registry.counts().manifest_gets, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

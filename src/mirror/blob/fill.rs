@@ -98,6 +98,8 @@ impl OpenBody {
 /// What upstream gave under one repository.
 pub(super) struct Opened {
     pub(super) source: Source,
+    /// How long the blob is, as a manifest says: what counts where upstream does not say it.
+    pub(super) named: Option<u64>,
     pub(super) fetched: FetchedBlob,
     /// What an earlier transfer left, where `fetched` brings the rest of it.
     pub(super) partial: Option<Partial>,
@@ -183,12 +185,14 @@ impl Fills {
     async fn run(self: Arc<Self>, opened: Opened, mut slot: Slot<FillKey, Landed>) {
         let Opened {
             source,
+            named,
             fetched,
             partial,
             permit: _permit,
         } = opened;
         let (name, digest) = (source.name(), source.digest());
-        let (ingest, growing) = match self.ingest(&source, &fetched, partial).await {
+        let size = fetched.size.or(named);
+        let (ingest, growing) = match self.ingest(&source, size, partial).await {
             Ok(begun) => begun,
             Err(error) => {
                 pass_by(name, digest, &error);
@@ -207,20 +211,21 @@ impl Fills {
         // Upstream gives it under this name.
         fill.note_proven(name);
         slot.publish(Landed::Growing(fill.clone()));
-        self.finish(&source, fetched, ingest, &fill, slot).await;
+        self.finish(&source, (fetched, size), ingest, &fill, slot)
+            .await;
     }
 
     /// Receives the blob that `ingest` has begun, and commits or gives up.
     async fn finish(
         &self,
         source: &Source,
-        fetched: FetchedBlob,
+        (fetched, size): (FetchedBlob, Option<u64>),
         mut ingest: Ingest,
         fill: &Fill,
         mut slot: Slot<FillKey, Landed>,
     ) {
         let (repository, digest) = (source.name(), source.digest());
-        let verified = match receive(source, fetched, &mut ingest).await {
+        let verified = match receive(source, fetched, size, &mut ingest).await {
             Ok(()) => ingest.verify(),
             Err(failure) => Err(failure),
         };
@@ -275,18 +280,18 @@ impl Fills {
     async fn ingest(
         &self,
         source: &Source,
-        fetched: &FetchedBlob,
+        size: Option<u64>,
         partial: Option<Partial>,
     ) -> Result<(Ingest, Growing), IngestError> {
         let (namespace, digest) = (&source.name().namespace, source.digest());
-        if fetched.size.is_none()
+        if size.is_none()
             && let Some(wanted) = self.outgrown.get(&(namespace.clone(), digest.clone()))
         {
             return Err(IngestError::NoRoom(NoRoom { wanted }));
         }
         self.store
             .blobs()
-            .ingest(namespace, digest, fetched.size, partial)
+            .ingest(namespace, digest, size, partial)
             .await
     }
 }

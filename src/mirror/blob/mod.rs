@@ -4,7 +4,8 @@
 //! digest could read a private repository's bytes through the name of a public one.
 //!
 //! It knows no sockets, no responses and no paths of files. Reading order: this file (what the answer is), `proof`
-//! (whether the repository may have it), `opening` (asking upstream under one repository), `fill` (a blob on its way into the store, for all repositories that have it),
+//! (whether the repository may have it), `opening` (asking upstream under one repository), `reminder` (a 404 that
+//! contradicts a stored manifest), `fill` (a blob on its way into the store, for all repositories that have it),
 //! `receive` (how it comes), [`delivery`] (which bytes go to a client next, and from where; also what happens
 //! when the disk fails meanwhile), [`ahead`] (decides whether to wait for a fill or to fetch ahead of it; pure),
 //! [`passthrough`] (upstream's body for one client), [`source`] (one blob at its upstream).
@@ -16,6 +17,7 @@ mod opening;
 mod passthrough;
 mod proof;
 mod receive;
+mod reminder;
 mod source;
 mod window;
 mod wrong;
@@ -31,6 +33,7 @@ use crate::store::blobs::reader::BlobReader;
 use crate::upstream::{self, FetchedBlob};
 
 use super::answer::{Error, Outcome, Want};
+use super::children::Children;
 use super::once::Refusals;
 use super::site::{Context, Site};
 use delivery::{Content, Delivery, StoredBlob};
@@ -61,11 +64,17 @@ pub(crate) struct BlobMirror {
     openings: Arc<Openings>,
     /// What upstream says it has no blob of.
     refusals: Refusals,
+    /// What is no blob.
+    children: Children,
     proofs: Arc<Proofs>,
 }
 
 impl BlobMirror {
-    pub(super) fn new(store: &Arc<Store>, metrics: &Arc<Metrics>) -> Arc<Self> {
+    pub(super) fn new(
+        store: &Arc<Store>,
+        children: &Children,
+        metrics: &Arc<Metrics>,
+    ) -> Arc<Self> {
         let refusals = Refusals::default();
         let notes = SourceNotes::new(metrics);
         let fills = Fills::new(store, metrics);
@@ -76,6 +85,7 @@ impl BlobMirror {
             fills,
             notes,
             refusals,
+            children: children.clone(),
         })
     }
 
@@ -99,6 +109,9 @@ impl BlobMirror {
                     outcome,
                 });
             }
+            if self.is_manifest(&name, digest).await {
+                return Err(Error::BlobUnknown);
+            }
             if want == Want::Header {
                 return self.head(context, &name, digest).await;
             }
@@ -113,6 +126,13 @@ impl BlobMirror {
         Err(Error::Upstream(upstream::Error::Unavailable(
             "the transfer failed again and again".into(),
         )))
+    }
+
+    /// Whether the repository has a manifest of that digest, and no manifest that names it as a blob.
+    async fn is_manifest(&self, name: &QualifiedName, digest: &Digest) -> bool {
+        let records = self.store.records();
+        (records.has_manifest(name, digest) || self.children.has(name, digest))
+            && records.vouched(name, digest).await.is_none()
     }
 
     /// Asks upstream how long a blob is whose transfer does not say it.
@@ -225,11 +245,15 @@ impl BlobMirror {
                 source.open(None).await.map_err(blob_error)?
             }
         };
-        let size = fetched.size;
+        let size = match fetched.size {
+            None => source.named_size(&self.store).await,
+            stated => stated,
+        };
         if size == Some(0) {
             // There is no last piece to hold back: nothing may be said before it is verified.
             compare(digest, &digest.hasher().finish()).map_err(Error::Upstream)?;
         }
+        let fetched = FetchedBlob { size, ..fetched };
         let passthrough = Passthrough::whole(source, fetched);
         Ok(BlobAnswer {
             size,

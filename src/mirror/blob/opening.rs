@@ -18,6 +18,7 @@ use crate::store::blobs::partial::Partial;
 use crate::upstream::{self, FetchedBlob};
 
 use super::fill::{FillPermit, Fills, Landed, Opened};
+use super::reminder;
 use super::source::{Source, SourceNotes};
 use super::wrong::WrongBlobs;
 
@@ -97,10 +98,8 @@ impl Openings {
             return;
         }
         let source = Source::new(&self.notes, &site, &name, &digest);
-        let begun = match fetch(&self.store, &source).await {
-            Ok((fetched, partial)) => self.check_size(&name, &digest, fetched, partial).await,
-            Err(error) => Err(error),
-        };
+        let fetch = || fetch(&self.store, &source);
+        let begun = reminder::ask(&self.store, &site, &name, &digest, fetch).await;
         let (fetched, partial) = match begun {
             Ok(begun) => begun,
             Err(error) => {
@@ -109,8 +108,16 @@ impl Openings {
                 return slot.publish(Err(error));
             }
         };
+        let named = source.named_size(&self.store).await;
+        if let (Some(named), Some(size)) = (named, fetched.size)
+            && named != size
+        {
+            // The digest tells whether it is the right blob.
+            tracing::warn!(repository = %name, %digest, named, size, "upstream announces another length of a blob than its manifest");
+        }
         let (landing, role) = self.fills.start(Opened {
             source,
+            named,
             fetched,
             partial,
             permit,
@@ -123,28 +130,6 @@ impl Openings {
         }
         let as_joiner = role == Role::Joiner;
         slot.publish(Ok(Joined { landed, as_joiner }));
-    }
-
-    /// Holds upstream to the length that the repository's manifest states, before any room is taken for it (OCI
-    /// image-spec, descriptor.md, "size").
-    async fn check_size(
-        &self,
-        name: &QualifiedName,
-        digest: &Digest,
-        fetched: FetchedBlob,
-        partial: Option<Partial>,
-    ) -> Answered<(FetchedBlob, Option<Partial>)> {
-        let vouch = self.store.records().vouched(name, digest).await;
-        match (vouch.and_then(|vouch| vouch.size()), fetched.size) {
-            (Some(stated), Some(size)) if stated != size => {
-                let words = format!(
-                    "a manifest says that the blob has {stated} bytes, and upstream {size}"
-                );
-                tracing::error!(repository = %name, %digest, stated, size, "upstream announces another length than its manifest; the blob is not fetched");
-                Err(upstream::Error::Wrong(words.into()))
-            }
-            _ => Ok((fetched, partial)),
-        }
     }
 
     /// Whether it came, or began to come, between the asker's look and the start of its opening.

@@ -235,6 +235,9 @@ impl Passthrough {
     async fn resume(&mut self, mut broken: upstream::Error) -> Result<(), upstream::Error> {
         loop {
             let Some(pause) = self.perseverance.after_break(self.position) else {
+                if let upstream::Error::Wrong(_) = broken {
+                    self.source.note_wrong();
+                }
                 return Err(broken);
             };
             tokio::time::sleep(pause).await;

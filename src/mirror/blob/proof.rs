@@ -23,6 +23,7 @@ use crate::store::records::Vouch;
 use crate::upstream;
 
 use super::fill::{Fill, Fills};
+use super::reminder;
 use super::source::skip;
 
 /// What is known of a blob that is stored.
@@ -141,15 +142,17 @@ impl Proofs {
         given: bool,
     ) -> Answered<()> {
         let length = reader.length().unwrap_or_default();
-        let confirmed = match given || length == 0 {
-            true => confirm(site, name, digest, length).await,
-            false => Ok(false),
+        let question = || async move {
+            let confirmed = match given || length == 0 {
+                true => confirm(site, name, digest, length).await?,
+                false => false,
+            };
+            match confirmed {
+                false => show(site, name, digest, reader).await,
+                true => Ok(()),
+            }
         };
-        let proven = match confirmed {
-            Ok(false) => show(site, name, digest, reader).await,
-            Ok(true) => Ok(()),
-            Err(error) => Err(error),
-        };
+        let proven = reminder::ask(&self.store, site, name, digest, question).await;
         let records = self.store.records();
         match &proven {
             Ok(()) => {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::headers::range::Span;
 use crate::store::blobs::ingest::Ingest;
 use crate::store::blobs::progress::IngestFailure;
-use crate::upstream::{FetchedBlob, UpstreamBody};
+use crate::upstream::{self, FetchedBlob, UpstreamBody};
 
 use super::source::{Perseverance, Source, skip};
 
@@ -19,14 +19,15 @@ const STEP: usize = 256 * 1024;
 /// How long a step waits to be enough: what 256 KiB take at 50 MB/s.
 const MOMENT: Duration = Duration::from_millis(5);
 
-/// Receives all of a blob. Where upstream breaks off, continues there with a new request, which brings a fresh token
+/// Receives all of a blob of this size, if it is known. Where upstream breaks off, continues there with a new request, which brings a fresh token
 /// and a fresh signed URL; readers notice nothing.
 pub(super) async fn receive(
     source: &Source,
     fetched: FetchedBlob,
+    mut size: Option<u64>,
     ingest: &mut Ingest,
 ) -> Result<(), IngestFailure> {
-    let mut size = fetched.size;
+    let stated = fetched.size.is_some();
     let mut perseverance = Perseverance::default();
     let mut copied = pour(fetched, ingest).await;
     loop {
@@ -59,6 +60,8 @@ pub(super) async fn receive(
                 size = size.or(fetched.size);
                 pour(fetched, ingest).await
             }
+            // There is no more of it, and only a manifest said that there is: it ended right, or is wrong.
+            Err(upstream::Error::Wrong(_)) if !stated => return Ok(()),
             Err(error) => Err(broke(error)),
         };
     }

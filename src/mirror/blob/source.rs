@@ -11,6 +11,7 @@ use crate::mirror::once::Answered;
 use crate::mirror::site::Site;
 use crate::oci::digest::Digest;
 use crate::oci::name::QualifiedName;
+use crate::store::Store;
 use crate::upstream::{self, FetchedBlob, Upstream, UpstreamBody};
 
 use super::wrong::WrongBlobs;
@@ -73,6 +74,16 @@ impl Source {
     pub(super) async fn open(&self, part: Option<Span>) -> Answered<FetchedBlob> {
         let repository = &self.name.repository;
         self.upstream.get_blob(repository, &self.digest, part).await
+    }
+
+    /// How long the blob is, as a manifest of the repository says (OCI image-spec, descriptor.md, "size"); unless what
+    /// came last was wrong, which may be because of that.
+    pub(super) async fn named_size(&self, store: &Store) -> Option<u64> {
+        if self.notes.wrong.is_noted(&self.name, &self.digest) {
+            return None;
+        }
+        let vouch = store.records().vouched(&self.name, &self.digest).await;
+        vouch.and_then(|vouch| vouch.size())
     }
 
     /// The bytes that came were wrong: for a while, blobs of this repository are asked of the registry itself alone,

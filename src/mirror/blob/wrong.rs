@@ -46,6 +46,10 @@ impl WrongBlobs {
         }
     }
 
+    pub(super) fn is_noted(&self, name: &QualifiedName, digest: &Digest) -> bool {
+        self.0.contains_key(&(name.clone(), digest.clone()))
+    }
+
     pub(super) fn note(&self, name: &QualifiedName, digest: &Digest) {
         let key = (name.clone(), digest.clone());
         let times = self.0.get(&key).map_or(0, |wrong| wrong.times) + 1;

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use crate::mirror::answer::{Error, Outcome, Want};
+use crate::mirror::children::Children;
 use crate::mirror::clock::elapsed;
 use crate::mirror::once::{Answered, Once, Refusals};
 use crate::mirror::site::{Context, Site};
@@ -70,6 +71,7 @@ enum FoundByHead {
 /// Answers for manifests by digest.
 pub(crate) struct ByDigest {
     store: Arc<Store>,
+    children: Children,
     /// What upstream says it has no manifest of, by tag or by digest.
     refusals: Refusals,
     /// The same, for HEADs alone: what upstream says to a HEAD, a GET is not to hear.
@@ -81,10 +83,11 @@ pub(crate) struct ByDigest {
 }
 
 impl ByDigest {
-    pub(super) fn new(store: &Arc<Store>) -> Arc<Self> {
+    pub(super) fn new(store: &Arc<Store>, children: &Children) -> Arc<Self> {
         let (refusals, head_refusals) = (Refusals::default(), Refusals::default());
         Arc::new(Self {
             store: Arc::clone(store),
+            children: children.clone(),
             fetches: Once::new(&refusals),
             checks: Once::new(&head_refusals),
             refusals,
@@ -211,11 +214,16 @@ impl ByDigest {
     ) -> Arc<StoredManifest> {
         let FetchedManifest {
             digest,
-            manifest: Manifest {
-                media_type, blobs, ..
-            },
+            manifest:
+                Manifest {
+                    media_type,
+                    blobs,
+                    manifests,
+                    ..
+                },
             bytes,
         } = fetched;
+        self.children.note(name, &manifests);
         let manifest = StoredManifest {
             digest,
             media_type,

@@ -1,9 +1,11 @@
 //! Manifests: by digest, which never change, and by tag, which upstream can move.
 //!
-//! It knows no HTTP, and nothing of what a manifest says but the blobs it names and, of an index, the usual image. Reading order: this file (which of the
-//! two), [`digest`] (one manifest), [`tag`] (which manifest a tag is, and when a stale tag is served).
+//! It knows no HTTP, and nothing of what a manifest says but the blobs it names and, of an index, the usual image.
+//! Reading order: this file (which of the two), [`tag`] (when a stale tag is served), `pointer` (which manifest a tag is,
+//! as upstream says), [`digest`] (one manifest).
 
 pub(crate) mod digest;
+mod pointer;
 pub(super) mod tag;
 
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use crate::oci::name::{Reference, Repository};
 use crate::store::Store;
 
 use super::answer::{Error, Outcome, Want};
+use super::children::Children;
 use super::site::Context;
 use digest::{ByDigest, ManifestAnswer};
 use tag::ByTag;
@@ -25,8 +28,8 @@ pub(crate) struct Manifests {
 }
 
 impl Manifests {
-    pub(super) fn new(store: &Arc<Store>) -> Self {
-        let digests = ByDigest::new(store);
+    pub(super) fn new(store: &Arc<Store>, children: &Children) -> Self {
+        let digests = ByDigest::new(store, children);
         let tags = ByTag::new(store, &digests);
         Self { digests, tags }
     }
@@ -46,7 +49,13 @@ impl Manifests {
     ) -> Result<ManifestAnswer, Error> {
         let name = context.site.qualify(repository);
         match reference {
-            Reference::Digest(digest) => self.digests.get(context, &name, digest, want).await,
+            Reference::Digest(digest) => {
+                let answer = self.digests.get(context, &name, digest, want).await;
+                if let Err(Error::ManifestUnknown) = answer {
+                    self.tags.doubt(context, &name, digest).await;
+                }
+                answer
+            }
             Reference::Tag(tag) => self.tags.get(context, &name, tag, want).await,
         }
     }

@@ -194,6 +194,25 @@ impl Records {
         found.unwrap_or_default()
     }
 
+    /// A stored manifest of the repository of which `test` is true, among so many that are looked at.
+    pub(crate) async fn find_manifest(
+        self: &Arc<Self>,
+        name: &QualifiedName,
+        most: usize,
+        test: impl Fn(&StoredManifest) -> bool + Send + 'static,
+    ) -> Option<Arc<StoredManifest>> {
+        let (records, name) = (Arc::clone(self), name.clone());
+        let find = move || {
+            let layout = records.room.disk().layout();
+            let digests = catalog::manifests(layout, &name, most);
+            let mut stored = digests
+                .iter()
+                .filter_map(|digest| records.manifest_blocking(&name, digest));
+            stored.find(|manifest| test(manifest))
+        };
+        run(find).await.flatten()
+    }
+
     /// Forgets what memory has of a record whose file is gone.
     pub(crate) fn forget(&self, key: &StoreKey) {
         match key {

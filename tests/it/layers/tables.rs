@@ -76,14 +76,14 @@ pub const INSIDE: &[(&str, &str)] = &[
     ),
     (
         "mirror",
-        "lists manifest blob once site answer clock freshness",
+        "lists manifest blob children once site answer clock freshness",
     ),
     (
         "mirror/blob",
-        "delivery proof opening fill receive window passthrough ahead source wrong",
+        "delivery proof opening reminder fill receive window passthrough ahead source wrong",
     ),
     ("mirror/lists", "catalog referrers search tags fetched"),
-    ("mirror/manifest", "tag digest"),
+    ("mirror/manifest", "tag pointer digest"),
     (
         "oci",
         "image endpoint referrers tags manifest name digest error",
