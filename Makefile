@@ -5,7 +5,7 @@ CARGO ?= cargo
 # A C compiler for the cryptography and the allocator, and what the tests in tests/e2e run.
 BUILD_PACKAGES = gcc libc6-dev make ca-certificates
 E2E_PACKAGES = docker.io containerd podman buildah skopeo docker-registry prometheus busybox-static systemd gzip mount e2fsprogs strace \
-	charliecloud flatpak dbus-daemon python3-venv nodejs npm
+	charliecloud flatpak dbus-daemon python3-venv nodejs npm chromium-headless-shell
 PACKAGES = $(BUILD_PACKAGES) $(E2E_PACKAGES)
 # What Pierglass is measured beside.
 BENCH_PACKAGES = $(BUILD_PACKAGES) docker-registry nginx-light

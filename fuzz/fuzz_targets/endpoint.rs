@@ -18,7 +18,7 @@ fuzz_target!(|text: &str| {
     }
     let printed = route.endpoint.path();
     assert!(
-        !printed.contains("//") && !printed.contains("/../"),
+        !printed.contains("//") && !printed.contains("/.") && !printed.contains('%'),
         "{printed}"
     );
     let again = Route::parse(&printed, None).and_then(Route::keep_prefix);

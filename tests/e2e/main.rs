@@ -17,6 +17,7 @@
 //! - `parallel_fetch`, `lazy_puller`: what newer clients do than Debian has, as they do it on the wire
 //! - `both_ways`: a client at a registry, and then at its mirror
 //! - `libraries`, `charliecloud`, `flatpak`: clients that few have heard of
+//! - `registry_ui`: a page in a browser reads the registry
 //! - `outages`: dockerd and containerd pull what is stored, whatever upstream does
 //! - `disks`, `disk_trouble`: the disk of the store is full, read-only, forbidden, gone or broken
 //! - `large_blob`: a gibibyte in pieces, and through a `kill -9`
@@ -68,5 +69,6 @@ mod lists;
 mod metrics;
 mod outages;
 mod parallel_fetch;
+mod registry_ui;
 mod system_calls;
 mod unit_file;

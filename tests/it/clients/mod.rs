@@ -23,6 +23,7 @@
 //! | 17 | HTTP/1.1, many streams | `protocols`, here `podman_keeps_its_connections_for_all_it_asks`, `trivy_opens_a_connection_for_each_request` |
 //! | 18 | any blob | `media_types::a_blob_may_be_anything` |
 
+mod far;
 mod finding;
 mod narrow;
 mod one_range;
