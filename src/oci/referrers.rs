@@ -2,6 +2,7 @@
 //! told as an index of their descriptors.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::Deserialize;
@@ -31,11 +32,32 @@ pub struct Referrers {
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoIndex;
 
+/// Which descriptors are added.
+#[derive(Clone, Copy)]
+enum Filter<'f> {
+    /// Those of one of these artifact types, or all, if none is named.
+    Types(&'f [String]),
+    /// All but those of these digests.
+    Without(&'f HashSet<Digest>),
+}
+
 /// All that is read of a descriptor.
 #[derive(Deserialize)]
 struct TypedDescriptor<'d> {
     #[serde(borrow, rename = "artifactType")]
     artifact_type: Option<Cow<'d, str>>,
+}
+
+/// The same, for its digest.
+#[derive(Deserialize)]
+struct NamedDescriptor {
+    digest: Digest,
+}
+
+/// What a manifest says it refers to.
+#[derive(Deserialize)]
+struct Referrer {
+    subject: Option<NamedDescriptor>,
 }
 
 impl Default for Referrers {
@@ -47,15 +69,33 @@ impl Default for Referrers {
 impl Referrers {
     /// Adds the descriptors of an index: those of one of these artifact types, or all, if none is named.
     pub fn add(&mut self, index: &[u8], artifact_types: &[String]) -> Result<(), NoIndex> {
+        self.read(index, Filter::Types(artifact_types))
+    }
+
+    /// The same, of all but those of these digests.
+    pub(crate) fn add_without(
+        &mut self,
+        index: &[u8],
+        digests: &HashSet<Digest>,
+    ) -> Result<(), NoIndex> {
+        self.read(index, Filter::Without(digests))
+    }
+
+    fn read(&mut self, index: &[u8], filter: Filter<'_>) -> Result<(), NoIndex> {
         let mut json = serde_json::Deserializer::from_slice(index);
         let mut found = false;
         let read = ReferrersIndex {
             referrers: self,
-            artifact_types,
+            filter,
             found: &mut found,
         };
         let read = read.deserialize(&mut json).and_then(|()| json.end());
         read.ok().filter(|()| found).ok_or(NoIndex)
+    }
+
+    /// How much text they are.
+    pub(crate) fn length(&self) -> usize {
+        self.text.len()
     }
 
     /// Whether nothing refers.
@@ -69,9 +109,9 @@ impl Referrers {
         self.text
     }
 
-    fn push(&mut self, descriptor: &str, artifact_types: &[String]) {
+    fn push(&mut self, descriptor: &str, filter: Filter<'_>) {
         // What is no object is no descriptor.
-        if !descriptor.starts_with('{') || !is_wanted(descriptor, artifact_types) {
+        if !descriptor.starts_with('{') || !filter.wants(descriptor) {
             return;
         }
         if !self.is_empty() {
@@ -81,18 +121,34 @@ impl Referrers {
     }
 }
 
-fn is_wanted(descriptor: &str, artifact_types: &[String]) -> bool {
-    let is = |kind: TypedDescriptor<'_>| {
-        let own = kind.artifact_type;
-        own.is_some_and(|own| artifact_types.iter().any(|wanted| *wanted == own))
-    };
-    artifact_types.is_empty() || serde_json::from_str(descriptor).is_ok_and(is)
+impl Filter<'_> {
+    fn wants(self, descriptor: &str) -> bool {
+        match self {
+            Self::Types(types) => {
+                let is = |kind: TypedDescriptor<'_>| {
+                    let own = kind.artifact_type;
+                    own.is_some_and(|own| types.iter().any(|wanted| *wanted == own))
+                };
+                types.is_empty() || serde_json::from_str(descriptor).is_ok_and(is)
+            }
+            Self::Without(digests) => {
+                let is = |named: NamedDescriptor| digests.contains(&named.digest);
+                digests.is_empty() || !serde_json::from_str(descriptor).is_ok_and(is)
+            }
+        }
+    }
+}
+
+/// Whether a manifest refers to `subject`; `None` if that cannot be read.
+pub(crate) fn refers_to(manifest: &[u8], subject: &Digest) -> Option<bool> {
+    let read: Referrer = serde_json::from_slice(manifest).ok()?;
+    Some(read.subject.is_some_and(|named| named.digest == *subject))
 }
 
 /// Reads an index into referrers.
 struct ReferrersIndex<'r> {
     referrers: &'r mut Referrers,
-    artifact_types: &'r [String],
+    filter: Filter<'r>,
     /// Whether it has `manifests`.
     found: &'r mut bool,
 }
@@ -124,7 +180,7 @@ impl<'de> Visitor<'de> for ReferrersIndex<'_> {
             *self.found = true;
             map.next_value_seed(Descriptors {
                 referrers: &mut *self.referrers,
-                artifact_types: self.artifact_types,
+                filter: self.filter,
             })?;
         }
         Ok(())
@@ -142,7 +198,7 @@ enum IndexKey {
 /// The value of `manifests`. Go writes an empty list as null.
 struct Descriptors<'r> {
     referrers: &'r mut Referrers,
-    artifact_types: &'r [String],
+    filter: Filter<'r>,
 }
 
 impl<'de> DeserializeSeed<'de> for Descriptors<'_> {
@@ -162,7 +218,7 @@ impl<'de> Visitor<'de> for Descriptors<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         while let Some(descriptor) = list.next_element::<&RawValue>()? {
-            self.referrers.push(descriptor.get(), self.artifact_types);
+            self.referrers.push(descriptor.get(), self.filter);
         }
         Ok(())
     }
@@ -223,6 +279,44 @@ mod tests {
         assert_eq!(of(&pages, &["c/d", "e/f"]), Some(index(some)));
         assert_eq!(of(&pages, &["none/such"]), Some(index(json!([]))));
         assert_eq!(of(&[], &[]), Some(index(json!([]))));
+    }
+
+    #[test]
+    fn what_refers_to_something_else_is_left_out() {
+        let [one, two] = [b"1", b"2"].map(|bytes| Digest::of(bytes));
+        let index = json!({"manifests": [{"digest": one}, {"digest": two, "x": [1]}, {"digest": "sha256:1"}, {}, 1]});
+        let without = |digests: &[&Digest]| {
+            let mut referrers = Referrers::default();
+            let digests = digests.iter().copied().cloned().collect();
+            referrers
+                .add_without(index.to_string().as_bytes(), &digests)
+                .unwrap();
+            let listed: Value = serde_json::from_str(&referrers.into_text()).unwrap();
+            listed["manifests"].clone()
+        };
+        assert_eq!(without(&[]).as_array().unwrap().len(), 4);
+        assert_eq!(
+            without(&[&one]),
+            json!([{"digest": two, "x": [1]}, {"digest": "sha256:1"}, {}])
+        );
+        let refers = |text: &str| refers_to(text.as_bytes(), &one);
+        let of = |digest: &Digest| json!({"layers": [], "subject": {"digest": digest}}).to_string();
+        assert_eq!(
+            (refers(&of(&one)), refers(&of(&two))),
+            (Some(true), Some(false))
+        );
+        assert_eq!(
+            (refers("{}"), refers(r#"{"subject":null}"#)),
+            (Some(false), Some(false))
+        );
+        for unclear in [
+            "",
+            "[]x",
+            r#"{"subject":1}"#,
+            r#"{"subject":{"digest":"x"}}"#,
+        ] {
+            assert_eq!(refers(unclear), None, "{unclear}");
+        }
     }
 
     #[test]

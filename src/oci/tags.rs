@@ -38,6 +38,11 @@ impl TagList {
         read.and_then(|()| page.end()).map_err(|_| NoTagList)
     }
 
+    /// How much text the pages brought so far.
+    pub(crate) fn length(&self) -> usize {
+        self.lines.len()
+    }
+
     /// Whether a page has the form of such a list.
     pub(crate) fn is_page(page: &[u8]) -> bool {
         serde_json::from_slice::<Shown>(page).is_ok()

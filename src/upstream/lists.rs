@@ -1,5 +1,7 @@
 //! Questions about lists: tags and referrers, put together from upstream's pages.
 
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,10 +32,22 @@ const WITHIN: Duration = Duration::from_secs(20);
 /// The longest page of tags that every registry with such a limit allows.
 const FULL_PAGE: &str = "n=1000";
 
-/// Answers of registries that do not take `n`, or not one that large.
-const NO_SUCH_PAGE: &[u16] = &[400, 405];
-/// Answers of registries that do not list referrers (go-containerregistry takes 404, 400 and 406 for it).
-const NO_REFERRERS_API: &[u16] = &[400, 404, 405, 406, 501];
+/// Pages in a row that bring nothing and name a next one. Some registries skip over what they do not show.
+const MAX_FRUITLESS: usize = 10;
+
+/// Answers of registries that do not list referrers, besides refusals: redirects to a page (ghcr.io), and 501.
+const NO_REFERRERS_API: &[u16] = &[301, 302, 303, 307, 308, 501];
+
+/// What upstream said when it was asked for referrers.
+pub(crate) enum ReferrersAnswer {
+    Listed(Referrers, Held),
+    /// It has no such list.
+    NoApi,
+    /// It refuses access to it, which some say who have no such list.
+    Refused(Error),
+    /// It has no list for now, and another question may have an answer all the same.
+    Failed(Error),
+}
 
 /// All tags of a repository, sorted, one to a line, without names that are not valid as a tag.
 pub(super) async fn tags(
@@ -41,19 +55,19 @@ pub(super) async fn tags(
     repository: &Repository,
     memory: &Memory,
 ) -> Result<Bytes, Error> {
-    let found = |reply: &Reply| reply.status.is_success();
-    let question = Question {
-        answers: NO_SUCH_PAGE,
-        ..tags_question(repository, Some(FULL_PAGE))
+    let asked = |query| async move {
+        let found = |reply: &Reply| reply.status.is_success();
+        let question = tags_question(repository, query);
+        pages(client, question, found, TagPages::default(), memory).await
     };
-    let listed = match pages(client, question, found, TagPages::default(), memory).await? {
-        Some(listed) => listed,
-        None => {
-            let question = tags_question(repository, None);
-            let listed = pages(client, question, found, TagPages::default(), memory).await?;
-            listed.unwrap_or_default()
+    let listed = match asked(Some(FULL_PAGE)).await.map_err(Unlisted::error) {
+        // It does not take `n`, or not one that large: of Quay that is 413.
+        Err(Error::Denied { status, .. }) if !is_about_access(status) => {
+            asked(None).await.map_err(Unlisted::error)
         }
+        listed => listed,
     };
+    let listed = listed?.unwrap_or_default();
     let (list, held) = listed;
     let lines = work_on(list.length, move || list.tags.into_lines()).await;
     Ok(held.with(lines.into()))
@@ -80,13 +94,14 @@ pub(super) async fn has_repository(
     page.is_ok_and(|page| TagList::is_page(&page))
 }
 
-/// The manifests that refer to one, and the room they take; `None` if upstream does not have that API.
+/// The manifests that refer to one. `patient`: whether to try again what may pass.
 pub(super) async fn referrers(
     client: &Client,
     repository: &Repository,
     digest: &Digest,
+    patient: bool,
     memory: &Memory,
-) -> Result<Option<(Referrers, Held)>, Error> {
+) -> Result<ReferrersAnswer, Error> {
     let endpoint = Endpoint::Referrers {
         repository: repository.clone(),
         digest: digest.clone(),
@@ -94,11 +109,30 @@ pub(super) async fn referrers(
     let question = Question {
         accept: Some(OCI_INDEX),
         answers: NO_REFERRERS_API,
+        stays: true,
+        patient,
         ..Question::new(Method::GET, endpoint)
     };
     // Some servers have a page for every path.
     let found = |reply: &Reply| reply.status == StatusCode::OK && is_index(&reply.headers);
-    pages(client, question, found, Referrers::default(), memory).await
+    match pages(client, question, found, Referrers::default(), memory).await {
+        Ok(Some((referrers, held))) => Ok(ReferrersAnswer::Listed(referrers, held)),
+        Ok(None) => Ok(ReferrersAnswer::NoApi),
+        Err(Unlisted { error, begun: true }) => Err(error),
+        Err(Unlisted { error, .. }) => match error {
+            Error::NotFound => Ok(ReferrersAnswer::NoApi),
+            Error::Denied { status, .. } if !is_about_access(status) => Ok(ReferrersAnswer::NoApi),
+            Error::Denied { .. } => Ok(ReferrersAnswer::Refused(error)),
+            Error::RateLimited { .. } | Error::Unavailable(_) | Error::Wrong(_) => {
+                Ok(ReferrersAnswer::Failed(error))
+            }
+            error => Err(error),
+        },
+    }
+}
+
+fn is_about_access(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 401 | 403)
 }
 
 fn tags_question(repository: &Repository, query: Option<&str>) -> Question {
@@ -115,6 +149,8 @@ fn tags_question(repository: &Repository, query: Option<&str>) -> Question {
 trait List: Send + Sized + 'static {
     /// Adds a page; the error says what it is not.
     fn add(&mut self, page: &[u8]) -> Result<(), &'static str>;
+    /// How much there is of it.
+    fn length(&self) -> usize;
 }
 
 #[derive(Default)]
@@ -129,12 +165,33 @@ impl List for TagPages {
         let added = self.tags.add(page);
         added.map_err(|_| "what upstream sent is not a list of tags")
     }
+
+    fn length(&self) -> usize {
+        self.tags.length()
+    }
 }
 
 impl List for Referrers {
     fn add(&mut self, page: &[u8]) -> Result<(), &'static str> {
         let added = Self::add(self, page, &[]);
         added.map_err(|_| "what upstream sent is not a list of referrers")
+    }
+
+    fn length(&self) -> usize {
+        Self::length(self)
+    }
+}
+
+/// Why there is no list.
+struct Unlisted {
+    error: Error,
+    /// Its first page was there.
+    begun: bool,
+}
+
+impl Unlisted {
+    fn error(self) -> Error {
+        self.error
     }
 }
 
@@ -145,15 +202,17 @@ async fn pages<L: List>(
     is_page: impl Fn(&Reply) -> bool,
     list: L,
     memory: &Memory,
-) -> Result<Option<(L, Held)>, Error> {
-    let walk = walk(client, question, is_page, list, memory);
+) -> Result<Option<(L, Held)>, Unlisted> {
+    let mut begun = false;
+    let walk = walk(client, question, is_page, list, memory, &mut begun);
     // The state of a walk is large, and there is one for every list that is asked for.
-    match tokio::time::timeout(WITHIN, Box::pin(walk)).await {
-        Ok(list) => list,
+    let listed = match tokio::time::timeout(WITHIN, Box::pin(walk)).await {
+        Ok(listed) => listed,
         Err(_) => Err(Error::Silent(
             format!("the list was not whole within {WITHIN:?}").into(),
         )),
-    }
+    };
+    listed.map_err(|error| Unlisted { error, begun })
 }
 
 /// One page is in memory at a time, beside the list.
@@ -161,17 +220,20 @@ async fn walk<L: List>(
     client: &Client,
     mut question: Question,
     is_page: impl Fn(&Reply) -> bool,
-    mut list: L,
+    list: L,
     memory: &Memory,
+    begun: &mut bool,
 ) -> Result<Option<(L, Held)>, Error> {
     let mut length = 0;
     // For the list itself: it is no longer than its pages together.
     let mut held = Held::default();
-    for number in 0..MAX_PAGES {
+    let mut pages = Pages::of(list);
+    pages.lead_to(question.query.as_deref().unwrap_or_default());
+    for _ in 0..MAX_PAGES {
         let reply = client.send(&question, client.deadline()).await?;
         if !is_page(&reply) {
             let torn = || Error::wrong("a page of the list is missing");
-            return (number == 0).then_some(None).ok_or_else(torn);
+            return (!*begun).then_some(None).ok_or_else(torn);
         }
         let next = next_query(reply.headers.get_all(LINK));
         let page = reply
@@ -180,23 +242,114 @@ async fn walk<L: List>(
             .await?;
         length += page.len();
         memory.grow(&mut held, length).await.map_err(Error::Busy)?;
-        let added = work_on(page.len(), move || {
-            let added = list.add(&page);
-            added.map(|()| list)
-        });
-        list = added.await.map_err(Error::wrong)?;
-        match next {
-            None => return Ok(Some((list, held))),
-            Some(query) if length <= MAX_LIST && question.query.as_ref() != Some(&query) => {
-                question.query = Some(query);
-            }
+        let added = work_on(page.len(), move || pages.add(&page).map(|()| pages));
+        pages = added.await.map_err(Error::wrong)?;
+        *begun = true;
+        match next.filter(|query| pages.lead_to(query)) {
+            None => return Ok(Some((pages.list, held))),
+            Some(query) if length <= MAX_LIST => question.query = Some(query),
             Some(_) => break,
         }
     }
     Err(Error::wrong("the list does not end"))
 }
 
+/// The pages of a list so far. Some registries name a next page on the last one: one that was there before, or one after
+/// the other that bring nothing.
+struct Pages<L> {
+    list: L,
+    fruitless: usize,
+    /// Hashes of what they said, and of the queries that named the next one.
+    known: HashSet<u64>,
+}
+
+impl<L: List> Pages<L> {
+    fn of(list: L) -> Self {
+        Self {
+            list,
+            fruitless: 0,
+            known: HashSet::new(),
+        }
+    }
+
+    fn add(&mut self, page: &[u8]) -> Result<(), &'static str> {
+        let before = self.list.length();
+        self.list.add(page)?;
+        let is_new = self.known.insert(hash(page)) && self.list.length() > before;
+        self.fruitless = match is_new {
+            true => 0,
+            false => self.fruitless + 1,
+        };
+        Ok(())
+    }
+
+    /// Whether there can be more at the page that this one names as the next.
+    fn lead_to(&mut self, query: &str) -> bool {
+        self.known.insert(hash(query.as_bytes())) && self.fruitless < MAX_FRUITLESS
+    }
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
 fn is_index(headers: &HeaderMap) -> bool {
     let name = content_type(headers).and_then(|text| text.split(';').next());
     name.is_some_and(|name| name.trim().eq_ignore_ascii_case(OCI_INDEX))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Entries(usize);
+
+    impl List for Entries {
+        fn add(&mut self, page: &[u8]) -> Result<(), &'static str> {
+            self.0 += page.len();
+            Ok(())
+        }
+
+        fn length(&self) -> usize {
+            self.0
+        }
+    }
+
+    proptest! {
+        /// Whatever pages say and name as the next: those that bring anything new are all read, and the list ends.
+        #[test]
+        fn every_walk_through_pages_ends(texts in proptest::collection::vec("[ab]{0,2}", 1..40), links in proptest::collection::vec(0_usize..40, 40)) {
+            let mut pages = Pages::of(Entries::default());
+            let (mut at, mut read) = (0, Vec::new());
+            while read.len() <= texts.len() + MAX_FRUITLESS {
+                read.push(at);
+                pages.add(texts[at].as_bytes()).unwrap();
+                let next = links[at] % texts.len();
+                if !pages.lead_to(&format!("page={next}")) {
+                    break;
+                }
+                at = next;
+            }
+            prop_assert!(read.len() <= texts.len() + 1, "{read:?}");
+            let idle = read.windows(2).rev().take_while(|two| texts[two[1]].is_empty()).count();
+            prop_assert!(idle <= MAX_FRUITLESS, "{read:?}");
+        }
+    }
+
+    #[test]
+    fn ten_pages_that_bring_nothing_end_a_list_and_nine_do_not() {
+        for (fruitless, ends) in [(MAX_FRUITLESS - 1, false), (MAX_FRUITLESS, true)] {
+            let mut pages = Pages::of(Entries::default());
+            pages.add(b"x").unwrap();
+            for _ in 0..fruitless {
+                pages.add(b"").unwrap();
+            }
+            assert_eq!(!pages.lead_to("page=99"), ends, "{fruitless}");
+        }
+    }
 }

@@ -26,17 +26,18 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 use crate::headers::range::Span;
-use crate::memory::{Held, Memory};
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::oci::digest::Digest;
 use crate::oci::endpoint::Endpoint;
 use crate::oci::name::{Namespace, Reference, Repository};
-use crate::oci::referrers::{self, Referrers};
+use crate::oci::referrers;
 use crate::sites::budget::{Budget, Pulls};
 use crate::sites::hub;
 
 pub(crate) use blobs::FetchedBlob;
 pub(crate) use error::{CertificateError, Error};
+pub(crate) use lists::ReferrersAnswer;
 pub(crate) use login::kinds::Login;
 pub(crate) use login::password::Password;
 pub(crate) use manifests::{FetchedManifest, ManifestHead};
@@ -197,13 +198,15 @@ impl Upstream {
         lists::has_repository(self.endpoints.registry(), repository, &self.memory).await
     }
 
-    /// The manifests that refer to one, and the room they take; `None` if upstream does not have that API.
+    /// The manifests that refer to one. `patient`: whether to try again what may pass.
     pub(crate) async fn referrers(
         &self,
         repository: &Repository,
         digest: &Digest,
-    ) -> Result<Option<(Referrers, Held)>, Error> {
-        lists::referrers(self.endpoints.registry(), repository, digest, &self.memory).await
+        patient: bool,
+    ) -> Result<ReferrersAnswer, Error> {
+        let client = self.endpoints.registry();
+        lists::referrers(client, repository, digest, patient, &self.memory).await
     }
 
     /// The results of upstream's search, as it wrote them; not found if it has no search. `query` is the query string.

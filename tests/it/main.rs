@@ -16,6 +16,7 @@
 //! - `contradictions`: upstream denies what a stored manifest says
 //! - `tags_list`: a list of tags
 //! - `referrers`: a list of what refers to a manifest
+//! - `fallback_tag`: the tag that stands for such a list where a registry has none
 //! - `catalog`: the list of what is stored
 //! - `search`: a search
 //! - `ownership`: one blob and two repositories
@@ -114,6 +115,7 @@ mod dead_connections;
 mod endpoints;
 mod fairness;
 mod fake_registry;
+mod fallback_tag;
 mod headers;
 mod heads;
 mod herd;

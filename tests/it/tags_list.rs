@@ -137,13 +137,82 @@ async fn a_list_whose_second_page_fails_is_no_list() {
 
 #[tokio::test]
 async fn a_registry_that_takes_no_n_is_asked_without() {
-    for status in [400, 405] {
+    // Quay says 413 to a thousand.
+    for status in [400, 405, 406, 413, 414, 416, 422, 431, 451] {
         let registry = registry_with(&["1", "2"]).await;
         let fault = registry.fault(On::tags().containing("n=").forever(), Fault::status(status));
         let mirror = Mirror::start(config(&registry));
         assert_lists(&list(&mirror, "").await, &["1", "2"]);
         assert_eq!(registry.struck(fault), 1);
         assert_eq!(registry.counts().tag_lists, 2);
+    }
+}
+
+/// Lets the page with that query, or the first one, have these tags and name the page with another query as the next.
+fn put_page(registry: &FakeRegistry, query: &str, tags: &[&str], next: &str) {
+    let headers = vec![
+        ("Content-Type".into(), "application/json".into()),
+        (
+            "Link".into(),
+            format!("</v2/{REPO}/tags/list?{next}>; rel=\"next\""),
+        ),
+    ];
+    let body = json!({"name": REPO, "tags": tags}).to_string();
+    let page = Fault::Status(200, body, headers);
+    registry.fault(On::tags().containing(query).forever(), page);
+}
+
+#[tokio::test]
+async fn a_last_page_that_names_one_before_it_made_it_no_list() {
+    for (first, second) in [
+        // Itself; itself, from the first page on; the first.
+        ("token=2", "token=2"),
+        ("n=1000", "n=1000"),
+        ("token=2", "n=1000"),
+    ] {
+        let registry = registry_with(&[]).await;
+        put_page(&registry, "n=1000", &["1", "2"], first);
+        put_page(&registry, "token=2", &["3"], second);
+        let mirror = Mirror::start(config(&registry));
+        let (tags, pages): (&[_], _) = match first {
+            "n=1000" => (&["1", "2"], 1),
+            _ => (&["1", "2", "3"], 2),
+        };
+        assert_lists(&list(&mirror, "").await, tags);
+        assert_eq!(registry.counts().tag_lists, pages, "{first}, {second}");
+    }
+}
+
+#[tokio::test]
+async fn pages_that_bring_nothing_are_skipped_until_there_are_too_many() {
+    // Empty ones, and ones that say again what the first one said, under ever new names.
+    for idle in [&[][..], &["1"]] {
+        let registry = registry_with(&[]).await;
+        put_page(&registry, "n=1000", &["1"], "token=100");
+        for number in 100..103 {
+            put_page(
+                &registry,
+                &format!("token={number}"),
+                idle,
+                &format!("token={}", number + 1),
+            );
+        }
+        put_page(&registry, "token=103", &["2"], "token=104");
+        for number in 104..130 {
+            put_page(
+                &registry,
+                &format!("token={number}"),
+                idle,
+                &format!("token={}", number + 1),
+            );
+        }
+        let mirror = Mirror::start(config(&registry));
+        assert_lists(&list(&mirror, "").await, &["1", "2"]);
+        assert_eq!(
+            registry.counts().tag_lists,
+            15,
+            "ten after the last that brought any"
+        );
     }
 }
 

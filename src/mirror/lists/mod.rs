@@ -178,7 +178,7 @@ impl Lists {
         let fetched = match which {
             Listing::Tags => tags::fetch(&context.site, name).await?,
             Listing::Referrers(digest) => {
-                referrers::fetch(&self.tags, context, name, digest).await?
+                referrers::fetch(&self.tags, &self.store, context, name, digest).await?
             }
         };
         let confirmed = known.is_some_and(|known| known.bytes == fetched.listing.bytes);

@@ -1,8 +1,11 @@
 //! Referrers: what upstream's API says; of registries without one, an index under a tag made of the digest (OCI
 //! distribution-spec, "Referrers Tag Schema").
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
 
 use crate::memory::{Held, work_on};
 use crate::mirror::answer::{Error, Outcome, Want};
@@ -11,25 +14,42 @@ use crate::mirror::manifest::tag::ByTag;
 use crate::mirror::once::Answered;
 use crate::mirror::site::Context;
 use crate::oci::digest::Digest;
-use crate::oci::manifest::OCI_INDEX;
+use crate::oci::manifest::{Manifest, OCI_INDEX};
 use crate::oci::name::QualifiedName;
-use crate::oci::referrers::{NoIndex, Referrers, fallback_tag};
+use crate::oci::referrers::{self, NoIndex, Referrers, fallback_tag};
+use crate::store::Store;
 use crate::store::records::StoredListing;
-use crate::upstream;
+use crate::upstream::{self, ReferrersAnswer};
 
 use super::fetched::Fetched;
 
-/// Asks upstream's API, and looks under the tag if there is none.
+/// Asks upstream's API, and looks under the tag if that has no list.
 pub(super) async fn fetch(
     tags: &Arc<ByTag>,
+    store: &Store,
     context: &Context,
     name: &QualifiedName,
     digest: &Digest,
 ) -> Answered<Fetched> {
     let upstream = context.site.upstream();
-    let (listed, tag) = match upstream.referrers(&name.repository, digest).await? {
-        Some(listed) => (Some(listed), None),
-        None => under_fallback_tag(tags, context, name, digest).await?,
+    let under_tag = || Box::pin(under_fallback_tag(tags, store, context, name, digest));
+    let (listed, tag) = match upstream.referrers(&name.repository, digest, false).await? {
+        ReferrersAnswer::Listed(referrers, held) => (Some((referrers, held)), None),
+        ReferrersAnswer::NoApi => under_tag().await?,
+        // The tag is asked for with the same rights: where it is not there, that is the answer.
+        ReferrersAnswer::Refused(error) => under_tag().await.map_err(|_| error)?,
+        // What is limited, or fails, may have a list: that nothing is under the tag says nothing then.
+        ReferrersAnswer::Failed(error) => match under_tag().await {
+            Err(_) => return Err(error),
+            Ok((Some((referrers, held)), tag)) if !referrers.is_empty() => {
+                (Some((referrers, held)), tag)
+            }
+            Ok(_) => match upstream.referrers(&name.repository, digest, true).await? {
+                ReferrersAnswer::Listed(referrers, held) => (Some((referrers, held)), None),
+                ReferrersAnswer::NoApi | ReferrersAnswer::Refused(_) => (None, None),
+                ReferrersAnswer::Failed(error) => return Err(error),
+            },
+        },
     };
     let age = tag.as_ref().map_or(Duration::ZERO, |tag| tag.age);
     let stale = tag.filter(|tag| tag.outcome == Outcome::Stale);
@@ -52,6 +72,7 @@ pub(super) async fn fetch(
 /// upstream has no such tag.
 async fn under_fallback_tag(
     tags: &Arc<ByTag>,
+    store: &Store,
     context: &Context,
     name: &QualifiedName,
     digest: &Digest,
@@ -61,13 +82,15 @@ async fn under_fallback_tag(
     };
     match Box::pin(tags.get(context, name, &tag, Want::Content)).await {
         Ok(manifest) => {
-            // A user may have pushed that tag, and what is not an index says nothing of referrers.
-            let index = manifest.content.clone();
-            let index = index.filter(|_| manifest.media_type == OCI_INDEX);
+            // A user may have pushed that tag, and what is not an index says nothing of referrers. GitLab resolves it to
+            // the manifest with that digest.
+            let is_list = manifest.media_type == OCI_INDEX && manifest.digest != *digest;
+            let index = manifest.content.clone().filter(|_| is_list);
             let index = index.unwrap_or_default();
             let held = context.site.upstream().memory().hold(index.len()).await;
             let held = held.map_err(upstream::Error::Busy)?;
-            let referrers = work_on(index.len(), move || referrers_of(&index)).await;
+            let strangers = strangers(store, name, digest, &index).await;
+            let referrers = work_on(index.len(), move || referrers_of(&index, &strangers)).await;
             Ok((Some((referrers, held)), Some(manifest)))
         }
         // Only upstream's own word makes an empty list; that it is away does not.
@@ -85,9 +108,33 @@ async fn under_fallback_tag(
     }
 }
 
-fn referrers_of(index: &[u8]) -> Referrers {
+/// What an index lists that does not refer to `subject`, as far as the manifests are stored.
+async fn strangers(
+    store: &Store,
+    name: &QualifiedName,
+    subject: &Digest,
+    index: &Bytes,
+) -> HashSet<Digest> {
+    let bytes = index.clone();
+    let listed = work_on(index.len(), move || {
+        let index = Manifest::parse(Some(OCI_INDEX), &bytes).unwrap_or_default();
+        index.manifests.into_iter().map(|it| it.digest)
+    });
+    let mut strangers = HashSet::new();
+    for digest in listed.await {
+        if store.records().has_manifest(name, &digest)
+            && let Some(manifest) = store.records().manifest(name, &digest).await
+            && referrers::refers_to(&manifest.bytes, subject) == Some(false)
+        {
+            strangers.insert(digest);
+        }
+    }
+    strangers
+}
+
+fn referrers_of(index: &[u8], strangers: &HashSet<Digest>) -> Referrers {
     let mut referrers = Referrers::default();
-    match referrers.add(index, &[]) {
+    match referrers.add_without(index, strangers) {
         Ok(()) => referrers,
         Err(NoIndex) => Referrers::default(),
     }

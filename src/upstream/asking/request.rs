@@ -19,6 +19,8 @@ pub(crate) struct Question {
     pub(crate) range: Option<String>,
     /// Statuses besides 2xx that are a reply to this question and not a failure.
     pub(crate) answers: &'static [u16],
+    /// A redirect that leads to anything but the same question at a registry is not followed: it is the reply.
+    pub(crate) stays: bool,
     /// Repeat it after a transient failure, and wait out short rate limits. False if something stored can be served.
     pub(crate) patient: bool,
 }
@@ -33,6 +35,7 @@ impl Question {
             if_none_match: None,
             range: None,
             answers: &[],
+            stays: false,
             patient: true,
         }
     }

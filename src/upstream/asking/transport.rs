@@ -20,7 +20,7 @@ use crate::upstream::wire::http::{AGENT, Http, Request};
 use crate::upstream::wire::origin::{Origin, names, origin};
 use crate::upstream::wire::zone::{Reach, Zone};
 
-use super::redirect::redirect;
+use super::redirect::{is_registrys, redirect};
 use super::request::Question;
 
 /// Registries redirect once, regional ones twice; more is a loop.
@@ -142,7 +142,7 @@ impl Transport {
             if at == self.origin {
                 zone = self.http.zone(&uri, &response);
             }
-            match redirect(&response, &uri)? {
+            match redirect(&response, &uri)?.filter(|next| is_followed(question, next)) {
                 Some(next) => {
                     tracing::debug!(upstream = %self.http.namespace(), to = next.host(), "redirected");
                     Box::pin(self.drain(response)).await;
@@ -211,6 +211,10 @@ impl Transport {
         let body = self.http.body(response.into_body());
         let _ = tokio::time::timeout(DRAIN_WITHIN, body.collect_up_to(MAX_DRAINED)).await;
     }
+}
+
+fn is_followed(question: &Question, next: &Uri) -> bool {
+    !question.stays || is_registrys(&question.endpoint, next)
 }
 
 fn request(
