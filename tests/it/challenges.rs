@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde_json::json;
 
 use crate::support::wire::{Reply, Request};
-use crate::support::{Mirror, MirrorConfig, REPO, Scripted, TAG, client, image};
+use crate::support::{Mirror, MirrorConfig, REPO, Scripted, TAG, client, digest_of, image};
 
 const USER: &str = "ci-bot";
 const PASSWORD: &str = "hunter2-Pa55word";
@@ -53,12 +53,12 @@ fn gate_to(url: String, name: &'static str, realm: &Scripted) -> Scripted {
 }
 
 pub fn mirror_of(registry: &Scripted) -> Mirror {
-    Mirror::start(MirrorConfig::for_url(&registry.url()).asking_each_time())
+    Mirror::start(MirrorConfig::for_url(&registry.url()).patient())
 }
 
 pub fn as_user(url: &str) -> MirrorConfig {
     let login = format!("username = \"{USER}\"\npassword = \"{PASSWORD}\"");
-    MirrorConfig::for_url(url).toml(&login).asking_each_time()
+    MirrorConfig::for_url(url).toml(&login).patient()
 }
 
 #[track_caller]
@@ -388,4 +388,22 @@ async fn what_is_not_there_is_no_reason_to_ask_for_a_challenge_each_time() {
         StatusCode::NOT_FOUND
     );
     assert_eq!(registry.requests().len(), 1);
+}
+
+/// It is trouble of that URL, and not a refusal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn storage_with_a_realm_that_gives_nothing_refused_a_blob_for_everybody() {
+    let storage = Scripted::start(|url, request| match request.path() {
+        "/good" => Reply::new(200, "binary/octet-stream", "layer".to_owned().into()),
+        "/token" => denied(),
+        _ => Reply::challenge(&format!("Bearer realm=\"{url}/token\"")),
+    });
+    let (to, count) = (storage.url(), AtomicU64::new(0));
+    let registry = Scripted::start(move |_, _| match count.fetch_add(1, Ordering::SeqCst) {
+        0 => redirect(&format!("{to}/expired")),
+        _ => redirect(&format!("{to}/good")),
+    });
+    let mirror = mirror_of(&registry);
+    mirror.pull_blob(REPO, &digest_of(b"layer")).await;
+    assert_eq!(registry.requests().len(), 2);
 }

@@ -160,7 +160,12 @@ proptest! {
     #[test]
     fn no_header_makes_it_panic(bytes: Vec<u8>, text in r#"((Basic|Bearer|x)? ?(realm|y)?=?("[ -~]{0,9}"|[a-z,= \\"]{0,5}),? ?){0,4}"#) {
         for bytes in [bytes, text.into_bytes()] {
-            let _ = parse(HeaderValue::from_bytes(&bytes).iter());
+            for challenge in parse(HeaderValue::from_bytes(&bytes).iter()) {
+                let Challenge::Bearer { realm, .. } = challenge else { continue };
+                let quoted = realm.replace('\\', "\\\\").replace('"', "\\\"");
+                let again = parsed(&[&format!("Bearer realm=\"{quoted}\"")]);
+                prop_assert_eq!(again, [bearer(&realm, None, None)]);
+            }
         }
     }
 

@@ -72,6 +72,8 @@ pub(crate) struct Tried {
     given: Option<HeaderValue>,
     /// A realm refused once what may have been a stumble.
     refused_once: bool,
+    /// A token came from another realm than those before it.
+    moved: bool,
     /// It was asked without an authorization instead of with one that was refused.
     bare: bool,
 }
@@ -159,16 +161,18 @@ impl Authenticator {
             .first_token(&demand, scopes(scope, repository), repository, tried)
             .await
         {
+            // Some registries (nvcr.io) name another realm once a token is refused, which gives nothing to anybody. To
+            // those who come without a token they name the right one.
+            Ok(None) if tried.moved && tried.bare_is_new() => Ok(LoginAnswer::Again(None)),
+            Err(_) if sent.is_some() && self.is_another_realm(&realm) && tried.bare_is_new() => {
+                Ok(LoginAnswer::Again(None))
+            }
             Ok(None) => Ok(LoginAnswer::Nothing),
             Ok(Some(header)) => {
+                tried.moved |= sent.is_some() && self.is_another_realm(&realm);
                 // Only now, since the realm gave a token: what is learned here is used without asking upstream.
                 self.learned().scheme = Some(Scheme::Bearer(realm));
                 Ok(LoginAnswer::Again(Some(header)))
-            }
-            // Some registries (nvcr.io) name another realm once a token is refused, which gives nothing to anybody. To
-            // those who come without a token they name the right one.
-            Err(_) if sent.is_some() && self.is_another_realm(&realm) && tried.bare_is_new() => {
-                Ok(LoginAnswer::Again(None))
             }
             Err(failed) => Err(failed),
         }
@@ -198,8 +202,11 @@ impl Authenticator {
         };
         let as_whom = Bearer::Elsewhere;
         for scope in scope {
-            if let Some(header) = self.token(&demand, as_whom, scope, tried).await? {
-                return Ok(LoginAnswer::Again(Some(header)));
+            match self.token(&demand, as_whom, scope, tried).await {
+                Ok(Some(header)) => return Ok(LoginAnswer::Again(Some(header))),
+                // Then the response says what that means: it may be storage that is wrong about this URL.
+                Err(failed) if !failed.error.refuses_who_asks() => return Err(failed),
+                Ok(None) | Err(_) => {}
             }
         }
         Ok(LoginAnswer::Nothing)
