@@ -22,7 +22,7 @@ pub fn denied() -> Reply {
 }
 
 /// A realm that gives this token to everybody.
-fn realm(name: &'static str) -> Scripted {
+pub fn realm(name: &'static str) -> Scripted {
     Scripted::start(move |_, _| token(name))
 }
 
@@ -39,7 +39,7 @@ fn registry_of(name: &'static str, realm: &Scripted) -> Scripted {
     })
 }
 
-fn redirect(to: &str) -> Reply {
+pub fn redirect(to: &str) -> Reply {
     Reply::empty(307).with("Location", to)
 }
 

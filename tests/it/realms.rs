@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use http::StatusCode;
 
-use crate::challenges::{OWN, as_user, assert_pulled, denied, mirror_of, shows, token};
+use crate::challenges::{
+    OWN, as_user, assert_pulled, denied, mirror_of, realm, redirect, shows, token,
+};
 use crate::support::tls::{Certificate, Front};
 use crate::support::wire::{Delivery, Fate, Reply};
 use crate::support::{Mirror, MirrorConfig, REPO, Scripted, TAG, image};
@@ -201,4 +203,48 @@ async fn a_realm_that_is_no_address_got_advice_that_cannot_help() {
         let log = mirror.log_of_failure(words);
         assert!(!log.contains("`realms`"), "{log}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_realm_that_redirects_gave_no_token() {
+    for (login, moved) in [(true, "/new/token"), (false, "//{host}/new/token?x=y")] {
+        let registry = Scripted::start(move |_, request| {
+            let host = request.header("host").unwrap_or_default().to_owned();
+            let shown = request.header("authorization");
+            match request.path() {
+                "/token" => Reply::empty(301).with("Location", moved.replace("{host}", &host)),
+                "/new/token" if shown.is_some() == login => token("t"),
+                "/new/token" => denied(),
+                _ if shows(request, "t") => Reply::manifest(&image(1)),
+                _ => Reply::challenge(&format!("Bearer realm=\"http://{host}/token\"")),
+            }
+        });
+        let mirror = match login {
+            true => Mirror::start(as_user(&registry.url())),
+            false => mirror_of(&registry),
+        };
+        assert_pulled(&mirror.manifest(REPO, TAG).await);
+        assert_eq!(registry.count("/new/token"), 1);
+    }
+}
+
+/// By another name, which is as foreign as a host can be here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_redirect_of_a_realm_takes_the_password_to_another_domain() {
+    let thief = realm("t");
+    let (host, port) = thief
+        .authority()
+        .split_once(':')
+        .map(|(host, port)| (host.to_owned(), port.to_owned()))
+        .unwrap();
+    let foreign = format!("http://[::ffff:{host}]:{port}/token");
+    let registry = Scripted::start(move |url, request| match request.path() {
+        "/token" => redirect(&foreign),
+        _ => Reply::challenge(&format!("Bearer realm=\"{url}/token\"")),
+    });
+    let mirror = Mirror::start(as_user(&registry.url()));
+    let answer = mirror.manifest(REPO, TAG).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    mirror.log_of_failure("which is another domain than its own");
+    assert_eq!(thief.requests().len(), 0);
 }

@@ -149,8 +149,9 @@ async fn what_is_not_a_token_is_told_as_that() {
     ] {
         let registry = FakeRegistry::builder().bearer(None).start().await;
         registry.put_image(REPO, Some("1.0"), &image(1));
-        // What may pass is asked for again, twice.
+        // What may pass is asked for again, twice; a redirect is followed.
         let times = match fault {
+            Fault::RedirectLoop => 4,
             Fault::Html(500) | Fault::EndlessBody { status: 500, .. } => 3,
             _ => 1,
         };

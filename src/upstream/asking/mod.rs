@@ -4,7 +4,7 @@
 //!
 //! Reading order: `request` (a question and its reply), `failover` (endpoint after endpoint), `client` (one endpoint),
 //! `dialogue` (one question as one account), `retry`, `refusal` (what an error status means), `transport` (one request
-//! and its redirects), `redirect`, `warnings` (what a registry tells people).
+//! and its redirects), `redirect` (who answers there), `warnings` (what a registry tells people).
 
 pub(super) mod client;
 mod dialogue;

@@ -8,7 +8,7 @@ use http::response::Parts;
 use http::{Method, StatusCode};
 use hyper::body::Incoming;
 
-use crate::upstream::error::{Error, FailedTry, LimitKind};
+use crate::upstream::error::{Error, FailedTry, LimitKind, may_pass};
 use crate::upstream::restraint::backoff::{limit_of, retry_after};
 use crate::upstream::restraint::quota::RateLimit;
 use crate::upstream::wire::coding::Coding;
@@ -17,16 +17,6 @@ use crate::upstream::wire::http::Http;
 /// How much of the body is read for its message, and how long that may take.
 const MAX_ERROR_BODY: usize = 16 * 1024;
 const READ_WITHIN: Duration = Duration::from_secs(1);
-
-/// Whether an answer with this status may be another one a moment later: the server failed, or was too slow for its own
-/// patience (RFC 9110 15.5.9). Not where it says that it cannot do this at all (501, 505), and not at a login page (511).
-pub(super) fn may_pass(status: StatusCode) -> bool {
-    match status.as_u16() {
-        501 | 505 | 511 => false,
-        408 => true,
-        _ => status.is_server_error(),
-    }
-}
 
 /// What storage refuses, to which a registry redirects: it knows its URLs, and nothing of repositories. The URL is too
 /// old, or for GET alone, or there are too many of them; the registry has another one. `host` is who refuses.

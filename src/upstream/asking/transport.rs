@@ -17,10 +17,11 @@ use crate::upstream::restraint::circuit::FailureKind;
 use crate::upstream::restraint::holds::Probed;
 use crate::upstream::settings::{BaseUrl, Settings};
 use crate::upstream::wire::http::{AGENT, Http, Request};
+use crate::upstream::wire::location::redirect;
 use crate::upstream::wire::origin::{Origin, names, origin};
 use crate::upstream::wire::zone::{Reach, Zone};
 
-use super::redirect::{is_registrys, redirect};
+use super::redirect::is_registrys;
 use super::request::Question;
 
 /// Registries redirect once, regional ones twice; more is a loop.

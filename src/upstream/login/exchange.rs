@@ -4,15 +4,18 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::{StatusCode, Uri};
+use http::header::AUTHORIZATION;
+use http::{Response, StatusCode, Uri};
+use hyper::body::Incoming;
 
-use crate::upstream::error::{Error, FailedTry, LimitKind};
+use crate::upstream::error::{Error, FailedTry, LimitKind, may_pass};
 use crate::upstream::restraint::backoff::retry_after;
 use crate::upstream::restraint::breaker::Subject;
 use crate::upstream::restraint::circuit::FailureKind;
 use crate::upstream::restraint::holds::Probed;
 use crate::upstream::wire::coding::Coding;
 use crate::upstream::wire::http::{Http, Request, parse_uri};
+use crate::upstream::wire::location::redirect;
 
 use super::cache::CredentialCache;
 use super::credential::Credential;
@@ -22,6 +25,8 @@ use super::wanted::{Bearer, TokenId};
 
 /// Docker Hub's tokens are about 3 KiB; anything much larger is not a token.
 const MAX_TOKEN_BODY: usize = 64 * 1024;
+/// A realm that has moved redirects once.
+const MAX_REDIRECTS: usize = 3;
 
 /// What an exchange needs to know.
 pub(super) struct Exchange {
@@ -198,6 +203,34 @@ impl Exchange {
         })
     }
 
+    /// Sends the question, and again to where the realm redirects, if a realm may be there: with the credential only where
+    /// that may be sent.
+    async fn follow(
+        &self,
+        mut request: Request,
+        way: &Way,
+        until: Instant,
+    ) -> Result<Response<Incoming>, FailedTry> {
+        let with_credential = request.headers().contains_key(AUTHORIZATION);
+        let mut reach = way.reach;
+        for _ in 0..=MAX_REDIRECTS {
+            let sending = self.http.send(request.clone(), "token", reach, until);
+            let response = sending.await?;
+            let Some(next) = redirect(&response, request.uri())? else {
+                return Ok(response);
+            };
+            let zone = self.http.zone(request.uri(), &response);
+            let next = self.realms.way(with_credential, next, zone)?;
+            reach = next.reach;
+            *request.uri_mut() = next.realm;
+        }
+        let words = format!(
+            "{} redirects more than {MAX_REDIRECTS} times",
+            way.realm_host()
+        );
+        Err(Error::wrong(words).into())
+    }
+
     async fn exchange(
         &self,
         request: Request,
@@ -205,11 +238,10 @@ impl Exchange {
         until: Instant,
     ) -> Result<Token, FailedTry> {
         let (asked, host) = (Instant::now(), way.realm_host());
-        let response = self.http.send(request, "token", way.reach, until).await?;
+        let response = self.follow(request, way, until).await?;
         let status = response.status();
         match status.as_u16() {
             200..=299 => {}
-            // A redirect of a realm is not followed: only this one may have the credential.
             400..=404 => {
                 let error = Error::Denied {
                     status: match status {
@@ -232,7 +264,7 @@ impl Exchange {
             _ => {
                 let words = format!("{host} answers {status} instead of a token");
                 let error = Error::unavailable(words);
-                return Err(match status.is_server_error() {
+                return Err(match may_pass(status) {
                     true => FailedTry {
                         told: retry_after(response.headers(), SystemTime::now()),
                         ..FailedTry::transient(error)

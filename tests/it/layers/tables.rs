@@ -139,7 +139,7 @@ pub const INSIDE: &[(&str, &str)] = &[
     ),
     (
         "upstream/wire",
-        "http pool breaks pace coding failure connect resolve zone origin settings",
+        "location http pool breaks pace coding failure connect resolve zone origin settings",
     ),
 ];
 
