@@ -44,8 +44,10 @@ pub(super) async fn head(
     digest: &Digest,
     doubt: &Doubt,
 ) -> Result<Option<u64>, Error> {
+    // Boxed: it is large, and seldom needed.
+    let get = || Box::pin(first_byte(turn, repository, digest));
     if turn.last && doubt.is_on() {
-        return first_byte(turn, repository, digest).await;
+        return get().await;
     }
     let question = Question {
         answers: if turn.last { REFUSALS } else { &[] },
@@ -63,7 +65,7 @@ pub(super) async fn head(
         Err(error) if turn.last && may_be_about_head(&error) => {}
         Err(error) => return Err(error),
     }
-    let size = first_byte(turn, repository, digest).await?;
+    let size = get().await?;
     if turn.last {
         doubt.note();
     }

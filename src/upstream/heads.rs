@@ -44,6 +44,14 @@ pub(super) fn may_be_about_head(error: &Error) -> bool {
     )
 }
 
+/// Whether an error says nothing of what was asked for.
+pub(super) fn is_outage(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Unavailable(_) | Error::Silent(_) | Error::CircuitOpen { .. }
+    )
+}
+
 /// What is known of the HEADs of one registry, by what they are about.
 #[derive(Default)]
 pub(super) struct Heads {

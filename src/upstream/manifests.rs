@@ -80,8 +80,10 @@ pub(super) async fn head(
     counted: bool,
 ) -> Result<ManifestHead, Error> {
     let confirms = turn.last && !counted;
+    // Boxed: it is large, and seldom needed.
+    let get = || Box::pin(fetch(turn, asked));
     if confirms && doubt.is_on() {
-        return fetch(turn, asked).await;
+        return get().await;
     }
     let question = Question {
         answers: match (confirms, turn.last) {
@@ -109,7 +111,7 @@ pub(super) async fn head(
         Err(Error::NotFound) if turn.last && asked.known.is_some() => {}
         Err(error) => return Err(error),
     }
-    let fetched = fetch(turn, asked).await?;
+    let fetched = get().await?;
     if confirms {
         doubt.note();
     }

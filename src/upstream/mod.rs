@@ -46,7 +46,7 @@ pub(crate) use settings::{BaseUrl, Settings};
 pub(crate) use wire::http::UpstreamBody;
 pub(crate) use wire::settings::{ConnectionSettings, Proxy, Timeouts};
 
-use asking::failover::Endpoints;
+use asking::failover::{Endpoints, Turn};
 use heads::Heads;
 use manifests::ManifestQuestion;
 
@@ -110,9 +110,19 @@ impl Upstream {
         };
         let counted = self.counts_pulls();
         let ask = |turn| manifests::head(turn, asked, &self.heads.of_manifests, counted);
-        match is_of_referrers(reference) {
-            true => ask(self.endpoints.registry_turn()).await,
-            false => self.endpoints.first_answer(None, ask).await,
+        if is_of_referrers(reference) {
+            return ask(self.endpoints.registry_turn()).await;
+        }
+        match self.endpoints.first_answer(None, ask).await {
+            Err(error) if heads::is_outage(&error) => {
+                // An endpoint that refuses HEAD may still be asked with GET, as it is for all else meanwhile.
+                let ask = async |turn: Turn<'_>| match turn.last {
+                    true => Err(error.clone()),
+                    false => manifests::fetch(turn, asked).await,
+                };
+                Box::pin(self.endpoints.first_answer(None, ask)).await
+            }
+            answer => answer,
         }
     }
 

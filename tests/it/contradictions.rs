@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::support::client::{self, head};
 use crate::support::content::Content;
+use crate::support::disk::{eventually, manifest_file};
 use crate::support::fault::Kind;
 use crate::support::image::{OCI_INDEX, OCI_MANIFEST};
 use crate::support::{
@@ -29,6 +30,9 @@ async fn a_cache_gives_blobs_only_after_the_manifest() {
     let (registry, mut mirror, image) = scene::cold_image(|config| config.tag_ttl("1h"));
     mirror.manifest(REPO, TAG).await;
     // Also by a mirror that has only read of it.
+    let file = manifest_file(&mirror.store_path(), REPO, &image.digest);
+    eventually("the manifest", || file.exists());
+    mirror.term_and_wait();
     mirror.restart();
     registry.reset_counts();
     let layer = image.blobs().remove(1);

@@ -4,6 +4,7 @@ use http::{Method, StatusCode};
 
 use crate::support::client::{self, Response};
 use crate::support::content::Content;
+use crate::support::image::OCI_MANIFEST;
 use crate::support::ledger::Counts;
 use crate::support::{
     FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, REPO, TAG, digest_of, image, scene,
@@ -112,6 +113,35 @@ async fn the_price_of_a_head_that_is_refused_is_paid_once() {
     registry.put_image("x/y", Some("1"), &image);
     assert_is(&mirror.head("x/y", "1").await, &image, "elsewhere");
     assert_eq!(manifests(&registry), (0, 1));
+}
+
+/// Which manifest it is, a HEAD without `Docker-Content-Digest` does not say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_that_names_no_digest_was_followed_by_a_get_each_time() {
+    let headers = vec![("Content-Type".to_owned(), OCI_MANIFEST.to_owned())];
+    let nameless = Fault::Status(200, "x".repeat(500), headers);
+    let (registry, mirror, image) = refusing(On::manifest(), nameless);
+    for asked in [(0, 1), (1, 1), (0, 1), (0, 1)] {
+        assert_is(&mirror.manifest(REPO, TAG).await, &image, "each");
+        assert_eq!(manifests(&registry), asked);
+    }
+}
+
+/// Behind a firewall, with a mirror of one's own before the registry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_refuses_head_is_asked_with_get_while_the_registry_is_away() {
+    for refusal in [404, 403] {
+        let (near, home) = (FakeRegistry::start().await, FakeRegistry::start().await);
+        near.put_image(REPO, Some(TAG), &image(1));
+        near.fault(On::manifest().head().forever(), Fault::status(refusal));
+        home.down();
+        let endpoints = format!("endpoints = [\"{}\"]", near.url());
+        let config = MirrorConfig::for_upstream(&home).toml(&endpoints);
+        let mirror = Mirror::start(config.patient());
+        assert_is(&mirror.head(REPO, TAG).await, &image(1), "cold");
+        near.put_image(REPO, Some(TAG), &image(2));
+        assert_is(&mirror.manifest(REPO, TAG).await, &image(2), "moved");
+    }
 }
 
 /// A registry that is well is asked with HEAD, as before.

@@ -4,7 +4,7 @@ use http::{Method, StatusCode};
 
 use crate::support::client::{self, download, get, head};
 use crate::support::content::Content;
-use crate::support::disk::{blobs, eventually};
+use crate::support::disk::{blobs, eventually, manifest_file};
 use crate::support::image::OCI_MANIFEST;
 use crate::support::{
     FakeRegistry, Fault, Image, KIB, Mirror, MirrorConfig, On, REPO, TAG, digest_of, image, scene,
@@ -28,6 +28,12 @@ fn assert_length(answer: &client::Response, image: &Image) {
     assert_eq!(answer.header("docker-content-digest"), Some(&*image.digest));
 }
 
+/// Its manifest is on disk, before the mirror is killed.
+fn wait_until_kept(mirror: &Mirror, image: &Image) {
+    let file = manifest_file(&mirror.store_path(), REPO, &image.digest);
+    eventually("the manifest", || file.exists());
+}
+
 /// docker and containerd refuse a manifest of no bytes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_length_of_0_was_kept_for_good() {
@@ -49,6 +55,7 @@ async fn a_length_of_0_was_kept_for_good() {
         assert_eq!(answer.status, StatusCode::OK);
         assert_eq!(answer.header("content-length"), Some(length));
     }
+    wait_until_kept(&mirror, &image);
     mirror.restart();
     assert_length(&mirror.head(REPO, TAG).await, &image);
 }
@@ -67,6 +74,7 @@ async fn the_stored_bytes_know_their_length_better_than_a_head() {
         assert_length(&mirror.head(REPO, TAG).await, &image);
         assert_length(&mirror.head(REPO, &image.digest).await, &image);
         assert_length(&mirror.manifest(REPO, TAG).await, &image);
+        wait_until_kept(&mirror, &image);
         mirror.restart();
     }
     assert_eq!(registry.counts().requests(), 0);

@@ -242,6 +242,7 @@ async fn any_json_became_the_tag() {
             );
         }
         registry.down();
+        mirror.term_and_wait();
         mirror.restart();
         assert_is_image(&mirror.manifest(REPO, TAG).await);
     }
