@@ -17,10 +17,10 @@ tmp=$(mktemp -d)
 trap 'kill "${registry:-}" 2>/dev/null || true; rm -rf "$tmp"' EXIT
 cd "$tmp"
 apt-get update -qq
-# shellcheck disable=SC2046 # what is missing, with all that it needs
-apt-get download -qq -o APT::Sandbox::User=root $(apt-get install -s --no-install-recommends \
-    skopeo='1.9.3+ds1-1+b10' docker-registry='2.8.2+ds1-1' | awk '/^Inst/ { print $2 }')
-for deb in *.deb; do dpkg -x "$deb" root; done
+missing=$(apt-get install -s --no-install-recommends skopeo='1.9.3+ds1-1+b10' docker-registry='2.8.2+ds1-1' | awk '/^Inst/ { print $2 }')
+# shellcheck disable=SC2086 # a list of words, with all that they need; none where they are installed
+[ -z "$missing" ] || apt-get download -qq -o APT::Sandbox::User=root $missing
+for deb in *.deb; do [ ! -e "$deb" ] || dpkg -x "$deb" root; done
 export PATH="$tmp/root/usr/bin:$PATH" LD_LIBRARY_PATH="$tmp/root/usr/lib/x86_64-linux-gnu"
 
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')

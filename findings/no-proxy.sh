@@ -19,10 +19,10 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 cd "$tmp"
 apt-get update -qq
-# shellcheck disable=SC2046 # what is missing, with all that it needs
-apt-get download -qq -o APT::Sandbox::User=root $(apt-get install -s --no-install-recommends \
-    curl='7.88.1-*' wget='1.21.3-*' skopeo='1.9.3+ds1-1+b10' iproute2 | awk '/^Inst/ { print $2 }')
-for deb in *.deb; do dpkg -x "$deb" root; done
+missing=$(apt-get install -s --no-install-recommends curl='7.88.1-*' wget='1.21.3-*' skopeo='1.9.3+ds1-1+b10' iproute2 | awk '/^Inst/ { print $2 }')
+# shellcheck disable=SC2086 # a list of words, with all that they need; none where they are installed
+[ -z "$missing" ] || apt-get download -qq -o APT::Sandbox::User=root $missing
+for deb in *.deb; do [ ! -e "$deb" ] || dpkg -x "$deb" root; done
 export PATH="$tmp/root/usr/bin:$tmp/root/usr/sbin:$tmp/root/sbin:$PATH" LD_LIBRARY_PATH="$tmp/root/usr/lib/x86_64-linux-gnu"
 python3 -m venv py
 py/bin/pip install -q requests==2.34.2 httpx==0.28.1 aiohttp==3.14.5
