@@ -27,7 +27,7 @@ pub(super) fn registry(value: &Value) -> Result<Uri, Fault> {
         ));
     }
     let uri = parse(&full, written, RIGHT)?;
-    if matches!(uri.path(), "/v2" | "/v2/") {
+    if uri.path().trim_end_matches('/') == "/v2" {
         return Err(Fault::new(
             format!("{} ends in /v2/", quoted(written)),
             "leave that out: every request has it anyway",
@@ -35,13 +35,14 @@ pub(super) fn registry(value: &Value) -> Result<Uri, Fault> {
     }
     if let Some(rest) = uri.path().strip_prefix("/v2/") {
         let host = full.strip_suffix(uri.path()).unwrap_or_default();
-        return Err(Fault::new(
-            format!("{} has a path after /v2/", quoted(written)),
-            format!(
-                "write url = {host:?}, and prefix = {:?}",
-                rest.trim_end_matches('/')
+        let rest = rest.trim_end_matches('/');
+        return Err(match written.contains('@') {
+            true => Fault::new("has a path after /v2/", "move that to prefix"),
+            false => Fault::new(
+                format!("{} has a path after /v2/", quoted(written)),
+                format!("write url = {host:?}, and prefix = {rest:?}"),
             ),
-        ));
+        });
     }
     Ok(uri)
 }
@@ -294,6 +295,8 @@ fn authority(url: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn registry_of(url: &str) -> Result<String, Fault> {
@@ -332,6 +335,8 @@ mod tests {
             "a b",
             "/path",
             "https://host/v2/",
+            "https://host/v2//",
+            "https://host/v2/dockerhub/",
         ] {
             assert!(registry_of(url).is_err(), "{url}");
         }
@@ -345,11 +350,31 @@ mod tests {
             "https://host/?token=hunter2",
             "https://host/a#hunter2",
             "ftp://host/x@hunter2",
+            "https://host/v2/x@hunter2",
             "https://me:hunter2@ho st",
         ];
         for url in urls {
             let fault = registry_of(url).unwrap_err();
             assert!(!format!("{fault:?}").contains("hunter2"), "{fault:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_as_a_prefix_makes_names_of_names(text in "[a-z./_-]{0,12}|.*|[a-z]+@hunter2", name in "[a-z]{1,9}(/[a-z]{1,9})?") {
+            let read = prefix(&Value::Text(Secret::new(text.clone())));
+            match read {
+                Ok(prefix) => {
+                    let name: Repository = name.parse().unwrap();
+                    let below = name.below(&prefix);
+                    prop_assert_eq!(below.as_str(), format!("{text}/{name}"));
+                    prop_assert!(below.as_str().len() > 255 || below.as_str().parse::<Repository>().is_ok());
+                }
+                Err(fault) => {
+                    let words = format!("{fault:?}");
+                    prop_assert!(!words.contains("hunter2"), "{}", words);
+                }
+            }
         }
     }
 
