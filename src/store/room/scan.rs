@@ -90,7 +90,8 @@ fn run(room: &Weak<Room>, layout: &Layout, leftovers: &[PathBuf]) {
     let Some(room) = room.upgrade() else { return };
     room.index.count_foreign(count.foreign_bytes);
     room.finish_count();
-    let bytes = room.index.usage().total();
+    // Without what an empty store takes: none in no files.
+    let bytes = room.index.usage().stored().bytes;
     tracing::info!(
         files,
         bytes,
