@@ -6,6 +6,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use moka::sync::Cache;
 
 use crate::flight::{Flights, Landing, Lost};
@@ -56,13 +57,13 @@ where
         let (refusals, site) = (self.refusals.clone(), Arc::clone(&context.site));
         let key = (name.clone(), what.clone());
         let id = key.clone();
-        join(context, &self.under_way, key, async move {
-            let answered = work.await;
-            if let Err(error) = &answered {
+        // An async block would keep room for the question twice: as what it has, and as what it waits for.
+        let noted = work.inspect(move |answered| {
+            if let Err(error) = answered {
                 refusals.note(&site, &id.0, &id.1, error);
             }
-            answered
-        })
+        });
+        join(context, &self.under_way, key, noted)
     }
 }
 
@@ -84,7 +85,8 @@ where
     if let Err(over) = context.miss() {
         return (Asked::Refused(over), Outcome::Error);
     }
-    let (landing, role) = flights.join(key, |slot| async move { slot.publish(work.await) });
+    let (landing, role) =
+        flights.join(key, |slot| work.map(move |answered| slot.publish(answered)));
     (Asked::UnderWay(landing), role.into())
 }
 

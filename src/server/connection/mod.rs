@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -193,13 +194,10 @@ where
         let caller = permit.caller(self.peer);
         let (answer, activity) = (self.answer, Arc::clone(permit.connection().activity()));
         let service = service_fn(move |request| {
-            // Boxed: hyper keeps room for it as long as the connection is open, and most are idle.
+            let (open, lane) = (ActiveRequest::new(&activity), lane.clone());
             let response = answer(request, caller.clone());
-            Box::pin(followed(
-                ActiveRequest::new(&activity),
-                response,
-                lane.clone(),
-            ))
+            // Boxed: hyper keeps room for it as long as the connection is open, and most are idle.
+            Box::pin(response.map(|response| followed(open, response, lane)))
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -219,11 +217,9 @@ where
         let (caller, activity) = (permit.caller(self.peer), permit.connection().activity());
         let (answer, watched) = (self.answer, Arc::clone(activity));
         let service = service_fn(move |request| {
-            followed(
-                ActiveRequest::new(&watched),
-                answer(request, caller.clone()),
-                None,
-            )
+            let open = ActiveRequest::new(&watched);
+            let response = answer(request, caller.clone());
+            response.map(|response| followed(open, response, None))
         });
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -246,12 +242,12 @@ where
 }
 
 /// A response that counts as under way from the request to its last byte, and may send files over `lane`.
-async fn followed(
+fn followed(
     open: ActiveRequest,
-    response: impl Future<Output = Response<Body>>,
+    response: Response<Body>,
     lane: Option<Lane>,
 ) -> Result<Response<Body>, Infallible> {
-    let mut response = response.await.map(|body| body.watched(open));
+    let mut response = response.map(|body| body.watched(open));
     browser::close(response.headers_mut());
     Ok(match lane {
         Some(lane) => response.map(|body| body.over(lane)),
