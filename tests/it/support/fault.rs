@@ -162,11 +162,11 @@ impl Fault {
 }
 
 fn compressed(label: &str, bytes: &[u8]) -> Vec<u8> {
-    let best = flate2::Compression::best();
+    let quick = flate2::Compression::fast();
     let mut out = Vec::new();
     match label {
-        "gzip" => flate2::read::GzEncoder::new(bytes, best).read_to_end(&mut out),
-        _ => flate2::read::ZlibEncoder::new(bytes, best).read_to_end(&mut out),
+        "gzip" => flate2::read::GzEncoder::new(bytes, quick).read_to_end(&mut out),
+        _ => flate2::read::ZlibEncoder::new(bytes, quick).read_to_end(&mut out),
     }
     .unwrap();
     out
