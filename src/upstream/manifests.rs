@@ -14,6 +14,8 @@ use super::asking::request::{Question, Reply, content_length, content_type};
 use super::error::Error;
 use super::heads::{Doubt, NO_HEAD, REFUSALS, may_be_about_head};
 
+const CONTENT_DIGEST: &str = "docker-content-digest";
+
 /// What upstream said when it was asked which manifest a reference is.
 #[derive(Debug, Clone)]
 pub(crate) enum ManifestHead {
@@ -93,8 +95,11 @@ pub(super) async fn head(
         },
         ..asked.question(Method::HEAD, turn)
     };
+    let mut names_digest = false;
     let told = match turn.client.send(&question, turn.until).await {
         Ok(reply) => {
+            names_digest =
+                reply.status == StatusCode::OK && reply.headers.contains_key(CONTENT_DIGEST);
             let limit = asked.memory.largest_manifest();
             if content_length(&reply.headers).is_some_and(|size| size > limit as u64) {
                 // A GET of it would be refused as well.
@@ -112,7 +117,8 @@ pub(super) async fn head(
         Err(error) => return Err(error),
     }
     let fetched = get().await?;
-    if confirms {
+    // A HEAD that only lacks a length still tells whether a tag moved.
+    if confirms && !names_digest {
         doubt.note();
     }
     Ok(fetched)
@@ -297,7 +303,7 @@ impl Unread {
 
 /// `Docker-Content-Digest` (distribution-spec, "Pulling manifests"). One that cannot be read is an error.
 fn stated_digest(headers: &HeaderMap) -> Result<Option<Digest>, Error> {
-    let Some(value) = headers.get("docker-content-digest") else {
+    let Some(value) = headers.get(CONTENT_DIGEST) else {
         return Ok(None);
     };
     let digest = value.to_str().ok().and_then(|text| text.parse().ok());

@@ -80,20 +80,25 @@ async fn the_stored_bytes_know_their_length_better_than_a_head() {
     assert_eq!(registry.counts().requests(), 0);
 }
 
-/// A check of a tag that did not move costs a HEAD, and no pull.
+/// A check of a tag that did not move costs a HEAD, and no pull; also after one that moved cost a GET.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_known_digest_without_a_length_is_confirmed() {
-    let registry = FakeRegistry::docker_hub().start().await;
-    registry.put_image(REPO, Some(TAG), &image(1));
-    registry.fault(On::manifest().forever(), Fault::NoContentLength);
-    let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).patient());
-    mirror.manifest(REPO, TAG).await;
-    registry.reset_counts();
-    for _ in 0..3 {
-        assert_length(&mirror.manifest(REPO, TAG).await, &image(1));
+    for registry in [FakeRegistry::docker_hub(), FakeRegistry::builder()] {
+        let registry = registry.start().await;
+        registry.put_image(REPO, Some(TAG), &image(1));
+        registry.fault(On::manifest().forever(), Fault::NoContentLength);
+        let mirror = Mirror::start(MirrorConfig::for_upstream(&registry).patient());
+        for newest in [image(1), image(2)] {
+            registry.put_image(REPO, Some(TAG), &newest);
+            assert_length(&mirror.manifest(REPO, TAG).await, &newest);
+            registry.reset_counts();
+            for _ in 0..3 {
+                assert_length(&mirror.manifest(REPO, TAG).await, &newest);
+            }
+            let counts = registry.counts();
+            assert_eq!((counts.manifest_heads, counts.manifest_gets), (3, 0));
+        }
     }
-    let counts = registry.counts();
-    assert_eq!((counts.manifest_heads, counts.manifest_gets), (3, 0));
 }
 
 /// Harbor sends blobs in chunks, and a proxy before it may end them early and cleanly.

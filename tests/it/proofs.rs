@@ -192,6 +192,22 @@ async fn what_upstream_took_back_was_served_for_ever() {
     }
 }
 
+/// It says no more than the manifest does, which is served without a question as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_long_a_blob_is_needs_no_question_until_max_stale() {
+    let (registry, mut mirror, image) = scene::cold_image(|config| config.max_stale("10d"));
+    mirror.manifest(REPO, scene::TAG).await;
+    let url = mirror.blob_url(REPO, &digest_of(&image.layers[0]));
+    grow_older(&mut mirror, 9 * DAY);
+    registry.down();
+    let answer = head(&url, &[]).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.header("content-length"), Some("1000"));
+    grow_older(&mut mirror, 2 * DAY);
+    let answer = head(&url, &[]).await.unwrap();
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
 /// A registry that is a cache has the blobs of an image only after it was asked for the manifest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_cache_had_dropped_was_taken_back() {

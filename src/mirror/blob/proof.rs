@@ -227,7 +227,7 @@ impl Proofs {
         let vouch = self.store.records().vouched(name, digest).await;
         let named = vouch.and_then(|vouch| vouch.size());
         let phase = phase(&context.site, vouch, seconds_now());
-        if named.is_some() && matches!(phase, Phase::Fresh(_)) {
+        if named.is_some() && phase != Phase::Expired {
             return Ok((named, Outcome::Hit));
         }
         let work = |context: Context, name: QualifiedName, digest: Digest| async move {
@@ -242,13 +242,7 @@ impl Proofs {
             }
         };
         let (size, outcome) = self.lengths.ask(context, name, digest, work);
-        match size.answer().await {
-            Ok(size) => Ok((size, outcome)),
-            Err(error) if named.is_some() && phase == Phase::Stale && !is_refusal(&error) => {
-                Ok((named, Outcome::Stale))
-            }
-            Err(error) => Err(blob_error(error)),
-        }
+        Ok((size.answer().await.map_err(blob_error)?, outcome))
     }
 }
 

@@ -103,14 +103,15 @@ impl Pointers {
             let Err(upstream::Error::NotFound) = resolved else {
                 return resolved;
             };
-            if let Some(digest) = stored
-                && !is_alive(&context.site, &name, digest).await
-            {
-                // The whole repository is gone: that says nothing about this tag, and is no reason to forget it.
-                let words = "it knows nothing of this repository any more";
-                return Err(upstream::Error::Unavailable(words.into()));
+            // Where nothing was known there is nothing to forget: what another question has brought meanwhile is newer.
+            if let Some(digest) = stored {
+                if !is_alive(&context.site, &name, digest).await {
+                    // The whole repository is gone: that says nothing about this tag, and is no reason to forget it.
+                    let words = "it knows nothing of this repository any more";
+                    return Err(upstream::Error::Unavailable(words.into()));
+                }
+                this.store.records().drop_tag(&name, &tag).await;
             }
-            this.store.records().drop_tag(&name, &tag).await;
             resolved
         };
         questions.ask(context, name, tag, work)
