@@ -139,6 +139,11 @@ impl Filter<'_> {
     }
 }
 
+/// Whether an index that was written by [`Referrers::into_text`] lists anything.
+pub(crate) fn lists_any(text: &[u8]) -> bool {
+    text.len() > START.len() + END.len()
+}
+
 /// Whether a manifest refers to `subject`; `None` if that cannot be read.
 pub(crate) fn refers_to(manifest: &[u8], subject: &Digest) -> Option<bool> {
     let read: Referrer = serde_json::from_slice(manifest).ok()?;

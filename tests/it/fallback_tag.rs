@@ -187,6 +187,52 @@ async fn nothing_under_the_tag_is_no_word_of_an_api_that_fails() {
     }
 }
 
+/// What is stored is taken away by the API's own list, or by the tag under which it stands, and by nothing else.
+#[tokio::test]
+async fn a_stored_list_was_lost_to_a_refusal() {
+    let stale = Some("pierglass; hit; detail=stale");
+    let refusals = REFUSALS.into_iter().map(answers);
+    for refusal in refusals.chain([leads_to("https://pages.invalid/")]) {
+        let (registry, mirror) = start();
+        refer(&registry, "a/sig", &subject());
+        let case = format!("{refusal:?}");
+        assert_eq!(kinds(&list(&mirror).await, &case), ["a/sig"]);
+        let asked = registry.fault(On::referrers().forever(), refusal);
+        for _ in 0..2 {
+            let answer = list(&mirror).await;
+            assert_eq!(kinds(&answer, &case), ["a/sig"]);
+            assert_eq!(answer.header("cache-status"), stale, "{case}");
+        }
+        assert_eq!(registry.struck(asked), 2);
+        // The same of a tag that says nothing.
+        registry.tag(REPO, &tag_of(&image(1).digest), &image(1).digest);
+        for _ in 0..2 {
+            assert_eq!(kinds(&list(&mirror).await, &case), ["a/sig"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stored_list_is_emptied_by_the_api_or_by_its_tag() {
+    let (registry, mirror) = start();
+    refer(&registry, "a/sig", &subject());
+    assert_eq!(kinds(&list(&mirror).await, "stored").len(), 1);
+    let empty = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).to_string();
+    let headers = vec![("Content-Type".into(), OCI_INDEX.into())];
+    registry.fault(
+        On::referrers().forever(),
+        Fault::Status(200, empty, headers),
+    );
+    assert!(kinds(&list(&mirror).await, "by the API").is_empty());
+
+    let (registry, mirror) = start();
+    registry.forget_referrers_api();
+    list_under_tag(&registry, &[refer(&registry, "a/sig", &subject())]);
+    assert_eq!(kinds(&list(&mirror).await, "stored").len(), 1);
+    registry.untag(REPO, &tag_of(&image(1).digest));
+    assert!(kinds(&list(&mirror).await, "by its tag").is_empty());
+}
+
 #[tokio::test]
 async fn what_refuses_the_tag_as_well_refuses() {
     for (status, expected) in [(401, 403), (403, 403)] {

@@ -20,6 +20,7 @@ use moka::sync::Cache;
 
 use crate::oci::digest::Digest;
 use crate::oci::name::{QualifiedName, Repository};
+use crate::oci::referrers::lists_any;
 use crate::store::Store;
 use crate::store::records::{Durability, Listing, StoredListing};
 use crate::upstream;
@@ -178,7 +179,11 @@ impl Lists {
         let fetched = match which {
             Listing::Tags => tags::fetch(&context.site, name).await?,
             Listing::Referrers(digest) => {
-                referrers::fetch(&self.tags, &self.store, context, name, digest).await?
+                let is_held = known.as_ref().is_some_and(|known| {
+                    decide(age(known.fetched_at), context.site.freshness()) != Phase::Expired
+                        && lists_any(&known.bytes)
+                });
+                referrers::fetch(&self.tags, &self.store, context, name, digest, is_held).await?
             }
         };
         let confirmed = known.is_some_and(|known| known.bytes == fetched.listing.bytes);

@@ -24,17 +24,27 @@ use crate::upstream::{self, ReferrersAnswer};
 use super::fetched::Fetched;
 
 /// Asks upstream's API, and looks under the tag if that has no list.
+///
+/// `is_held`: a list that is not empty is stored and may be served. Only the API takes it away then, or the tag under
+/// which it stands: a refusal, or a 404 of a host without a registry behind it, is no word that nothing refers.
 pub(super) async fn fetch(
     tags: &Arc<ByTag>,
     store: &Store,
     context: &Context,
     name: &QualifiedName,
     digest: &Digest,
+    is_held: bool,
 ) -> Answered<Fetched> {
     let upstream = context.site.upstream();
+    let under_a_tag = is_held && stands_under_tag(store, name, digest).await;
     let under_tag = || Box::pin(under_fallback_tag(tags, store, context, name, digest));
+    let mut by_api = false;
+    let mut listed_by_api = |referrers, held| {
+        by_api = true;
+        (Some((referrers, held)), None)
+    };
     let (listed, tag) = match upstream.referrers(&name.repository, digest, false).await? {
-        ReferrersAnswer::Listed(referrers, held) => (Some((referrers, held)), None),
+        ReferrersAnswer::Listed(referrers, held) => listed_by_api(referrers, held),
         ReferrersAnswer::NoApi => under_tag().await?,
         // The tag is asked for with the same rights: where it is not there, that is the answer.
         ReferrersAnswer::Refused(error) => under_tag().await.map_err(|_| error)?,
@@ -45,12 +55,17 @@ pub(super) async fn fetch(
                 (Some((referrers, held)), tag)
             }
             Ok(_) => match upstream.referrers(&name.repository, digest, true).await? {
-                ReferrersAnswer::Listed(referrers, held) => (Some((referrers, held)), None),
+                ReferrersAnswer::Listed(referrers, held) => listed_by_api(referrers, held),
                 ReferrersAnswer::NoApi | ReferrersAnswer::Refused(_) => (None, None),
                 ReferrersAnswer::Failed(error) => return Err(error),
             },
         },
     };
+    let lists_any = listed.as_ref().is_some_and(|(list, _)| !list.is_empty());
+    if is_held && !by_api && !lists_any && !under_a_tag {
+        let words = "it has no list of referrers any more, and none under a tag";
+        return Err(upstream::Error::Unavailable(words.into()));
+    }
     let age = tag.as_ref().map_or(Duration::ZERO, |tag| tag.age);
     let stale = tag.filter(|tag| tag.outcome == Outcome::Stale);
     let now = SystemTime::now();
@@ -68,6 +83,24 @@ pub(super) async fn fetch(
     })
 }
 
+/// Whether a list is stored under the tag: where upstream has that no more, the list is gone.
+async fn stands_under_tag(store: &Store, name: &QualifiedName, digest: &Digest) -> bool {
+    let Some(tag) = fallback_tag(digest) else {
+        return false;
+    };
+    let Some(record) = store.records().tag(name, &tag).await else {
+        return false;
+    };
+    let manifest = store.records().manifest(name, &record.digest).await;
+    manifest.is_some_and(|manifest| is_list(&manifest.media_type, &manifest.digest, digest))
+}
+
+/// Whether a manifest under the tag of `subject` can list its referrers. A user may have pushed that tag; GitLab resolves
+/// it to the manifest with that digest.
+fn is_list(media_type: &str, digest: &Digest, subject: &Digest) -> bool {
+    media_type == OCI_INDEX && digest != subject
+}
+
 /// The tag is asked for like every other, so that clients which ask for it themselves find it stored. No referrers if
 /// upstream has no such tag.
 async fn under_fallback_tag(
@@ -82,9 +115,7 @@ async fn under_fallback_tag(
     };
     match Box::pin(tags.get(context, name, &tag, Want::Content)).await {
         Ok(manifest) => {
-            // A user may have pushed that tag, and what is not an index says nothing of referrers. GitLab resolves it to
-            // the manifest with that digest.
-            let is_list = manifest.media_type == OCI_INDEX && manifest.digest != *digest;
+            let is_list = is_list(&manifest.media_type, &manifest.digest, digest);
             let index = manifest.content.clone().filter(|_| is_list);
             let index = index.unwrap_or_default();
             let held = context.site.upstream().memory().hold(index.len()).await;
