@@ -18,7 +18,7 @@ use crate::support::{FakeRegistry, Fault, Mirror, MirrorConfig, On, REPO, image,
 #[derive(Clone, Copy)]
 enum Forgotten {
     Swallow,
-    Reset,
+    Close,
 }
 
 /// A NAT in front of a registry.
@@ -26,6 +26,8 @@ struct Nat {
     url: String,
     restarts: Arc<AtomicU64>,
     opened: Arc<AtomicU64>,
+    /// Connections that were used after they had been forgotten.
+    lost: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
@@ -39,8 +41,9 @@ impl Nat {
     async fn before(registry: &FakeRegistry, forgotten: Forgotten) -> Nat {
         let listener = TcpListener::bind(any_port()).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (restarts, opened) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let [restarts, opened, lost] = [(); 3].map(|()| Arc::new(AtomicU64::new(0)));
         let (now, count, behind) = (restarts.clone(), opened.clone(), registry.authority());
+        let noted = lost.clone();
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
@@ -49,20 +52,26 @@ impl Nat {
                 };
                 let (client, server) = (client.into_split(), server.into_split());
                 let born = now.load(Ordering::SeqCst);
-                tokio::spawn(pass(client.0, server.1, born, now.clone(), forgotten));
-                tokio::spawn(pass(server.0, client.1, born, now.clone(), forgotten));
+                let way = |from, to| pass(from, to, born, now.clone(), noted.clone(), forgotten);
+                tokio::spawn(way(client.0, server.1));
+                tokio::spawn(way(server.0, client.1));
             }
         });
         Nat {
             url,
             restarts,
             opened,
+            lost,
             task,
         }
     }
 
     fn restart(&self) {
         self.restarts.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn lost(&self) -> u64 {
+        self.lost.load(Ordering::SeqCst)
     }
 
     fn opened(&self) -> u64 {
@@ -75,19 +84,17 @@ async fn pass(
     mut to: OwnedWriteHalf,
     born: u64,
     restarts: Arc<AtomicU64>,
+    lost: Arc<AtomicU64>,
     forgotten: Forgotten,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         if restarts.load(Ordering::SeqCst) != born {
+            lost.fetch_add(1, Ordering::SeqCst);
             match forgotten {
                 // Both ends stay open.
                 Forgotten::Swallow => std::future::pending().await,
-                Forgotten::Reset => {
-                    let _ = to.as_ref().set_zero_linger();
-                    let _ = from.reunite(to);
-                    return;
-                }
+                Forgotten::Close => return,
             }
         }
         if to.write_all(&buffer[..length]).await.is_err() {
@@ -113,7 +120,7 @@ async fn idle_connections(
     let slow = registry.fault(On::manifest().times(COUNT), slow);
     pull(&mirror, 0..COUNT).await;
     assert_eq!(registry.struck(slow), COUNT);
-    assert!(nat.opened() >= COUNT / 2, "{}", nat.opened());
+    assert!(nat.opened() >= 2, "{}", nat.opened());
     registry.reset_counts();
     (registry, nat, mirror)
 }
@@ -137,7 +144,6 @@ async fn openings(mirror: &Mirror) -> f64 {
 async fn a_nat_that_restarted_cost_a_minute_of_timeouts() {
     let (registry, nat, mirror) = idle_connections(Forgotten::Swallow, |config| config).await;
     nat.restart();
-    let before = nat.opened();
     for number in 8..20 {
         pull(&mirror, number..number + 1).await;
     }
@@ -147,8 +153,7 @@ async fn a_nat_that_restarted_cost_a_minute_of_timeouts() {
         "each came through once"
     );
     // The first pull found out for all: no other one was sent into a hole first.
-    let opened = nat.opened() - before;
-    assert!(opened < 6, "{opened}");
+    assert_eq!(nat.lost(), 1);
     assert_eq!(openings(&mirror).await, 0.0);
 }
 
@@ -162,15 +167,13 @@ async fn pulls_that_were_under_way_at_the_same_time_are_all_saved_by_one_of_them
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_are_reset_one_by_one_are_no_outage() {
-    let (_registry, nat, mirror) = idle_connections(Forgotten::Reset, |config| config).await;
+async fn connections_that_are_closed_when_they_are_used_are_no_outage() {
+    let (_registry, nat, mirror) = idle_connections(Forgotten::Close, |config| config).await;
     nat.restart();
-    let before = nat.opened();
     for number in 8..14 {
         pull(&mirror, number..number + 1).await;
     }
-    let opened = nat.opened() - before;
-    assert!(opened < 4, "{opened}");
+    assert_eq!(nat.lost(), 1);
     assert_eq!(openings(&mirror).await, 0.0);
 }
 
@@ -192,13 +195,13 @@ async fn a_stored_tag_is_fresh_again_after_one_stale_answer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_that_is_slow_is_asked_twice_only_once() {
     let registry = FakeRegistry::start().await;
-    for tag in ["a", "b", "c", "d"] {
+    for tag in ["a", "b", "c"] {
         registry.put_image(REPO, Some(tag), &image(1));
     }
     let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
-    let slow = Fault::DelayHeaders(Duration::from_millis(2500));
+    let slow = Fault::DelayHeaders(Duration::from_secs(4));
     registry.fault(On::manifest().forever(), slow);
-    for (tag, asked) in [("a", 1), ("b", 3), ("c", 4), ("d", 5)] {
+    for (tag, asked) in [("a", 1), ("b", 3), ("c", 4)] {
         let answer = mirror.manifest(REPO, tag).await;
         assert_eq!(answer.status, StatusCode::OK);
         // On a new connection it is the registry that is silent; on the old one that had to be tried.
