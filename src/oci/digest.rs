@@ -55,12 +55,10 @@ impl Digest {
 
     /// The encoded part, lower-case, without the algorithm.
     pub(crate) fn hex(&self) -> String {
-        let mut text = String::with_capacity(self.bytes().len() * 2);
-        for byte in self.bytes() {
-            text.push(hex_digit(byte >> 4));
-            text.push(hex_digit(byte & 15));
-        }
-        text
+        let digits = |byte: &u8| [hex_digit(byte >> 4), hex_digit(byte & 15)];
+        // As bytes: a text looks at each character that it is given.
+        let digits = self.bytes().iter().flat_map(digits).collect();
+        String::from_utf8(digits).unwrap_or_default()
     }
 
     /// A fresh hasher of this digest's own algorithm: feed it the content, then compare.
@@ -145,17 +143,19 @@ fn hex_value(digit: u8) -> Option<u8> {
     }
 }
 
-fn hex_digit(value: u8) -> char {
-    char::from(if value < 10 {
+fn hex_digit(value: u8) -> u8 {
+    if value < 10 {
         b'0' + value
     } else {
         b'a' + value - 10
-    })
+    }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm(), self.hex())
+        f.write_str(self.algorithm().as_str())?;
+        f.write_str(":")?;
+        f.write_str(&self.hex())
     }
 }
 

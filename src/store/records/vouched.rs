@@ -9,6 +9,7 @@
 //! read. A line that is torn or lost costs one question to upstream. A list is counted and evicted like everything else.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -35,6 +36,8 @@ use super::vouch::{GONE, Vouch};
 
 /// Memory for lists of each kind, in bytes.
 const MEMORY: u64 = 16 * 1024 * 1024;
+/// What an entry takes in its file, about.
+const LINE: usize = 112;
 /// What an entry takes in memory.
 const ENTRY: usize = 80;
 /// Lists shorter than this are never shortened.
@@ -136,11 +139,14 @@ impl VouchedEntries {
 
     /// What the file is to say about these.
     fn lines(&self, digests: &[Digest]) -> String {
-        let line = |digest: &Digest| match self.by_digest.get(digest) {
-            Some(vouch) => format!("{digest} {vouch}\n"),
-            None => format!("{digest}{GONE}\n"),
-        };
-        digests.iter().map(line).collect()
+        let mut text = String::with_capacity(digests.len() * LINE);
+        for digest in digests {
+            let _ = match self.by_digest.get(digest) {
+                Some(vouch) => writeln!(text, "{digest} {vouch}"),
+                None => writeln!(text, "{digest}{GONE}"),
+            };
+        }
+        text
     }
 
     /// Whether most lines of the file have been replaced by later ones.
@@ -151,10 +157,11 @@ impl VouchedEntries {
     /// All of it as a file, which has no line too many.
     fn text(&mut self) -> String {
         self.lines = self.by_digest.len();
-        let lines = self.by_digest.iter();
-        lines
-            .map(|(digest, vouch)| format!("{digest} {vouch}\n"))
-            .collect()
+        let mut text = String::with_capacity(self.lines * LINE);
+        for (digest, vouch) in &self.by_digest {
+            let _ = writeln!(text, "{digest} {vouch}");
+        }
+        text
     }
 
     /// Drops the oldest entries if there are too many; says whether it did.
