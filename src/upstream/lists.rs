@@ -94,6 +94,20 @@ pub(super) async fn has_repository(
     page.is_ok_and(|page| TagList::is_page(&page))
 }
 
+/// Whether a registry answers at all: a host without one behind it says 404 to everything.
+pub(super) async fn is_registry(client: &Client) -> bool {
+    let question = Question {
+        patient: false,
+        ..Question::new(Method::GET, Endpoint::Base)
+    };
+    match client.send(&question, client.deadline()).await {
+        Ok(reply) => {
+            !content_type(&reply.headers).is_some_and(|text| text.starts_with("text/html"))
+        }
+        Err(error) => matches!(error, Error::Denied { .. } | Error::RateLimited { .. }),
+    }
+}
+
 /// The manifests that refer to one. `patient`: whether to try again what may pass.
 pub(super) async fn referrers(
     client: &Client,

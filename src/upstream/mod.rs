@@ -208,6 +208,11 @@ impl Upstream {
         lists::has_repository(self.endpoints.registry(), repository, &self.memory).await
     }
 
+    /// Whether a registry answers at all.
+    pub(crate) async fn is_registry(&self) -> bool {
+        lists::is_registry(self.endpoints.registry()).await
+    }
+
     /// The manifests that refer to one. `patient`: whether to try again what may pass.
     pub(crate) async fn referrers(
         &self,

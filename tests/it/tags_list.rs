@@ -307,6 +307,25 @@ async fn nothing_is_listed_that_upstream_did_not_list() {
     );
 }
 
+/// A load balancer without a registry behind it. One that has dropped the repository still answers `/v2/`.
+#[tokio::test]
+async fn a_moment_in_which_everything_was_404_took_the_lists_away() {
+    for everything in [Fault::status(404), Fault::Html(404)] {
+        let registry = registry_with(&["1", "2"]).await;
+        let mirror = Mirror::start(config(&registry).asking_each_time());
+        assert_lists(&list(&mirror, "").await, &["1", "2"]);
+        registry.fault(On::any().forever(), everything);
+        for _ in 0..2 {
+            let answer = list(&mirror, "").await;
+            assert_lists(&answer, &["1", "2"]);
+            assert_eq!(answer.header("cache-status"), Some(STALE));
+        }
+        registry.clear_faults();
+        registry.fault(On::tags().forever(), Fault::status(404));
+        assert_eq!(list(&mirror, "").await.status, StatusCode::NOT_FOUND);
+    }
+}
+
 #[tokio::test]
 async fn an_unknown_repository_is_asked_about_once() {
     let (registry, mirror) = scene::start_with(|config| config.impatient());

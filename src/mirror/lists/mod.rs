@@ -151,8 +151,13 @@ impl Lists {
     ) -> (Asked<Listed>, Outcome) {
         let this = Arc::clone(self);
         let work = |context: Context, name: QualifiedName, which: Listing| async move {
+            let is_stored = known.is_some();
             let listed = this.fetch(&context, &name, &which, known).await;
             if let Err(upstream::Error::NotFound) = listed {
+                if is_stored && !context.site.upstream().is_registry().await {
+                    let words = "it says 404 to everything: there is no registry behind it";
+                    return Err(upstream::Error::Unavailable(words.into()));
+                }
                 this.empty.invalidate(&(name.clone(), which.clone()));
                 this.store.records().drop_listing(&name, &which).await;
             }
