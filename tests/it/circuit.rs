@@ -283,18 +283,21 @@ async fn an_upstream_that_is_back_is_found_though_what_is_asked_first_is_broken(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scopes_that_no_token_was_given_for_shut_a_realm_out() {
-    let registry = FakeRegistry::builder().bearer(None).start().await;
-    registry.put_image(REPO, Some("1.0"), &image(1));
-    registry.fault(
-        On::token().containing("attacker").forever(),
-        Fault::status(500),
-    );
-    let mirror = Mirror::start(config(&registry));
-    for number in 0..8 {
-        ask_for_broken(&mirror, &format!("attacker/a{number}"), 1).await;
+    for status in [500, 300, 409, 484, 501] {
+        let registry = FakeRegistry::builder().bearer(None).start().await;
+        registry.put_image(REPO, Some("1.0"), &image(1));
+        registry.fault(
+            On::token().containing("attacker").forever(),
+            Fault::status(status),
+        );
+        let mirror = Mirror::start(config(&registry));
+        for number in 0..8 {
+            ask_for_broken(&mirror, &format!("attacker/a{number}"), 1).await;
+        }
+        let answer = mirror.manifest(REPO, "1.0").await;
+        assert_eq!(answer.status, StatusCode::OK, "{status}");
+        let token = format!("{} token", registry.authority());
+        let opened = mirror.metric(OPENINGS, &[("endpoint", &*token)]).await;
+        assert_eq!(opened, Some(0.0), "{status}");
     }
-    assert_eq!(mirror.manifest(REPO, "1.0").await.status, StatusCode::OK);
-    let token = format!("{} token", registry.authority());
-    let opened = mirror.metric(OPENINGS, &[("endpoint", &*token)]).await;
-    assert_eq!(opened, Some(0.0));
 }

@@ -263,13 +263,13 @@ impl Exchange {
             }
             _ => {
                 let words = format!("{host} answers {status} instead of a token");
-                let error = Error::unavailable(words);
                 return Err(match may_pass(status) {
                     true => FailedTry {
                         told: retry_after(response.headers(), SystemTime::now()),
-                        ..FailedTry::transient(error)
+                        ..FailedTry::transient(Error::unavailable(words))
                     },
-                    false => error.into(),
+                    // It is there, and no reason to leave it alone with other questions.
+                    false => Error::wrong(words).into(),
                 });
             }
         }
