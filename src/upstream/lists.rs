@@ -123,7 +123,7 @@ pub(super) async fn referrers(
     let question = Question {
         accept: Some(OCI_INDEX),
         answers: NO_REFERRERS_API,
-        stays: true,
+        tries_redirects: true,
         patient,
         ..Question::new(Method::GET, endpoint)
     };

@@ -69,23 +69,6 @@ impl Manifests {
         index: &ManifestAnswer,
         want: Want,
     ) -> Result<Option<ManifestAnswer>, Error> {
-        match self
-            .find_usual_image(context, repository, index, want)
-            .await
-        {
-            // Named, and not there.
-            Err(Error::ManifestUnknown) => Ok(None),
-            found => found,
-        }
-    }
-
-    async fn find_usual_image(
-        &self,
-        context: &Context,
-        repository: &Repository,
-        index: &ManifestAnswer,
-        want: Want,
-    ) -> Result<Option<ManifestAnswer>, Error> {
         let name = context.site.qualify(repository);
         let get = async |digest, want| self.digests.get(context, &name, digest, want).await;
         let bytes = match &index.content {
@@ -96,7 +79,11 @@ impl Manifests {
         let Some(digest) = work_on(bytes.len(), move || usual_image(&bytes)).await else {
             return Ok(None);
         };
-        let image = get(&digest, want).await?;
+        let image = match get(&digest, want).await {
+            Ok(image) => image,
+            Err(Error::ManifestUnknown) => return Ok(None),
+            Err(error) => return Err(error),
+        };
         // It is what the tag stands for, for as long as the index is.
         Ok(Some(ManifestAnswer {
             outcome: match image.outcome {

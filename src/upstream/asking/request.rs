@@ -19,8 +19,9 @@ pub(crate) struct Question {
     pub(crate) range: Option<String>,
     /// Statuses besides 2xx that are a reply to this question and not a failure.
     pub(crate) answers: &'static [u16],
-    /// A redirect that leads to anything but the same question at a registry is not followed: it is the reply.
-    pub(crate) stays: bool,
+    /// What a redirect leads to counts only if it is found there, or is the same question at a registry; otherwise the
+    /// redirect is the reply.
+    pub(crate) tries_redirects: bool,
     /// Repeat it after a transient failure, and wait out short rate limits. False if something stored can be served.
     pub(crate) patient: bool,
 }
@@ -35,7 +36,7 @@ impl Question {
             if_none_match: None,
             range: None,
             answers: &[],
-            stays: false,
+            tries_redirects: false,
             patient: true,
         }
     }

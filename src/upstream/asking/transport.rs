@@ -119,6 +119,7 @@ impl Transport {
         until: Instant,
     ) -> Result<Arrival, FailedTry> {
         let first = origin(&uri);
+        let mut redirected = None;
         for _ in 0..=MAX_REDIRECTS {
             let at = origin(&uri);
             let authorization = authorization.filter(|_| at == first);
@@ -134,6 +135,12 @@ impl Transport {
             if let Some(permission) = permission {
                 report(permission, &result);
             }
+            if result.is_err()
+                && at != self.origin
+                && let Some(redirected) = redirected.take()
+            {
+                return Ok(redirected);
+            }
             let response = result.map_err(|failed| FailedTry {
                 // The registry may name another host, and the circuit is not for this one.
                 transient: failed.transient
@@ -143,22 +150,28 @@ impl Transport {
             if at == self.origin {
                 zone = self.http.zone(&uri, &response);
             }
-            match redirect(&response, &uri)?.filter(|next| is_followed(question, next)) {
-                Some(next) => {
-                    tracing::debug!(upstream = %self.http.namespace(), to = next.host(), "redirected");
-                    Box::pin(self.drain(response)).await;
-                    uri = next;
-                }
-                None => {
-                    return Ok(Arrival {
-                        response,
-                        at: uri,
-                        zone,
-                    });
-                }
+            let next = redirect(&response, &uri)?;
+            let arrival = Arrival {
+                response,
+                at: uri,
+                zone,
+            };
+            let Some(next) = next else {
+                return Ok(match redirected {
+                    Some(redirected) if !arrival.response.status().is_success() => redirected,
+                    _ => arrival,
+                });
+            };
+            tracing::debug!(upstream = %self.http.namespace(), to = next.host(), "redirected");
+            if question.tries_redirects && !is_registrys(&question.endpoint, &next) {
+                redirected = redirected.or(Some(arrival));
+            } else {
+                Box::pin(self.drain(arrival.response)).await;
             }
+            uri = next;
         }
-        Err(Error::wrong(format!("more than {MAX_REDIRECTS} redirects")).into())
+        let endless = || Error::wrong(format!("more than {MAX_REDIRECTS} redirects")).into();
+        redirected.ok_or_else(endless)
     }
 
     /// Where a connection for `uri` may lead, if a host in `zone` named it.
@@ -212,10 +225,6 @@ impl Transport {
         let body = self.http.body(response.into_body());
         let _ = tokio::time::timeout(DRAIN_WITHIN, body.collect_up_to(MAX_DRAINED)).await;
     }
-}
-
-fn is_followed(question: &Question, next: &Uri) -> bool {
-    !question.stays || is_registrys(&question.endpoint, next)
 }
 
 fn request(
