@@ -63,6 +63,7 @@
 //! - `prefix`: a registry that has the repositories of another below a path
 //! - `resume`: a transfer breaks off and is resumed
 //! - `upstream_trouble`: upstream answers nonsense, without end, or with a passing failure
+//! - `matrix`: everything that can be asked for, refused everywhere and in every way
 //! - `circuit`: upstream keeps failing
 //! - `quota`: upstream limits the rate
 //! - `rate_limits`: numbers in which upstream tells its limits
@@ -127,6 +128,7 @@ mod lengths;
 mod lessons;
 mod limits;
 mod logins;
+mod matrix;
 mod media_types;
 mod memory;
 mod messages;

@@ -5,9 +5,7 @@ use serde_json::json;
 
 use crate::support::client::Response;
 use crate::support::image::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, descriptor};
-use crate::support::{
-    FakeRegistry, Fault, Image, Index, Mirror, On, REPO, client, digest_of, scene, until,
-};
+use crate::support::{FakeRegistry, Image, Index, Mirror, REPO, client, digest_of, scene, until};
 
 const TAG: &str = "1.0";
 const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
@@ -204,15 +202,6 @@ async fn a_list_without_such_an_image_is_given_as_it_is() {
     let answer = by_tag(&mirror, &Method::GET, &[OCI_MANIFEST]).await;
     assert_eq!(answer.body, absent.bytes);
     assert_eq!(answer.header("cache-control"), None);
-    // The list itself is not there any more, although HEAD of the tag says that it is.
-    let (moving, fresh) = scene::start();
-    let listed = Listed::put(&moving, DOCKER_LIST, DOCKER_MANIFEST);
-    let digest = digest_of(listed.bytes.as_bytes());
-    let gone = On::manifest().get().containing(&digest).forever();
-    moving.fault(gone, Fault::status(404));
-    let head = by_tag(&fresh, &Method::HEAD, &[DOCKER_MANIFEST]).await;
-    assert_eq!(head.status, StatusCode::OK);
-    assert_eq!(head.header("docker-content-digest"), Some(&*digest));
     // Not named.
     let mut arm = Image::random(2, &[10]);
     arm.architecture = "arm64".into();
