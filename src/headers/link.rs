@@ -8,11 +8,19 @@ use http::HeaderValue;
 /// the next page is at the same path as the first.
 pub fn next_query<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Option<String> {
     let texts = values.into_iter().filter_map(|value| value.to_str().ok());
-    texts.flat_map(links).find_map(|(target, parameters)| {
-        let query = target.split_once('?')?.1;
-        let query = query.split('#').next().unwrap_or_default();
-        (is_next(parameters) && !query.is_empty()).then(|| query.to_owned())
-    })
+    let links: Vec<_> = texts.flat_map(links).collect();
+    let named = links
+        .iter()
+        .filter(|(_, parameters)| relations(parameters).any(|it| it.eq_ignore_ascii_case("next")))
+        .find_map(|(target, _)| query_of(target));
+    // Some registries do not say what the link to the next page is.
+    let alone = || match links[..] {
+        [(target, parameters)] if relations(parameters).next().is_none() => {
+            query_of(target).filter(|query| names_page(query))
+        }
+        _ => None,
+    };
+    named.or_else(alone).map(str::to_owned)
 }
 
 /// The link to the next page of this same list, relative: no client then has to know how we are reached.
@@ -27,13 +35,25 @@ fn links(text: &str) -> impl Iterator<Item = (&str, &str)> {
         .filter_map(|link| link.split_once('>'))
 }
 
-fn is_next(parameters: &str) -> bool {
-    parameters.split([';', ',']).any(|parameter| {
-        let (name, value) = parameter.split_once('=').unwrap_or_default();
-        let mut relations = value.trim().trim_matches('"').split_ascii_whitespace();
-        name.trim().eq_ignore_ascii_case("rel")
-            && relations.any(|relation| relation.eq_ignore_ascii_case("next"))
-    })
+fn query_of(target: &str) -> Option<&str> {
+    let query = target.trim().split_once('?')?.1;
+    let query = query.split('#').next().unwrap_or_default().trim();
+    (!query.is_empty()).then_some(query)
+}
+
+/// What the target is to the list: the words of `rel`.
+fn relations(parameters: &str) -> impl Iterator<Item = &str> {
+    let parameters = parameters.split([';', ',']);
+    let named = parameters.filter_map(|parameter| parameter.split_once('='));
+    named
+        .filter(|(name, _)| name.trim().eq_ignore_ascii_case("rel"))
+        .flat_map(|(_, value)| value.trim().trim_matches(['"', '\'']).split_whitespace())
+}
+
+/// Whether a query has a parameter of those that registries page with.
+fn names_page(query: &str) -> bool {
+    let mut named = query.split('&').filter_map(|it| it.split_once('='));
+    named.any(|(name, _)| matches!(name, "last" | "n" | "next_page"))
 }
 
 #[cfg(test)]
@@ -52,6 +72,11 @@ mod tests {
             "<https://elsewhere.example/v2/r/tags/list?last=b&n=2>;rel=next",
             "<?last=b&n=2>; title=\"more, or less\"; REL=\"last Next\"",
             "</first?n=2>; rel=\"first\", </v2/r?last=b&n=2#x>; rel=next",
+            "</v2/r/tags/list?last=b&n=2>; rel='next'",
+            "</v2/r/tags/list?last=b&n=2>; rel='prev next'",
+            "< /v2/r/tags/list?last=b&n=2 >; rel=\"next\"",
+            "</v2/r/tags/list?last=b&n=2>",
+            "</v2/r/tags/list?last=b&n=2>; title=\"more\"",
         ] {
             assert_eq!(query(text), page, "{text}");
         }
@@ -65,6 +90,10 @@ mod tests {
             "</v2/r/tags/list?>; rel=\"next\"",
             "/v2/r/tags/list?n=2; rel=next",
             "</v2/r/tags/list?n=2",
+            "</v2/r/tags/list?n=2>; rel='prev'",
+            "</about?page=2>",
+            "</a?n=2>, </b?n=3>",
+            "< ?  >; rel=next",
             "",
         ] {
             assert_eq!(query(text), None, "{text}");

@@ -23,19 +23,17 @@ pub struct TagList {
 #[derive(Debug)]
 pub struct NoTagList;
 
-/// What shows that a repository is there: a list of its tags, be it empty.
-#[derive(Deserialize)]
-struct Shown {
-    #[serde(rename = "tags")]
-    _tags: IgnoredAny,
-}
-
 impl TagList {
     /// Adds the tags of a page. Names that are not valid as a tag are left out.
     pub fn add(&mut self, page: &[u8]) -> Result<(), NoTagList> {
-        let mut page = serde_json::Deserializer::from_slice(page);
-        let read = TagsPage(self).deserialize(&mut page);
-        read.and_then(|()| page.end()).map_err(|_| NoTagList)
+        let mut json = serde_json::Deserializer::from_slice(page);
+        let mut found = false;
+        let page = TagsPage {
+            list: self,
+            found: &mut found,
+        };
+        let read = page.deserialize(&mut json).and_then(|()| json.end());
+        read.ok().filter(|()| found).ok_or(NoTagList)
     }
 
     /// How much text the pages brought so far.
@@ -45,7 +43,7 @@ impl TagList {
 
     /// Whether a page has the form of such a list.
     pub(crate) fn is_page(page: &[u8]) -> bool {
-        serde_json::from_slice::<Shown>(page).is_ok()
+        Self::default().add(page).is_ok()
     }
 
     /// All of them: sorted, each once, each followed by a line feed.
@@ -85,7 +83,11 @@ impl TagList {
 }
 
 /// Reads a page into a list.
-struct TagsPage<'l>(&'l mut TagList);
+struct TagsPage<'l> {
+    list: &'l mut TagList,
+    /// It has the key `tags`. What has not is a word of something else than a registry.
+    found: &'l mut bool,
+}
 
 impl<'de> DeserializeSeed<'de> for TagsPage<'_> {
     type Value = ();
@@ -105,7 +107,16 @@ impl<'de> Visitor<'de> for TagsPage<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key()? {
             match key {
-                TagsKey::Tags => map.next_value_seed(TagsField(&mut *self.0))?,
+                TagsKey::Tags => {
+                    map.next_value_seed(TagsField(&mut *self.list))?;
+                    *self.found = true;
+                }
+                TagsKey::Errors => {
+                    let errors: Option<Vec<IgnoredAny>> = map.next_value()?;
+                    if errors.is_some_and(|errors| !errors.is_empty()) {
+                        return Err(A::Error::custom("an error"));
+                    }
+                }
                 TagsKey::Other => drop(map.next_value::<IgnoredAny>()?),
             }
         }
@@ -117,6 +128,7 @@ impl<'de> Visitor<'de> for TagsPage<'_> {
 #[serde(field_identifier, rename_all = "lowercase")]
 enum TagsKey {
     Tags,
+    Errors,
     #[serde(other)]
     Other,
 }
@@ -177,11 +189,22 @@ mod tests {
             r#"{"name":"a/b","tags":["V1","v2","-no","a b"]}"#,
         ]);
         assert_eq!(found.as_deref(), Some("V1\nlatest\nv2\n"));
-        assert_eq!(lines(&[r#"{"tags":null}"#, "{}"]).as_deref(), Some(""));
+        let empty = [
+            r#"{"tags":null}"#,
+            r#"{"tags":[],"errors":null}"#,
+            r#"{"errors":[],"tags":[]}"#,
+        ];
+        assert_eq!(lines(&empty).as_deref(), Some(""));
         for page in [
             "",
             "[]",
             "null",
+            "{}",
+            r#"{"name":"a/b"}"#,
+            r#"{"message":"maintenance"}"#,
+            r#"{"errors":[{"code":"UNKNOWN"}]}"#,
+            r#"{"tags":["1"],"errors":[{"code":"UNKNOWN"}]}"#,
+            r#"{"errors":"no","tags":[]}"#,
             r#"{"tags":{}}"#,
             r#"{"tags":[1]}"#,
             r#"{"tags":[]}x"#,

@@ -12,7 +12,7 @@ use crate::headers::link::next_query;
 use crate::memory::{Held, Memory, work_on};
 use crate::oci::digest::Digest;
 use crate::oci::endpoint::Endpoint;
-use crate::oci::manifest::OCI_INDEX;
+use crate::oci::manifest::{Manifest, OCI_INDEX, is_index};
 use crate::oci::name::Repository;
 use crate::oci::referrers::Referrers;
 use crate::oci::tags::TagList;
@@ -31,6 +31,9 @@ const MAX_PAGES: usize = 1000;
 const WITHIN: Duration = Duration::from_secs(20);
 /// The longest page of tags that every registry with such a limit allows.
 const FULL_PAGE: &str = "n=1000";
+
+const PAGE_MISSING: &str = "a page of the list is missing";
+const NO_TAGS: &str = "what upstream sent is not a list of tags";
 
 /// Pages in a row that bring nothing and name a next one. Some registries skip over what they do not show.
 const MAX_FRUITLESS: usize = 10;
@@ -56,9 +59,12 @@ pub(super) async fn tags(
     memory: &Memory,
 ) -> Result<Bytes, Error> {
     let asked = |query| async move {
-        let found = |reply: &Reply| reply.status.is_success();
+        let label = |reply: &Reply| match reply.status {
+            StatusCode::OK => Label::Page,
+            _ => Label::Other,
+        };
         let question = tags_question(repository, query);
-        pages(client, question, found, TagPages::default(), memory).await
+        pages(client, question, label, TagPages::default(), memory).await
     };
     let listed = match asked(Some(FULL_PAGE)).await.map_err(Unlisted::error) {
         // It does not take `n`, or not one that large: of Quay that is 413.
@@ -67,8 +73,7 @@ pub(super) async fn tags(
         }
         listed => listed,
     };
-    let listed = listed?.unwrap_or_default();
-    let (list, held) = listed;
+    let (list, held) = listed?.ok_or_else(|| Error::wrong(NO_TAGS))?;
     let lines = work_on(list.length, move || list.tags.into_lines()).await;
     Ok(held.with(lines.into()))
 }
@@ -127,9 +132,11 @@ pub(super) async fn referrers(
         patient,
         ..Question::new(Method::GET, endpoint)
     };
-    // Some servers have a page for every path.
-    let found = |reply: &Reply| reply.status == StatusCode::OK && is_index(&reply.headers);
-    match pages(client, question, found, Referrers::default(), memory).await {
+    let label = |reply: &Reply| match reply.status {
+        StatusCode::OK => label_of_index(&reply.headers),
+        _ => Label::Other,
+    };
+    match pages(client, question, label, Referrers::default(), memory).await {
         Ok(Some((referrers, held))) => Ok(ReferrersAnswer::Listed(referrers, held)),
         Ok(None) => Ok(ReferrersAnswer::NoApi),
         Err(Unlisted { error, begun: true }) => Err(error),
@@ -163,6 +170,8 @@ fn tags_question(repository: &Repository, query: Option<&str>) -> Question {
 trait List: Send + Sized + 'static {
     /// Adds a page; the error says what it is not.
     fn add(&mut self, page: &[u8]) -> Result<(), &'static str>;
+    /// Whether a body of no clear label is a page.
+    fn is_page(page: &[u8]) -> bool;
     /// How much there is of it.
     fn length(&self) -> usize;
 }
@@ -177,7 +186,11 @@ impl List for TagPages {
     fn add(&mut self, page: &[u8]) -> Result<(), &'static str> {
         self.length += page.len();
         let added = self.tags.add(page);
-        added.map_err(|_| "what upstream sent is not a list of tags")
+        added.map_err(|_| NO_TAGS)
+    }
+
+    fn is_page(page: &[u8]) -> bool {
+        TagList::is_page(page)
     }
 
     fn length(&self) -> usize {
@@ -191,9 +204,22 @@ impl List for Referrers {
         added.map_err(|_| "what upstream sent is not a list of referrers")
     }
 
+    fn is_page(page: &[u8]) -> bool {
+        Manifest::parse(None, page).is_ok_and(|manifest| is_index(&manifest.media_type))
+    }
+
     fn length(&self) -> usize {
         Self::length(self)
     }
+}
+
+/// What the head of a reply says of its body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Label {
+    Page,
+    /// The body decides.
+    Unclear,
+    Other,
 }
 
 /// Why there is no list.
@@ -213,12 +239,12 @@ impl Unlisted {
 async fn pages<L: List>(
     client: &Client,
     question: Question,
-    is_page: impl Fn(&Reply) -> bool,
+    label: impl Fn(&Reply) -> Label,
     list: L,
     memory: &Memory,
 ) -> Result<Option<(L, Held)>, Unlisted> {
     let mut begun = false;
-    let walk = walk(client, question, is_page, list, memory, &mut begun);
+    let walk = walk(client, question, label, list, memory, &mut begun);
     // The state of a walk is large, and there is one for every list that is asked for.
     let listed = match tokio::time::timeout(WITHIN, Box::pin(walk)).await {
         Ok(listed) => listed,
@@ -226,14 +252,22 @@ async fn pages<L: List>(
             format!("the list was not whole within {WITHIN:?}").into(),
         )),
     };
-    listed.map_err(|error| Unlisted { error, begun })
+    let error = |error| match error {
+        // It is said of a page, not of the repository.
+        Error::NotFound | Error::Denied { .. } if begun => Error::wrong(PAGE_MISSING),
+        error => error,
+    };
+    listed.map_err(|it| Unlisted {
+        error: error(it),
+        begun,
+    })
 }
 
 /// One page is in memory at a time, beside the list.
 async fn walk<L: List>(
     client: &Client,
     mut question: Question,
-    is_page: impl Fn(&Reply) -> bool,
+    label: impl Fn(&Reply) -> Label,
     list: L,
     memory: &Memory,
     begun: &mut bool,
@@ -245,8 +279,9 @@ async fn walk<L: List>(
     pages.lead_to(question.query.as_deref().unwrap_or_default());
     for _ in 0..MAX_PAGES {
         let reply = client.send(&question, client.deadline()).await?;
-        if !is_page(&reply) {
-            let torn = || Error::wrong("a page of the list is missing");
+        let torn = || Error::wrong(PAGE_MISSING);
+        let label = label(&reply);
+        if label == Label::Other {
             return (!*begun).then_some(None).ok_or_else(torn);
         }
         let next = next_query(reply.headers.get_all(LINK));
@@ -254,6 +289,12 @@ async fn walk<L: List>(
             .body
             .collect(MAX_PAGE, "the list", client.deadline(), memory)
             .await?;
+        if label == Label::Unclear {
+            let body = page.clone();
+            if !work_on(page.len(), move || L::is_page(&body)).await {
+                return (!*begun).then_some(None).ok_or_else(torn);
+            }
+        }
         length += page.len();
         memory.grow(&mut held, length).await.map_err(Error::Busy)?;
         let added = work_on(page.len(), move || pages.add(&page).map(|()| pages));
@@ -309,9 +350,17 @@ fn hash(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-fn is_index(headers: &HeaderMap) -> bool {
-    let name = content_type(headers).and_then(|text| text.split(';').next());
-    name.is_some_and(|name| name.trim().eq_ignore_ascii_case(OCI_INDEX))
+/// Some servers have a web page for every path; some registries have no label but a general one.
+fn label_of_index(headers: &HeaderMap) -> Label {
+    let text = content_type(headers).unwrap_or_default();
+    let name = text.split(';').next().unwrap_or_default().trim();
+    if name.eq_ignore_ascii_case(OCI_INDEX) {
+        return Label::Page;
+    }
+    match name.to_ascii_lowercase().contains("html") {
+        true => Label::Other,
+        false => Label::Unclear,
+    }
 }
 
 #[cfg(test)]
@@ -327,6 +376,10 @@ mod tests {
         fn add(&mut self, page: &[u8]) -> Result<(), &'static str> {
             self.0 += page.len();
             Ok(())
+        }
+
+        fn is_page(_: &[u8]) -> bool {
+            true
         }
 
         fn length(&self) -> usize {

@@ -331,7 +331,7 @@ async fn a_list_whose_second_page_fails_is_not_replaced_by_the_tag() {
         On::referrers().containing("next_page=").forever(),
         Fault::status(403),
     );
-    assert_eq!(list(&mirror).await.status, 403);
+    assert_eq!(list(&mirror).await.status, 502);
     registry.clear_faults();
     let cold = Mirror::start(MirrorConfig::for_upstream(&registry));
     assert_eq!(kinds(&list(&cold).await, "whole").len(), 2);

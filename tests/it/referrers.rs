@@ -160,6 +160,66 @@ async fn registries_without_the_api_are_read_by_their_fallback_tag() {
     }
 }
 
+/// Simple registries, and storage behind them, have no label for what they send.
+#[tokio::test]
+async fn a_list_was_not_taken_for_one_because_of_its_label() {
+    let descriptor = |kind: &str| json!({"mediaType": OCI_MANIFEST, "digest": image(2).digest, "size": 1, "artifactType": kind});
+    let typed =
+        json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [descriptor("a/sig")]});
+    let bare = json!({"schemaVersion": 2, "manifests": [descriptor("a/sig")]});
+    let list_type = "application/vnd.docker.distribution.manifest.list.v2+json";
+    let docker =
+        json!({"schemaVersion": 2, "mediaType": list_type, "manifests": [descriptor("a/sig")]});
+    let none = json!({"message": "no such page"});
+    for (label, body, taken) in [
+        (Some("application/json"), &typed, true),
+        (Some("application/json; charset=utf-8"), &bare, true),
+        (Some("text/plain"), &typed, true),
+        (Some("application/octet-stream"), &bare, true),
+        (None, &typed, true),
+        (Some(list_type), &docker, true),
+        (Some("text/html"), &typed, false),
+        (Some("application/json"), &none, false),
+        (None, &none, false),
+    ] {
+        let registry = registry_with(&[]).await;
+        let mut headers = Vec::new();
+        headers.extend(label.map(|label| ("Content-Type".to_owned(), label.to_owned())));
+        let answer = Fault::Status(200, body.to_string(), headers);
+        registry.fault(On::referrers().forever(), answer);
+        let mirror = Mirror::start(config(&registry).tag_ttl("1h"));
+        let found = kinds(&list(&mirror, "").await);
+        let expected: &[&str] = if taken { &["a/sig"] } else { &[] };
+        assert_eq!(found, expected, "{label:?}: {body}");
+        let counts = registry.counts();
+        let asked = (counts.referrers, counts.requests());
+        assert_eq!(asked.0, 1, "{label:?}: {body}");
+        assert_eq!(
+            asked.1 == 1,
+            taken,
+            "the tag is asked for: {label:?}: {body}"
+        );
+    }
+}
+
+/// Its first page was there: the rest of it is a part of the same list, which is not gone.
+#[tokio::test]
+async fn a_second_page_that_is_not_there_took_the_stored_list_away() {
+    for fault in [Fault::status(404), Fault::status(403), Fault::Html(200)] {
+        let registry = registry_with(&["a/1", "a/2", "a/3"]).await;
+        registry.set_page(2);
+        let mirror = Mirror::start(config(&registry).asking_each_time());
+        assert_eq!(kinds(&list(&mirror, "").await), ["a/1", "a/2", "a/3"]);
+        let second = On::referrers().containing("next_page=").forever();
+        registry.fault(second, fault.clone());
+        for _ in 0..2 {
+            let answer = list(&mirror, "").await;
+            assert_eq!(kinds(&answer), ["a/1", "a/2", "a/3"], "{fault:?}");
+            assert_eq!(answer.header("cache-status"), Some(STALE), "{fault:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_fallback_tag_that_is_no_index_refers_to_nothing() {
     let registry = registry_with(&[]).await;

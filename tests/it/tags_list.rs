@@ -135,6 +135,93 @@ async fn a_list_whose_second_page_fails_is_no_list() {
     assert_lists(&list(&mirror, "").await, &["1", "2", "3"]);
 }
 
+fn json_page(status: u16, body: &str) -> Fault {
+    let headers = vec![("Content-Type".into(), "application/json".into())];
+    Fault::Status(status, body.into(), headers)
+}
+
+/// JSON that stands in for a page, as gateways and registries in maintenance send it.
+#[tokio::test]
+async fn json_without_tags_was_an_empty_list() {
+    for (status, body) in [
+        (200, "{}"),
+        (200, r#"{"message":"maintenance"}"#),
+        (200, r#"{"errors":[{"code":"UNAVAILABLE"}]}"#),
+        (200, r#"{"tags":[],"errors":[{"code":"TOOMANYREQUESTS"}]}"#),
+        (200, r#"{"name":"r"}"#),
+        (202, r#"{"tags":[]}"#),
+        (204, ""),
+    ] {
+        for (page, query) in [("first", "n="), ("second", "last=")] {
+            let registry = registry_with(&["1", "2", "3"]).await;
+            registry.set_page(2);
+            let mirror = Mirror::start(config(&registry).asking_each_time());
+            let wrong = || {
+                let page = On::tags().containing(query).forever();
+                registry.fault(page, json_page(status, body));
+            };
+            wrong();
+            let cold = list(&mirror, "").await;
+            assert_eq!(cold.status, StatusCode::BAD_GATEWAY, "{page}: {body}");
+            registry.clear_faults();
+            assert_lists(&list(&mirror, "").await, &["1", "2", "3"]);
+            wrong();
+            for _ in 0..2 {
+                let stored = list(&mirror, "").await;
+                assert_lists(&stored, &["1", "2", "3"]);
+                assert_eq!(stored.header("cache-status"), Some(STALE), "{page}: {body}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_is_not_there_took_the_stored_list_away() {
+    for status in [404, 400, 401, 403, 410] {
+        let registry = registry_with(&["1", "2", "3"]).await;
+        registry.set_page(2);
+        let mirror = Mirror::start(config(&registry).asking_each_time());
+        let second = On::tags().containing("last=").forever();
+        registry.fault(second, Fault::status(status));
+        let cold = list(&mirror, "").await;
+        assert_eq!(cold.status, StatusCode::BAD_GATEWAY, "{status}");
+        registry.clear_faults();
+        assert_lists(&list(&mirror, "").await, &["1", "2", "3"]);
+        registry.fault(
+            On::tags().containing("last=").forever(),
+            Fault::status(status),
+        );
+        for _ in 0..2 {
+            let stored = list(&mirror, "").await;
+            assert_lists(&stored, &["1", "2", "3"]);
+            assert_eq!(stored.header("cache-status"), Some(STALE), "{status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn links_as_registries_write_them() {
+    let path = format!("/v2/{REPO}/tags/list");
+    for link in [
+        format!("<{path}?last=2>; rel='next'"),
+        format!("<{path}?last=2>"),
+        format!("< {path}?last=2 >; rel=\"next\""),
+    ] {
+        let registry = registry_with(&["1", "2", "3"]).await;
+        let headers = vec![
+            ("Content-Type".into(), "application/json".into()),
+            ("Link".into(), link.clone()),
+        ];
+        registry.fault(
+            On::tags().containing("n=1000").forever(),
+            Fault::Status(200, json!({"tags": ["1", "2"]}).to_string(), headers),
+        );
+        let mirror = Mirror::start(config(&registry));
+        assert_lists(&list(&mirror, "").await, &["1", "2", "3"]);
+        assert_eq!(registry.counts().tag_lists, 2, "{link}");
+    }
+}
+
 #[tokio::test]
 async fn a_registry_that_takes_no_n_is_asked_without() {
     // Quay says 413 to a thousand.
