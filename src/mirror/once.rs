@@ -105,7 +105,7 @@ impl<V: Clone> Asked<V> {
     }
 
     /// The same, but waits no longer than until the question is that old; `None` if it has no answer by then. A question
-    /// that upstream has left open for so long is not worth waiting for, whoever asks it again. It continues.
+    /// that upstream has left open for so long is not worth waiting for, also for those who ask it again. It continues.
     pub(super) async fn answer_within(self, patience: Duration) -> Option<Answered<V>> {
         match self {
             Self::UnderWay(landing) => {

@@ -161,7 +161,7 @@ impl Authenticator {
             .first_token(&demand, scopes(scope, repository), repository, tried)
             .await
         {
-            // Some registries (nvcr.io) name another realm once a token is refused, which gives nothing to anybody. To
+            // Some registries (nvcr.io) name another realm once a token is refused, which grants nothing. To
             // those who come without a token they name the right one.
             Ok(None) if tried.moved && tried.bare_is_new() => Ok(LoginAnswer::Again(None)),
             Err(_) if sent.is_some() && self.is_another_realm(&realm) && tried.bare_is_new() => {

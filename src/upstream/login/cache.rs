@@ -13,7 +13,7 @@ use super::kinds::Login;
 
 /// How long a credential that was taken is not suspected.
 const PROVEN_FOR: Duration = Duration::from_secs(60);
-/// The same where one realm took it and another one refuses it: upstream may name one that gives nothing to anybody.
+/// The same where one realm took it and another one refuses it: upstream may name one that grants nothing.
 const PROVEN_ELSEWHERE_FOR: Duration = Duration::from_secs(3600);
 
 /// `None` for an anonymous login, and while its credential is held back.

@@ -11,7 +11,7 @@ use super::origin::ip;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Zone {
     Public,
-    /// RFC 1918. Registries with their storage on such a network are common, so anybody may lead there.
+    /// RFC 1918. Registries with their storage on such a network are common, so any registry may lead there.
     Private,
     Loopback,
     LinkLocal,

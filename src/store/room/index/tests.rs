@@ -225,7 +225,7 @@ fn one_upstream_took_the_whole_store() {
 }
 
 proptest! {
-    /// Whoever brings what: an upstream within its share loses nothing as long as another is above its own, and what
+    /// Whatever is brought: an upstream within its share loses nothing as long as another is above its own, and what
     /// would come above a share takes nothing of those within theirs.
     #[test]
     fn what_is_above_its_share_leaves_first(
