@@ -1,4 +1,4 @@
-//! Manifests that an index of a repository names: under `blobs/` they are not to be had, whatever upstream says.
+//! Manifests that an index of a repository, or a HEAD, names: under `blobs/` they are not to be had, whatever upstream says.
 //!
 //! Some registries give a manifest's bytes there as well, of no type. containerd asks so when it was refused the manifest,
 //! and believes that type for good.
@@ -28,8 +28,13 @@ impl Children {
     pub(super) fn note(&self, name: &QualifiedName, named: &[Descriptor]) {
         let manifests = named.iter().filter(|child| !child.is_blob);
         for child in manifests.take(MOST_OF_ONE) {
-            self.0.insert((name.clone(), child.digest.clone()), ());
+            self.note_one(name, &child.digest);
         }
+    }
+
+    /// Remembers a manifest that upstream names.
+    pub(super) fn note_one(&self, name: &QualifiedName, digest: &Digest) {
+        self.0.insert((name.clone(), digest.clone()), ());
     }
 
     pub(super) fn has(&self, name: &QualifiedName, digest: &Digest) -> bool {

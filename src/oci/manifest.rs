@@ -14,7 +14,7 @@ use super::digest::Digest;
 pub use error::ManifestError;
 pub use fields::{Descriptor, Looks};
 use fields::{Field, Fields};
-pub(crate) use media_type::{ACCEPT, OCI_INDEX, is_generic, stated};
+pub(crate) use media_type::{ACCEPT, OCI_INDEX, is_generic, is_known, stated};
 use media_type::{ManifestShape, OwnType};
 pub(crate) use platform::usual_image;
 

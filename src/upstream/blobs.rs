@@ -97,9 +97,13 @@ async fn first_byte(
     }
 }
 
+/// The longest blob: clients are written in Go, where a length is an `int64`.
+const LONGEST: u64 = i64::MAX as u64;
+
 /// How long the blob is, as a header says. 0 is what servers say that do not know; only one blob is empty.
 fn length(reply: &Reply, digest: &Digest) -> Option<u64> {
-    content_length(&reply.headers).filter(|size| *size > 0 || digest.is_of_nothing())
+    let stated = content_length(&reply.headers).filter(|size| *size <= LONGEST);
+    stated.filter(|size| *size > 0 || digest.is_of_nothing())
 }
 
 fn is_page(reply: &Reply) -> bool {

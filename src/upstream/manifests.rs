@@ -99,12 +99,7 @@ pub(super) async fn head(
     let told = match turn.client.send(&question, turn.until).await {
         Ok(reply) => {
             names_digest =
-                reply.status == StatusCode::OK && reply.headers.contains_key(CONTENT_DIGEST);
-            let limit = asked.memory.largest_manifest();
-            if content_length(&reply.headers).is_some_and(|size| size > limit as u64) {
-                // A GET of it would be refused as well.
-                return Err(Error::too_long(limit));
-            }
+                reply.status == StatusCode::OK && stated_digest(&reply.headers).is_some();
             read_head(turn, asked, &reply)
         }
         Err(error) => Err(error),
@@ -137,7 +132,7 @@ fn read_head(
         }
         _ => return Ok(None),
     }
-    let digest = stated_digest(&reply.headers)?;
+    let digest = stated_digest(&reply.headers);
     if let (Reference::Digest(asked), Some(stated)) = (asked.reference, &digest)
         && asked != stated
     {
@@ -150,9 +145,12 @@ fn read_head(
     }
     // The type may be in the body alone. What another place than the registry says of it must be in the body as well.
     let media_type = content_type(&reply.headers).filter(|_| turn.last);
-    let media_type = media_type.and_then(manifest::stated);
-    // No manifest is empty.
-    let size = content_length(&reply.headers).filter(|size| *size > 0);
+    let media_type = media_type
+        .and_then(manifest::stated)
+        .filter(|said| manifest::is_known(said));
+    // No manifest is empty, and none that is taken is longer than this.
+    let most = asked.memory.largest_manifest() as u64;
+    let size = content_length(&reply.headers).filter(|size| (1..=most).contains(size));
     match (digest, size, media_type) {
         (Some(digest), Some(size), Some(media_type)) => Ok(Some(ManifestHead::Found {
             digest,
@@ -180,7 +178,7 @@ pub(super) async fn fetch(
         );
         return Err(Error::wrong(words));
     }
-    let stated = stated_digest(&reply.headers)?;
+    let stated = stated_digest(&reply.headers);
     let memory = asked.memory;
     let body = reply.body;
     let bytes = body
@@ -250,8 +248,8 @@ impl Unread {
                 "what upstream sent for {digest} is not a manifest: {error}"
             ))
         })?;
-        if self.asked.is_none() && !self.is_a_manifest(&manifest) {
-            let words = "what upstream sent for a tag is JSON, and no manifest";
+        if !self.is_a_manifest(&manifest) {
+            let words = "what upstream sent for a manifest is JSON, and none";
             return Err(Error::wrong(words));
         }
         if !self.from_registry && !manifest.self_described {
@@ -267,9 +265,13 @@ impl Unread {
         })
     }
 
-    /// Whether what was sent for a tag is a manifest, and not just any JSON. One that looks like none may be of a kind to
-    /// come: then upstream must have stated its digest, and a type that only manifests have.
+    /// Whether what was sent is a manifest, and not just any JSON. One that looks like none may be of a kind to come: then
+    /// its digest was asked for, or upstream must have stated it, and a type that only manifests have. An error has a digest
+    /// as well, and a HEAD may have named it.
     fn is_a_manifest(&self, read: &Manifest) -> bool {
+        if self.asked.is_some() {
+            return read.looks != Looks::LikeAnError || read.self_described;
+        }
         match read.looks {
             Looks::LikeAManifest => true,
             Looks::LikeNeither => self.stated.is_some() && !manifest::is_generic(&read.media_type),
@@ -278,36 +280,36 @@ impl Unread {
     }
 
     /// The digest of the manifest: the one asked for, else the one stated, else computed. Refuses bytes that do not have
-    /// the digest that was asked for or stated.
+    /// the digest that was asked for; where none was, the one that was stated.
     fn digest(&self, media_type: &str) -> Result<Digest, Error> {
-        let is = |digest| manifest::is_digest_of(digest, media_type, &self.bytes);
-        if let Some(asked) = &self.asked
-            && !is(asked)
-        {
-            let found = Digest::of(&self.bytes);
-            let words = format!("asked for manifest {asked}, upstream sent {found}");
-            return Err(Error::wrong(words));
+        let Some(known) = self.asked.as_ref().or(self.stated.as_ref()) else {
+            return Ok(Digest::of(&self.bytes));
+        };
+        if manifest::is_digest_of(known, media_type, &self.bytes) {
+            return Ok(known.clone());
         }
-        if let Some(stated) = &self.stated
-            && self.asked != self.stated
-            && !is(stated)
-        {
-            let found = Digest::of(&self.bytes);
-            let words = format!("upstream calls the manifest {stated}, its bytes are {found}");
-            return Err(Error::wrong(words));
-        }
-        let known = self.asked.as_ref().or(self.stated.as_ref());
-        Ok(known.cloned().unwrap_or_else(|| Digest::of(&self.bytes)))
+        let found = Digest::of(&self.bytes);
+        Err(Error::wrong(match self.asked {
+            Some(_) => format!("asked for manifest {known}, upstream sent {found}"),
+            None => format!("upstream calls the manifest {known}, its bytes are {found}"),
+        }))
     }
 }
 
-/// `Docker-Content-Digest` (distribution-spec, "Pulling manifests"). One that cannot be read is an error.
-fn stated_digest(headers: &HeaderMap) -> Result<Option<Digest>, Error> {
-    let Some(value) = headers.get(CONTENT_DIGEST) else {
-        return Ok(None);
-    };
-    let digest = value.to_str().ok().and_then(|text| text.parse().ok());
-    digest
-        .map(Some)
-        .ok_or_else(|| Error::wrong("upstream's Docker-Content-Digest is not a digest"))
+/// `Docker-Content-Digest` (distribution-spec, "Pulling manifests"), as it is meant. One that cannot be read, and two that
+/// differ, are none: the bytes tell.
+fn stated_digest(headers: &HeaderMap) -> Option<Digest> {
+    let lines = headers.get_all(CONTENT_DIGEST).into_iter();
+    let texts = lines.flat_map(|line| line.to_str().unwrap_or_default().split(','));
+    let mut all = texts.map(digest_as_meant);
+    let first = all.next()??;
+    all.all(|other| other.as_ref() == Some(&first))
+        .then_some(first)
+}
+
+/// Some write it in quotes, in capitals, or without its algorithm.
+fn digest_as_meant(text: &str) -> Option<Digest> {
+    let text = text.trim().trim_matches('"').to_ascii_lowercase();
+    let digest = text.parse();
+    digest.or_else(|_| format!("sha256:{text}").parse()).ok()
 }

@@ -204,3 +204,40 @@ async fn a_head_named_a_manifest_that_is_not_there_though_an_older_one_is_held()
         mirror.pull(REPO, TAG, &old).await;
     }
 }
+
+/// A HEAD names a digest that a GET is refused, or that a page stands for; the tag itself can be had.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_could_not_move_because_what_a_head_named_was_refused() {
+    for refusal in [Fault::status(403), Fault::status(451), Fault::Html(200)] {
+        let (registry, mirror, old) = scene::cold_image(|config| config.patient());
+        mirror.pull(REPO, TAG, &old).await;
+        let (ghost, new) = (image(7).digest, image(8));
+        registry.fault(On::manifest().head().forever(), naming(&ghost));
+        registry.fault(
+            On::manifest().get().containing(&ghost).forever(),
+            refusal.clone(),
+        );
+        registry.put_image(REPO, Some(TAG), &new);
+        mirror.pull(REPO, TAG, &new).await;
+        let named = mirror.head(REPO, TAG).await;
+        let digest = named.header("docker-content-digest");
+        assert_eq!(digest, Some(&*new.digest), "{refusal:?}");
+    }
+}
+
+/// Also of a manifest that only a HEAD has named.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_that_a_head_named_was_to_be_had_as_a_blob() {
+    for by_tag in [true, false] {
+        let (registry, mirror, image) = scene::cold_image(scene::plain);
+        let content = Content::Stored(image.manifest.clone());
+        registry.insert_blob(REPO, &image.digest, content);
+        let reference = if by_tag { TAG } else { &*image.digest };
+        let answer = mirror.head(REPO, reference).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        let url = mirror.blob_url(REPO, &image.digest);
+        let answer = client::get(&url, &[]).await.unwrap();
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{reference}");
+        assert_eq!(registry.counts().requests(), 1, "the HEAD alone");
+    }
+}

@@ -6,8 +6,10 @@ use crate::support::client::{self, Response};
 use crate::support::content::Content;
 use crate::support::image::OCI_MANIFEST;
 use crate::support::ledger::Counts;
+use crate::support::wire::Reply;
 use crate::support::{
-    FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, REPO, TAG, digest_of, image, scene,
+    FakeRegistry, Fault, Image, Mirror, MirrorConfig, On, REPO, Scripted, TAG, digest_of, image,
+    scene,
 };
 
 const STALE: &str = "pierglass; hit; detail=stale";
@@ -294,4 +296,46 @@ async fn a_web_site_had_every_blob() {
     registry.insert_blob(REPO, &digest_of(b"x"), Content::from(String::new()));
     let head = client::head(&mirror.blob_url(REPO, &digest_of(b"x")), &[]).await;
     assert_eq!(head.unwrap().status, StatusCode::BAD_GATEWAY);
+}
+
+/// A mirror of a registry that has one image, and calls its digest so.
+fn calling(image: &Image, digest: &str) -> (Scripted, Mirror) {
+    let (image, digest) = (image.clone(), digest.to_owned());
+    let registry = Scripted::start(move |_, _| {
+        Reply::manifest(&image).with("Docker-Content-Digest", digest.as_str())
+    });
+    let mirror = Mirror::start(MirrorConfig::for_url(&registry.url()));
+    (registry, mirror)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_was_refused_because_its_digest_was_written_otherwise() {
+    let image = image(1);
+    let (digest, hex) = (&*image.digest, image.digest.trim_start_matches("sha256:"));
+    let other = digest_of(b"other");
+    // As it is written, and whether it can be told what is meant.
+    for (written, is_told) in [
+        (String::new(), false),
+        ("none".to_owned(), false),
+        (format!("{digest}, {other}"), false),
+        (format!("\"{digest}\""), true),
+        (digest.to_ascii_uppercase(), true),
+        (hex.to_owned(), true),
+        (format!("{digest}, {digest}"), true),
+    ] {
+        for reference in [TAG, digest] {
+            let (registry, mirror) = calling(&image, &written);
+            assert_is(&mirror.head(REPO, reference).await, &image, &written);
+            let asked = registry.requests().into_iter().map(|asked| asked.method);
+            let expected = if is_told {
+                &["HEAD"][..]
+            } else {
+                &["HEAD", "GET"]
+            };
+            assert_eq!(asked.collect::<Vec<_>>(), expected, "{written}");
+            assert_is(&mirror.manifest(REPO, reference).await, &image, &written);
+        }
+        let (_registry, mirror) = calling(&image, &written);
+        assert_is(&mirror.manifest(REPO, TAG).await, &image, &written);
+    }
 }

@@ -220,3 +220,19 @@ async fn a_head_and_a_get_agree_about_a_manifest_that_is_too_large() {
     }
     assert!(get(&mirror.url(), &[]).await.is_ok());
 }
+
+/// It says nothing then, and a GET tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_absurd_length_of_a_head_was_a_refusal_or_handed_on() {
+    let (registry, mirror, image) = scene::cold_image(scene::plain);
+    let absurd = Fault::WrongLength(i64::MAX);
+    registry.fault(On::manifest().head().forever(), absurd.clone());
+    assert_length(&mirror.head(REPO, TAG).await, &image);
+    registry.put_image("x/y", None, &image);
+    assert_length(&mirror.head("x/y", &image.digest).await, &image);
+    let blob = registry.put_generated_blob("x/y", 1, 5000);
+    registry.fault(On::blob().head().forever(), absurd);
+    let answer = head(&mirror.blob_url("x/y", &blob), &[]).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.header("content-length"), Some("5000"));
+}

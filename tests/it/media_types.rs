@@ -382,3 +382,29 @@ async fn a_blob_may_be_anything() {
         }
     }
 }
+
+/// The bytes say it better than a HEAD that names a type which no manifest is known to have.
+#[tokio::test]
+async fn a_head_said_a_type_that_no_manifest_has() {
+    let (registry, mirror) = scene::start();
+    let text = r#"{"schemaVersion":2,"config":{},"layers":[]}"#;
+    let digest = registry.put_manifest(REPO, Some("1"), OCI_MANIFEST, text);
+    let headers = [
+        ("Content-Type", OCI_CONFIG),
+        ("Docker-Content-Digest", &digest),
+    ];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let fault = Fault::Status(200, text.to_owned(), headers.into());
+    registry.fault(On::manifest().head().forever(), fault);
+    for reference in ["1", &digest] {
+        let answer = client::head(&mirror.manifest_url(REPO, reference), &[]).await;
+        let answer = answer.unwrap();
+        assert_is(
+            &answer,
+            OCI_MANIFEST,
+            text.as_bytes(),
+            &Method::HEAD,
+            reference,
+        );
+    }
+}

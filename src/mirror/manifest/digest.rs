@@ -135,13 +135,16 @@ impl ByDigest {
             refusals.check(name, digest).map_err(manifest_error)?;
         }
         let this = Arc::clone(self);
-        let work = |context: Context, name: QualifiedName, digest| async move {
-            let (upstream, reference) = (context.site.upstream(), Reference::Digest(digest));
+        let work = |context: Context, name: QualifiedName, named: Digest| async move {
+            let (upstream, reference) = (context.site.upstream(), Reference::Digest(named.clone()));
             let head = upstream.head_manifest(&name.repository, &reference, None);
             match head.await? {
                 ManifestHead::Found {
                     media_type, size, ..
-                } => Ok(FoundByHead::Header { media_type, size }),
+                } => {
+                    this.note_named(&name, &named);
+                    Ok(FoundByHead::Header { media_type, size })
+                }
                 ManifestHead::Fetched(fetched) => {
                     Ok(FoundByHead::Stored(this.keep(&name, fetched).await))
                 }
@@ -204,6 +207,11 @@ impl ByDigest {
     ) -> Answered<Arc<StoredManifest>> {
         let fetched = site.upstream().get_manifest(&name.repository, reference);
         Ok(self.keep(name, fetched.await?).await)
+    }
+
+    /// Remembers that a HEAD named a manifest, whose bytes are not stored.
+    pub(super) fn note_named(&self, name: &QualifiedName, digest: &Digest) {
+        self.children.note_one(name, digest);
     }
 
     /// Stores a manifest and vouches for the blobs it names.

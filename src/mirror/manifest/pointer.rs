@@ -62,7 +62,7 @@ pub(super) struct Pointers {
     deferred: Cache<(QualifiedName, Tag), Instant>,
     /// By which tag a HEAD named a manifest whose bytes did not come yet.
     named: Cache<(QualifiedName, Digest), Tag>,
-    /// Manifests that a HEAD named and upstream did not have. For a while a GET tells what a tag is that is said to point
+    /// Manifests that a HEAD named and upstream did not have, or did not give. For a while a GET tells what a tag is that is said to point
     /// to one.
     missing: Cache<(QualifiedName, Digest), ()>,
 }
@@ -246,6 +246,7 @@ impl Pointers {
         if let Some(manifest) = self.stored(name, &record.digest).await {
             return record_of(&manifest);
         }
+        self.digests.note_named(name, &record.digest);
         let id = (name.clone(), record.digest.clone());
         self.named.insert(id, tag.clone());
         record
@@ -298,8 +299,9 @@ impl Pointers {
     ) -> Answered<TagRecord> {
         let manifest = match self.digests.fetch(context, name, digest).await {
             Ok((manifest, _)) => manifest,
-            // Replicas of a registry can disagree for a moment; only the tag's own 404 says it is gone.
-            Err(upstream::Error::NotFound) => {
+            Err(error) if is_about_content(&error) => {
+                let id = (name.clone(), digest.clone());
+                self.missing.insert(id, ());
                 self.digests.fetch_alone(&context.site, name, tag).await?
             }
             Err(error) => return Err(error),
@@ -361,6 +363,16 @@ impl Pointers {
     ) -> Option<Arc<StoredManifest>> {
         self.store.records().manifest(name, digest).await
     }
+}
+
+/// Whether an error in answer to the digest that a HEAD named says nothing of the tag: replicas of a registry can disagree
+/// for a moment, and the HEAD can be wrong. Only the tag's own answer counts.
+fn is_about_content(error: &upstream::Error) -> bool {
+    use upstream::Error;
+    matches!(
+        error,
+        Error::NotFound | Error::Denied { .. } | Error::Wrong(_)
+    )
 }
 
 /// Whether a 404 for a tag is about the tag: the repository is still there, or what the tag pointed to is.

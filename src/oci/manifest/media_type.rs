@@ -116,6 +116,11 @@ pub(crate) fn stated(content_type: &str) -> Option<String> {
     name.map(str::to_ascii_lowercase)
 }
 
+/// Whether manifests of this type are known here.
+pub(crate) fn is_known(media_type: &str) -> bool {
+    ManifestShape::of(media_type) != ManifestShape::Other
+}
+
 /// Whether the type of a manifest says no more than that it is JSON.
 pub(crate) fn is_generic(media_type: &str) -> bool {
     media_type == JSON
