@@ -10,7 +10,7 @@ use crate::oci::endpoint::Endpoint;
 use crate::oci::name::Repository;
 
 use super::asking::failover::Turn;
-use super::asking::request::{Question, Reply, content_length, content_type};
+use super::asking::request::{Question, Reply, content_length, is_page};
 use super::error::Error;
 use super::heads::{Doubt, REFUSALS, may_be_about_head};
 use super::wire::http::UpstreamBody;
@@ -55,7 +55,7 @@ pub(super) async fn head(
         ..Question::new(Method::HEAD, endpoint(repository, digest))
     };
     match turn.client.send(&question, turn.until).await {
-        Ok(reply) if reply.status == StatusCode::OK && !is_page(&reply) => {
+        Ok(reply) if reply.status == StatusCode::OK && !is_page(&reply.headers) => {
             if let Some(size) = length(&reply, digest) {
                 return Ok(Some(size));
             }
@@ -86,7 +86,7 @@ async fn first_byte(
     };
     let reply = turn.client.send(&question, turn.until).await?;
     match reply.status {
-        _ if is_page(&reply) => Err(no_blob()),
+        _ if is_page(&reply.headers) => Err(no_blob()),
         StatusCode::PARTIAL_CONTENT => Ok(stated_part(&reply).and_then(|(_, size)| size)),
         StatusCode::OK => match content_length(&reply.headers) {
             None => Ok(None),
@@ -104,11 +104,6 @@ const LONGEST: u64 = i64::MAX as u64;
 fn length(reply: &Reply, digest: &Digest) -> Option<u64> {
     let stated = content_length(&reply.headers).filter(|size| *size <= LONGEST);
     stated.filter(|size| *size > 0 || digest.is_of_nothing())
-}
-
-fn is_page(reply: &Reply) -> bool {
-    content_type(&reply.headers)
-        .is_some_and(|text| text.to_ascii_lowercase().starts_with("text/html"))
 }
 
 fn no_blob() -> Error {

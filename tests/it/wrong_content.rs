@@ -345,3 +345,33 @@ async fn a_right_manifest_was_refused_for_what_a_header_calls_it() {
     assert_eq!(answer.body, right.manifest);
     assert_eq!(answer.header("docker-content-digest"), Some(&*right.digest));
 }
+
+/// A gateway in trouble, and storage that says so with 200.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_in_place_of_a_blob_was_handed_on_with_its_own_length() {
+    for page in [
+        Fault::Html(200),
+        instead(200, "Application/XML; charset=utf-8", b"<Error/>"),
+    ] {
+        let (registry, mirror, digest) = scene::cold_blob(5000, plain);
+        registry.fault(On::blob().get().times(2), page);
+        mirror.pull_blob(REPO, &digest).await;
+        assert_eq!(registry.counts().blob_gets, 3);
+    }
+    let (registry, mirror, digest) = scene::cold_blob(5000, plain);
+    registry.fault(On::blob().get().forever(), Fault::Html(200));
+    let answer = client::get(&mirror.blob_url(REPO, &digest), &[]).await;
+    assert_eq!(answer.unwrap().status, StatusCode::BAD_GATEWAY);
+}
+
+/// The length that its manifest says is another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_that_calls_itself_a_blob_once_is_not_the_blob() {
+    let (registry, mirror, image) = scene::cold_image(plain);
+    mirror.manifest(REPO, TAG).await;
+    let layer = image.blobs().remove(1);
+    let error = instead(200, "application/octet-stream", b"in trouble");
+    registry.fault(On::blob().get().containing(&layer), error);
+    mirror.pull_blob(REPO, &layer).await;
+    assert_eq!(registry.counts().blob_gets, 2);
+}

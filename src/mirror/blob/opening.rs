@@ -100,7 +100,7 @@ impl Openings {
         let source = Source::new(&self.notes, &site, &name, &digest);
         let fetch = || fetch(&self.store, &source);
         let begun = reminder::ask(&self.store, &site, &name, &digest, fetch).await;
-        let (fetched, partial) = match begun {
+        let (mut fetched, partial) = match begun {
             Ok(begun) => begun,
             Err(error) => {
                 self.refusals.note(&site, &name, &digest, &error);
@@ -109,9 +109,14 @@ impl Openings {
             }
         };
         let named = source.named_size(&self.store).await;
-        if let (Some(named), Some(size)) = (named, fetched.size)
-            && named != size
+        if partial.is_none()
+            && differ(named, fetched.size).is_some()
+            && let Ok(again) = source.open(None).await
         {
+            // It may have been an error that calls itself a blob, for a moment.
+            fetched = again;
+        }
+        if let Some((named, size)) = differ(named, fetched.size) {
             // The digest tells whether it is the right blob.
             tracing::warn!(repository = %name, %digest, named, size, "upstream announces another length of a blob than its manifest");
         }
@@ -142,6 +147,11 @@ impl Openings {
         };
         matches!(landing.value().await, Ok(Landed::Growing(fill)) if fill.is_proven(name))
     }
+}
+
+/// Two lengths of one blob that are not the same.
+fn differ(named: Option<u64>, stated: Option<u64>) -> Option<(u64, u64)> {
+    named.zip(stated).filter(|(named, stated)| named != stated)
 }
 
 /// Opens upstream's body: where an earlier transfer broke off, if one did.

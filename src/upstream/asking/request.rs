@@ -55,6 +55,11 @@ impl Question {
         self.method == Method::GET && matches!(self.endpoint, Endpoint::Manifest { .. })
     }
 
+    /// Whether the bytes of a blob are asked for.
+    pub(super) fn is_of_blob(&self) -> bool {
+        self.method == Method::GET && matches!(self.endpoint, Endpoint::Blob { .. })
+    }
+
     /// The same number for every question about the same thing.
     pub(super) fn subject(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
@@ -88,4 +93,20 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
 
 pub(crate) fn content_type(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::CONTENT_TYPE)?.to_str().ok()
+}
+
+/// Whether it is called a page, or an error of storage: no blob is sent as one.
+pub(crate) fn is_page(headers: &HeaderMap) -> bool {
+    let kinds = [
+        "text/html",
+        "application/xhtml+xml",
+        "application/xml",
+        "text/xml",
+    ];
+    let name = content_type(headers).and_then(|text| text.split(';').next());
+    name.is_some_and(|name| {
+        kinds
+            .iter()
+            .any(|kind| kind.eq_ignore_ascii_case(name.trim()))
+    })
 }
