@@ -1,6 +1,6 @@
 //! `WWW-Authenticate` (RFC 9110 11.6.1): how a registry wants to be told who is asking.
 
-use http::HeaderValue;
+use http::{HeaderValue, Uri};
 use http_auth::{ChallengeRef, parse_challenges};
 
 /// One challenge, as far as a registry's client can answer it.
@@ -29,6 +29,20 @@ pub enum Challenge {
         /// The scheme as it was written.
         scheme: String,
     },
+}
+
+impl Challenge {
+    /// Whether it can be answered: with a password, or with the token of a realm that has an address.
+    pub(crate) fn is_usable(&self) -> bool {
+        match self {
+            Self::Basic { .. } => true,
+            Self::Bearer { realm, .. } => realm.parse::<Uri>().is_ok_and(|uri| {
+                let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+                is_http && uri.host().is_some_and(|host| !host.is_empty())
+            }),
+            Self::Other { .. } => false,
+        }
+    }
 }
 
 /// All challenges of all the header's lines, in order.

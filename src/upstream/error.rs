@@ -200,12 +200,13 @@ impl From<FailedTry> for Error {
     }
 }
 
-/// Whether an answer with this status may be another one a moment later: the server failed, or was too slow for its own
-/// patience (RFC 9110 15.5.9). Not where it says that it cannot do this at all (501, 505), and not at a login page (511).
+/// Whether an answer with this status may be another one a moment later: the server failed, was too slow for its own
+/// patience (408, RFC 9110 15.5.9), or wants the same once more (421, 425, 449). Not where it says that it cannot do this
+/// at all (501, 505), and not at a login page (511).
 pub(super) fn may_pass(status: StatusCode) -> bool {
     match status.as_u16() {
         501 | 505 | 511 => false,
-        408 => true,
+        408 | 421 | 425 | 449 => true,
         _ => status.is_server_error(),
     }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use http::header::WWW_AUTHENTICATE;
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
+use serde_json::Value;
 
 use crate::oci::endpoint::Endpoint;
 use crate::oci::manifest;
@@ -18,8 +19,9 @@ use super::manifests;
 use super::restraint::quota::RateLimit;
 use super::settings::{BaseUrl, Settings};
 
-/// How registries refuse `/v2/`.
+/// How registries refuse what is not there, and what else they say of `/v2/`.
 const REFUSALS: &[u16] = &[401, 403, 404, 405];
+const AT_BASE: &[u16] = &[401, 403, 404, 405, 451, 500];
 /// An image that does not exist.
 const NO_IMAGE: (&str, &str) = ("pierglass/check", "latest");
 /// How much of an answer is read, and how long that may take.
@@ -79,7 +81,7 @@ impl Probe<'_> {
     /// Asks for `/v2/`, with a token if that is wanted. What answers it as no registry does is told as that.
     pub(crate) async fn ping(&self) -> Result<Reached, Error> {
         let question = Question {
-            answers: REFUSALS,
+            answers: AT_BASE,
             ..Question::new(Method::GET, Endpoint::Base)
         };
         let reply = match self.ask(question).await {
@@ -91,10 +93,12 @@ impl Probe<'_> {
         }
         let status = reply.status;
         let answer = match status.is_success() {
-            true => "with a page".to_owned(),
+            true if is_html(&reply.headers) => "with a page".to_owned(),
+            true => "otherwise than a registry".to_owned(),
             false => status.as_u16().to_string(),
         };
         let base = self.client.base();
+        let is_page = status.is_success() && is_html(&reply.headers);
         if speaks_the_api(reply).await {
             return Ok(match status.is_success() {
                 true => Reached::Well,
@@ -103,11 +107,14 @@ impl Probe<'_> {
                 )),
             });
         }
-        // There are registries that have nothing at `/v2/` and everything below it.
-        if !status.is_success() && self.has_api_below().await {
+        // There are registries that have nothing at `/v2/`, or something else, and everything below it.
+        if !is_page && self.has_api_below().await {
             return Ok(Reached::Oddly(format!(
                 "{base}/v2/ answers {answer}, but below it is a registry; images may work"
             )));
+        }
+        if status.is_server_error() {
+            return Err(Error::unavailable(format!("{base}/v2/ answers {status}")));
         }
         let words = format!("{base}/v2/ answers {answer}: there is no registry; is its url right?");
         Err(Error::Wrong(words.into()))
@@ -180,14 +187,12 @@ async fn speaks_the_api(reply: Reply) -> bool {
     {
         return true;
     }
-    let is_html = content_type(headers).is_some_and(|it| {
-        let text = it.to_ascii_lowercase();
-        text.starts_with("text/html")
-    });
+    let is_html = is_html(headers);
     let body = tokio::time::timeout(READ_WITHIN, reply.body.collect_up_to(MAX_ANSWER)).await;
     let Ok(Ok(body)) = body else { return false };
-    let json = serde_json::from_slice::<serde_json::Value>(&body);
+    let json = serde_json::from_slice::<Value>(&body);
     match (reply.status.is_success(), json) {
+        (true, Ok(Value::Object(fields))) => fields.is_empty(),
         (true, Ok(_)) => true,
         (true, Err(_)) => body.is_empty() && !is_html,
         (false, json) => {
@@ -195,4 +200,8 @@ async fn speaks_the_api(reply: Reply) -> bool {
             json.pointer("/errors/0/code").is_some()
         }
     }
+}
+
+fn is_html(headers: &HeaderMap) -> bool {
+    content_type(headers).is_some_and(|it| it.to_ascii_lowercase().starts_with("text/html"))
 }

@@ -364,6 +364,40 @@ async fn a_login_was_not_shown_where_only_the_base_asks_for_it() {
     assert_pulled(&mirror_of(&registry).manifest(REPO, TAG).await);
 }
 
+/// It says how to ask with each answer, or at `/v2/`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_challenge_that_cannot_be_answered_hid_one_that_can() {
+    const BASIC: &str = "Basic realm=\"x\"";
+    for (stated, at_base, questions) in [
+        ("Negotiate", BASIC, 3),
+        ("Bearer service=\"x\"", "Bearer realm=\"{url}/token\"", 3),
+        ("Bearer realm=\"null://x/token\"", BASIC, 3),
+        (
+            "Bearer realm=\"null://x/token\", Basic realm=\"x\"",
+            "Negotiate",
+            2,
+        ),
+        (
+            "Bearer realm=\"/token\", Bearer realm=\"{url}/token\"",
+            "Negotiate",
+            2,
+        ),
+    ] {
+        let registry = Scripted::start(move |url, request| {
+            let shown = request.header("authorization").is_some();
+            match request.path() {
+                "/token" => token("t"),
+                "/v2/" => Reply::challenge(&at_base.replace("{url}", url)),
+                _ if shown => Reply::manifest(&image(1)),
+                _ => Reply::challenge(&stated.replace("{url}", url)),
+            }
+        });
+        let mirror = Mirror::start(as_user(&registry.url()));
+        assert_pulled(&mirror.manifest(REPO, TAG).await);
+        assert_eq!(registry.count("/v2/"), questions, "{stated}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_there_is_no_reason_to_ask_for_a_challenge_each_time() {
     let registry = Scripted::start(|_, request| match request.path() {

@@ -79,13 +79,19 @@ fn what_is_no_registry_is_called_so() {
     let registry = FakeRegistry::builder().start_now();
     let not_found = "/v2/ answers 404: there is no registry";
     let page = "/v2/ answers with a page: there is no registry";
+    let other = "/v2/ answers otherwise than a registry: there is no registry";
     let json = Fault::Status(404, r#"{"detail":"Not Found"}"#.into(), Vec::new());
     for (fault, advice) in [
         (Fault::Html(404), not_found),
         (json, not_found),
         (Fault::Html(200), page),
         (Fault::Html(403), "/v2/ answers 403: there is no registry"),
-        (Fault::Status(200, "welcome".into(), Vec::new()), page),
+        (Fault::Status(200, "welcome".into(), Vec::new()), other),
+        (
+            Fault::Status(200, r#"{"errors":[]}"#.into(), Vec::new()),
+            other,
+        ),
+        (Fault::Html(401), "/v2/ answers 401: there is no registry"),
     ] {
         registry.fault(On::any().forever(), fault);
         let (code, words) = check_online(&registry.url(), "");
@@ -126,6 +132,11 @@ fn registries_that_only_refuse_to_say_so_were_called_failed() {
         odd_at_base(empty(403)),
         odd_at_base(empty(401)),
         odd_at_base(|_| Reply::error(403, "DENIED", "not here")),
+        odd_at_base(empty(451)),
+        odd_at_base(empty(500)),
+        odd_at_base(|_| Reply::new(200, "text/plain", "welcome".to_owned().into())),
+        odd_at_base(|_| Reply::json(200, &serde_json::json!({"errors": [{"code": "X"}]}))),
+        odd_at_base(|_| Reply::json(200, &serde_json::json!({"version": 2}))),
         odd_at_base(|_| Reply::empty(404).with("Docker-Distribution-Api-Version", "registry/2.0")),
     ] {
         let url = registry.url();

@@ -14,7 +14,7 @@ fn limited(retry_after: &str) -> Fault {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_after_that_is_a_unix_time_silenced_an_upstream_for_a_day() {
-    for factor in [1, 1000] {
+    for factor in [1, 1000, 1_000_000, 1_000_000_000] {
         let (registry, mirror, _) = scene::cold_image(|config| config.patient());
         let now = std::time::SystemTime::now();
         let now = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
@@ -23,6 +23,23 @@ async fn a_retry_after_that_is_a_unix_time_silenced_an_upstream_for_a_day() {
         let answer = mirror.manifest(REPO, "1.0").await;
         // Three seconds are waited for.
         assert_eq!(answer.status, StatusCode::OK, "{told}: {}", answer.text());
+        assert_eq!(registry.struck(struck), 1);
+    }
+}
+
+/// GitLab's and GitHub's, which do not say it twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_that_says_when_it_starts_again_was_guessed() {
+    for prefix in ["", "X-"] {
+        let (registry, mirror, _) = scene::cold_image(|config| config.patient());
+        let headers = [("Remaining", "0"), ("Reset", "60")];
+        let headers =
+            headers.map(|(name, value)| (format!("{prefix}RateLimit-{name}"), value.to_owned()));
+        let fault = Fault::Status(429, "Too Many Requests".to_owned(), headers.to_vec());
+        let struck = registry.fault(On::any(), fault);
+        // A guess is two seconds, which would be waited for.
+        let answer = mirror.manifest(REPO, "1.0").await;
+        assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS, "{prefix}");
         assert_eq!(registry.struck(struck), 1);
     }
 }

@@ -119,7 +119,14 @@ async fn a_realm_that_stumbled_was_an_error_for_the_client() {
         assert_pulled(&mirror.manifest(REPO, TAG).await);
         assert_eq!(registry.count("/token"), 3, "{status}");
     }
-    for fate in [answer(cut(token("t"))), Fate::Reset] {
+    let page = "<html>one moment</html>".to_owned();
+    for fate in [
+        answer(cut(token("t"))),
+        answer(Reply::new(200, "text/html", page.into())),
+        answer(Reply::json(200, &serde_json::json!({"errors": []}))),
+        answer(Reply::empty(204)),
+        Fate::Reset,
+    ] {
         let registry = stumbling(1, fate);
         let mirror = mirror_of(&registry);
         assert_pulled(&mirror.manifest(REPO, TAG).await);

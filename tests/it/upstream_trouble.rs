@@ -152,7 +152,7 @@ async fn what_is_not_a_token_is_told_as_that() {
         // What may pass is asked for again, twice; a redirect is followed.
         let times = match fault {
             Fault::RedirectLoop => 4,
-            Fault::Html(500) | Fault::EndlessBody { status: 500, .. } => 3,
+            Fault::Html(_) | Fault::Status(..) | Fault::EndlessBody { status: 500, .. } => 3,
             _ => 1,
         };
         let struck = registry.fault(On::token().times(times), fault.clone());
@@ -238,6 +238,9 @@ async fn what_passes_in_a_moment_is_not_the_clients() {
         Fault::Html(503),
         Fault::status(504),
         Fault::status(408),
+        Fault::status(421),
+        Fault::status(425),
+        Fault::status(449),
         // Cloudflare's.
         Fault::Html(520),
         Fault::Reset,

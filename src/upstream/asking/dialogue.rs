@@ -175,11 +175,17 @@ impl Dialogue<'_> {
         }
     }
 
-    /// What a 401 asks for. Some registries (Artifact Registry) refuse without a challenge; `/v2/` has it.
+    /// What a 401 asks for. Some registries (Artifact Registry) refuse without a challenge, or with one that cannot be
+    /// answered; `/v2/` has it.
     async fn challenges(&self, refusal: &Arrival) -> Vec<Challenge> {
+        let is_usable = |challenges: &[Challenge]| challenges.iter().any(Challenge::is_usable);
         let stated = challenges(&refusal.response);
-        match stated.is_empty() && self.question.endpoint != Endpoint::Base {
-            true => self.challenges_of_base(refusal).await,
+        if is_usable(&stated) || self.question.endpoint == Endpoint::Base {
+            return stated;
+        }
+        let of_base = self.challenges_of_base(refusal).await;
+        match is_usable(&of_base) {
+            true => of_base,
             false => stated,
         }
     }

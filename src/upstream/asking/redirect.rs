@@ -5,9 +5,22 @@ use percent_encoding::percent_decode_str;
 
 use crate::oci::endpoint::Endpoint;
 
+/// What signed URLs have in their query.
+const SIGNATURES: [&str; 5] = [
+    "X-Amz-Signature",
+    "X-Goog-Signature",
+    "Signature",
+    "sig",
+    "Expires",
+];
+
 /// Whether what answers at `at` is a registry, so that what it says of the question is its word: the path is that of the
-/// API, with the same end. `lscr.io` redirects to `ghcr.io` so. Any other URL is one of storage.
+/// API, with the same end. `lscr.io` redirects to `ghcr.io` so. Any other URL is one of storage, and so is one that is
+/// signed, as storage alone wants it.
 pub(super) fn is_registrys(endpoint: &Endpoint, at: &Uri) -> bool {
+    if is_signed(at) {
+        return false;
+    }
     let asked = endpoint.path();
     let path = percent_decode_str(at.path()).decode_utf8_lossy();
     let Some(repository) = endpoint.repository() else {
@@ -22,6 +35,15 @@ pub(super) fn is_registrys(endpoint: &Endpoint, at: &Uri) -> bool {
         .and_then(|rest| path.strip_suffix(rest))
         .and_then(|before| before.split_once("/v2/"));
     before.is_some_and(|(_, name)| !name.is_empty())
+}
+
+/// Whether the query has a signature: of S3, CloudFront, Google, Azure and those who do as they do.
+fn is_signed(at: &Uri) -> bool {
+    let query = at.query().unwrap_or_default();
+    form_urlencoded::parse(query.as_bytes()).any(|(name, _)| {
+        let mut signatures = SIGNATURES.iter();
+        signatures.any(|signature| name.eq_ignore_ascii_case(signature))
+    })
 }
 
 #[cfg(test)]
@@ -41,6 +63,7 @@ mod tests {
             "https://lscr.io/v2/linuxserver/x/blobs/DIGEST",
             "https://ghcr.io/v2/another/name/blobs/DIGEST",
             "https://r.example/artifactory/api/docker/hub/v2/x/blobs/DIGEST?ns=lscr.io",
+            "https://r.example/v2/x/blobs/DIGEST?signed=sig",
         ] {
             assert!(
                 is(&blob, &registry.replace("DIGEST", &digest)),
@@ -58,6 +81,10 @@ mod tests {
             "https://s3.example/docker/registry/v2/blobs/sha256/a1/a1a1/data?X-Amz-Signature=x",
             "https://europe-docker.pkg.dev/artifacts-downloads/namespaces/x/downloads/y",
             "https://s3.example/v2/blobs/DIGEST",
+            "https://s3.example/v2/x/blobs/DIGEST?X-Amz-Date=1&X-Amz-Signature=x",
+            "https://s3.example/v2/x/blobs/DIGEST?x-goog-signature=x",
+            "https://s3.example/v2/x/blobs/DIGEST?Expires=1&Key-Pair-Id=k&Signature=x",
+            "https://s3.example/v2/x/blobs/DIGEST?sv=2024&SIG=x",
             "https://ghcr.io/v2/linuxserver/x/manifests/DIGEST",
         ] {
             assert!(!is(&blob, &storage.replace("DIGEST", &digest)), "{storage}");

@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use hyper::body::Incoming;
 
 use crate::upstream::error::{Error, FailedTry, LimitKind, may_pass};
-use crate::upstream::restraint::backoff::{limit_of, retry_after};
+use crate::upstream::restraint::backoff::{limit_of, limited_for, retry_after};
 use crate::upstream::restraint::quota::RateLimit;
 use crate::upstream::wire::coding::Coding;
 use crate::upstream::wire::http::Http;
@@ -66,7 +66,7 @@ pub(super) async fn read(
                 Some(0) => LimitKind::Quota,
                 _ => limit_of(&text),
             };
-            let retry_after = strike(limit, told);
+            let retry_after = strike(limit, limited_for(&parts.headers, SystemTime::now()));
             let error = Error::RateLimited {
                 limit,
                 retry_after,

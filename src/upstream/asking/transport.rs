@@ -11,7 +11,7 @@ use crate::metrics::Metrics;
 use crate::oci::endpoint::Endpoint;
 use crate::oci::name::Repository;
 use crate::upstream::error::{Error, FailedTry};
-use crate::upstream::restraint::backoff::retry_after;
+use crate::upstream::restraint::backoff::limited_for;
 use crate::upstream::restraint::breaker::{Breaker, Permission, Subject};
 use crate::upstream::restraint::circuit::FailureKind;
 use crate::upstream::restraint::holds::Probed;
@@ -206,7 +206,7 @@ impl Transport {
         let asked = self.http.send(request, kind, reach, until).await;
         let response = asked.inspect_err(|_| self.http.note_up(false))?;
         let status = response.status();
-        let told = retry_after(response.headers(), SystemTime::now());
+        let told = limited_for(response.headers(), SystemTime::now());
         self.drain(response).await;
         match status {
             StatusCode::TOO_MANY_REQUESTS => Ok(Probed::Limited(told)),

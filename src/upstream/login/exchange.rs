@@ -9,7 +9,7 @@ use http::{Response, StatusCode, Uri};
 use hyper::body::Incoming;
 
 use crate::upstream::error::{Error, FailedTry, LimitKind, may_pass};
-use crate::upstream::restraint::backoff::retry_after;
+use crate::upstream::restraint::backoff::{limited_for, retry_after};
 use crate::upstream::restraint::breaker::Subject;
 use crate::upstream::restraint::circuit::FailureKind;
 use crate::upstream::restraint::holds::Probed;
@@ -145,7 +145,8 @@ impl Exchange {
             }
             Err(failed) => failed,
         };
-        match failed.transient {
+        // What is no token is an answer all the same: the realm is there.
+        match failed.transient && !matches!(failed.error, Error::Wrong(_)) {
             true => permission.failed(FailureKind::ServerError, &failed.error),
             false => permission.judge(&failed.error),
         }
@@ -165,7 +166,7 @@ impl Exchange {
         let response = self.http.send(request, "token", way.reach, until).await?;
         match response.status() {
             StatusCode::TOO_MANY_REQUESTS => {
-                let told = retry_after(response.headers(), SystemTime::now());
+                let told = limited_for(response.headers(), SystemTime::now());
                 Ok(Probed::Limited(told))
             }
             status if status.is_server_error() => {
@@ -256,7 +257,7 @@ impl Exchange {
                 let error = Error::RateLimited {
                     // A realm's limit is no pull quota.
                     limit: LimitKind::Abuse,
-                    retry_after: retry_after(response.headers(), SystemTime::now()),
+                    retry_after: limited_for(response.headers(), SystemTime::now()),
                     detail: format!("{host} grants no token").into(),
                 };
                 return Err(error.into());
@@ -280,7 +281,9 @@ impl Exchange {
             Err(error @ Error::Unavailable(_)) => return Err(FailedTry::transient(error)),
             body => body?,
         };
-        Token::read(&body, asked).map_err(|why| Error::wrong(format!("{host} {why}")).into())
+        // A page of something before the realm passes like a 503.
+        Token::read(&body, asked)
+            .map_err(|why| FailedTry::transient(Error::wrong(format!("{host} {why}"))))
     }
 }
 

@@ -27,14 +27,18 @@ pub(super) struct Realm {
 }
 
 impl Realm {
-    /// The first realm that challenges name, with the scope it asks for and the error it states. `named_by` is the host,
-    /// if it is not upstream itself.
+    /// The first realm that challenges name, with the scope it asks for and the error it states. One that cannot be asked
+    /// counts where nothing else can be answered. `named_by` is the host, if it is not upstream itself.
     pub(super) fn of<'a>(
         challenges: &'a [Challenge],
         zone: Zone,
         named_by: Option<&str>,
     ) -> Option<(Arc<Self>, Option<&'a str>, Option<&'a str>)> {
-        challenges.iter().find_map(|challenge| {
+        let has_usable = challenges.iter().any(Challenge::is_usable);
+        let mut counted = challenges
+            .iter()
+            .filter(|challenge| !has_usable || challenge.is_usable());
+        counted.find_map(|challenge| {
             let Challenge::Bearer {
                 realm,
                 service,

@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use http::HeaderMap;
 use http::header::{DATE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName};
 
 use crate::upstream::error::{Error, LimitKind};
 
@@ -18,9 +18,11 @@ const ABUSE_PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::fr
 /// one question more in ten minutes costs nothing.
 const LEAST: Duration = Duration::from_secs(1);
 const MOST: Duration = QUOTA_PAUSES.1;
-/// A number of seconds from which on it is a time since 1970, and one from which on that is in milliseconds.
+/// A number of seconds from which on it is a time since 1970, and those from which on that is in smaller parts.
 const YEAR: u64 = 366 * 24 * 3600;
 const MILLIS: u64 = 100_000_000_000;
+const MICROS: u64 = 1000 * MILLIS;
+const NANOS: u64 = 1000 * MICROS;
 /// How far the clock of a registry may be off for its dates to count from it.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -106,26 +108,58 @@ impl Backoff {
 }
 
 /// Retry-After, in seconds or as a date (RFC 9110 10.2.3), or as a number that is a date. What is none of these
-/// (`445µs`) counts as absent. `now` is what the sender says it is (`Date`), if its clock is not far off.
+/// (`445µs`) counts as absent.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let date = |name| httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok();
-    let is_near = |date: &SystemTime| span_between(*date, now).max(span_between(now, *date)) < DAY;
-    let now = date(DATE).filter(is_near).unwrap_or(now);
+    let now = clock(headers, now);
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let told = match seconds(text) {
         Some(seconds) => span(seconds, now),
-        None => span_between(now, date(RETRY_AFTER)?),
+        None => span_between(now, date(headers, RETRY_AFTER)?),
     };
     Some(told.min(MOST))
 }
 
-/// The span that a number means: seconds, or a time since 1970 in seconds or milliseconds. No span is longer than a year,
-/// and no time of now is shorter.
+/// How long a 429 asks to wait: its Retry-After, else when its limit starts again, if nothing is left of that.
+pub(crate) fn limited_for(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let number = |name| {
+        let text = headers.get(name)?.to_str().ok()?;
+        seconds(text.split([';', ',']).next()?.trim())
+    };
+    let reset = || {
+        [
+            ("ratelimit-remaining", "ratelimit-reset"),
+            ("x-ratelimit-remaining", "x-ratelimit-reset"),
+        ]
+        .into_iter()
+        .filter(|(remaining, _)| number(*remaining).unwrap_or_default() == 0)
+        .find_map(|(_, reset)| number(reset))
+    };
+    retry_after(headers, now).or_else(|| {
+        let told = span(reset()?, clock(headers, now)).min(MOST);
+        // One that is over says nothing.
+        (!told.is_zero()).then_some(told)
+    })
+}
+
+/// What the sender says that the time is, if its clock is not far off.
+fn clock(headers: &HeaderMap, now: SystemTime) -> SystemTime {
+    let is_near = |date: &SystemTime| span_between(*date, now).max(span_between(now, *date)) < DAY;
+    date(headers, DATE).filter(is_near).unwrap_or(now)
+}
+
+fn date(headers: &HeaderMap, name: HeaderName) -> Option<SystemTime> {
+    httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok()
+}
+
+/// The span that a number means: seconds, or a time since 1970 in seconds or in parts of them down to nanoseconds. No span
+/// is longer than a year, and no time of now is shorter.
 pub(super) fn span(number: u64, now: SystemTime) -> Duration {
     let at = match number {
         ..YEAR => return Duration::from_secs(number),
         YEAR..MILLIS => Duration::from_secs(number),
-        _ => Duration::from_millis(number),
+        MILLIS..MICROS => Duration::from_millis(number),
+        MICROS..NANOS => Duration::from_micros(number),
+        _ => Duration::from_nanos(number),
     };
     at.saturating_sub(span_between(SystemTime::UNIX_EPOCH, now))
 }
@@ -243,9 +277,28 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_ends_when_it_starts_again() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let said = |fields: &[(&'static str, &str)]| {
+            let fields = fields
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+            limited_for(&fields.collect(), now)
+        };
+        let reset = ("ratelimit-reset", "1800000017");
+        assert_eq!(said(&[reset]), Some(17 * SECOND));
+        assert_eq!(said(&[("x-ratelimit-reset", "5")]), Some(5 * SECOND));
+        assert_eq!(said(&[reset, ("retry-after", "3")]), Some(3 * SECOND));
+        // Then it is another limit.
+        assert_eq!(said(&[reset, ("ratelimit-remaining", "9;w=3600")]), None);
+        assert_eq!(said(&[("ratelimit-reset", "1799999999")]), None);
+        assert_eq!(said(&[("ratelimit-reset", "99999999")]), None);
+    }
+
+    #[test]
     fn a_time_since_1970_is_no_span() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let said = |fields: &[(http::HeaderName, &str)]| {
+        let said = |fields: &[(HeaderName, &str)]| {
             let fields = fields
                 .iter()
                 .map(|(name, value)| (name.clone(), value.parse().unwrap()));

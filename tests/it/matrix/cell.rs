@@ -149,7 +149,7 @@ impl Cell {
 
     /// Whether the failure may be over soon: upstream is in trouble, or wants to be left alone.
     pub fn may_pass(&self) -> bool {
-        matches!(self.status, SILENCE | 408 | 425 | 429 | 500..)
+        matches!(self.status, SILENCE | 408 | 421 | 425 | 429 | 500..)
     }
 
     /// Whether it is the registry's own word that there is no such thing.
