@@ -120,8 +120,10 @@ pub(super) async fn get(
     repository: &Repository,
     digest: &Digest,
     part: Option<Span>,
+    named: Option<u64>,
 ) -> Result<FetchedBlob, Error> {
     let question = Question {
+        named,
         range: part.map(Span::header),
         answers: NO_SUCH_PART,
         patient: turn.last,

@@ -180,20 +180,23 @@ impl Upstream {
             repository,
             digest,
             Some(part),
+            None,
         )
         .await
     }
 
-    /// Fetches a blob, or a part of it. The bytes are still to come and are not verified here.
+    /// Fetches a blob, or a part of it. The bytes are still to come and are not verified here. `named`: its length, as a
+    /// manifest says.
     pub(crate) async fn get_blob(
         &self,
         repository: &Repository,
         digest: &Digest,
         part: Option<Span>,
+        named: Option<u64>,
     ) -> Result<FetchedBlob, Error> {
         self.endpoints
             .first_answer(Some(repository), |turn| {
-                blobs::get(turn, repository, digest, part)
+                blobs::get(turn, repository, digest, part, named)
             })
             .await
     }

@@ -364,6 +364,18 @@ async fn a_page_in_place_of_a_blob_was_handed_on_with_its_own_length() {
     assert_eq!(answer.unwrap().status, StatusCode::BAD_GATEWAY);
 }
 
+/// Storage that guesses types by what it sees.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_is_called_a_page_is_the_blob_if_it_is_as_long() {
+    let (registry, mirror, image) = scene::cold_image(plain);
+    mirror.manifest(REPO, TAG).await;
+    let digest = &image.blobs()[0];
+    let bytes = &image.config;
+    registry.fault(On::blob().get().forever(), instead(200, "text/html", bytes));
+    mirror.pull_blob(REPO, digest).await;
+    assert_eq!(registry.counts().blob_gets, 1);
+}
+
 /// The length that its manifest says is another one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_error_that_calls_itself_a_blob_once_is_not_the_blob() {

@@ -76,7 +76,7 @@ impl BlobMirror {
         metrics: &Arc<Metrics>,
     ) -> Arc<Self> {
         let refusals = Refusals::default();
-        let notes = SourceNotes::new(metrics);
+        let notes = SourceNotes::new(store, metrics);
         let fills = Fills::new(store, metrics);
         Arc::new(Self {
             store: Arc::clone(store),
@@ -246,7 +246,7 @@ impl BlobMirror {
             }
         };
         let size = match fetched.size {
-            None => source.named_size(&self.store).await,
+            None => source.named_size().await,
             stated => stated,
         };
         if size == Some(0) {

@@ -108,7 +108,7 @@ impl Openings {
                 return slot.publish(Err(error));
             }
         };
-        let named = source.named_size(&self.store).await;
+        let named = source.named_size().await;
         if partial.is_none()
             && differ(named, fetched.size).is_some()
             && let Ok(again) = source.open(None).await

@@ -34,13 +34,15 @@ pub(super) struct Source {
 
 /// Where sources note what happens to them.
 pub(super) struct SourceNotes {
+    store: Arc<Store>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) wrong: WrongBlobs,
 }
 
 impl SourceNotes {
-    pub(super) fn new(metrics: &Arc<Metrics>) -> Arc<Self> {
+    pub(super) fn new(store: &Arc<Store>, metrics: &Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
+            store: Arc::clone(store),
             metrics: Arc::clone(metrics),
             wrong: WrongBlobs::default(),
         })
@@ -73,16 +75,21 @@ impl Source {
     /// Asks upstream for the blob or a part of it.
     pub(super) async fn open(&self, part: Option<Span>) -> Answered<FetchedBlob> {
         let repository = &self.name.repository;
-        self.upstream.get_blob(repository, &self.digest, part).await
+        let named = self.named_size().await;
+        let asked = self
+            .upstream
+            .get_blob(repository, &self.digest, part, named);
+        asked.await
     }
 
     /// How long the blob is, as a manifest of the repository says (OCI image-spec, descriptor.md, "size"); unless what
     /// came last was wrong, which may be because of that.
-    pub(super) async fn named_size(&self, store: &Store) -> Option<u64> {
+    pub(super) async fn named_size(&self) -> Option<u64> {
         if self.notes.wrong.is_noted(&self.name, &self.digest) {
             return None;
         }
-        let vouch = store.records().vouched(&self.name, &self.digest).await;
+        let records = self.notes.store.records();
+        let vouch = records.vouched(&self.name, &self.digest).await;
         vouch.and_then(|vouch| vouch.size())
     }
 

@@ -26,7 +26,7 @@ use crate::upstream::wire::zone::Zone;
 use super::dialogue::Dialogue;
 use super::redirect::is_registrys;
 use super::refusal;
-use super::request::{Question, Reply, content_length, is_page};
+use super::request::{Question, Reply, content_length};
 use super::retry::Retries;
 use super::transport::{Arrival, Transport};
 use super::warnings::Warnings;
@@ -245,7 +245,7 @@ impl Client {
             self.warnings.note(&question.endpoint, response.headers());
         }
         let (mut parts, body) = response.into_parts();
-        if status == StatusCode::OK && question.is_of_blob() && is_page(&parts.headers) {
+        if status == StatusCode::OK && question.is_something_else(&parts.headers) {
             // What stands before the registry or its storage is in trouble for a moment.
             let words = "upstream has a page where a blob should be";
             return Err(FailedTry::transient(Error::wrong(words)));

@@ -17,6 +17,8 @@ pub(crate) struct Question {
     pub(crate) accept: Option<&'static str>,
     pub(crate) if_none_match: Option<String>,
     pub(crate) range: Option<String>,
+    /// How long the whole blob is, as a manifest says.
+    pub(crate) named: Option<u64>,
     /// Statuses besides 2xx that are a reply to this question and not a failure.
     pub(crate) answers: &'static [u16],
     /// What a redirect leads to counts only if it is found there, or is the same question at a registry; otherwise the
@@ -35,6 +37,7 @@ impl Question {
             accept: None,
             if_none_match: None,
             range: None,
+            named: None,
             answers: &[],
             tries_redirects: false,
             patient: true,
@@ -55,9 +58,13 @@ impl Question {
         self.method == Method::GET && matches!(self.endpoint, Endpoint::Manifest { .. })
     }
 
-    /// Whether the bytes of a blob are asked for.
-    pub(super) fn is_of_blob(&self) -> bool {
-        self.method == Method::GET && matches!(self.endpoint, Endpoint::Blob { .. })
+    /// Whether a whole body is something else than the blob that is asked for: it is called a page, and not as long as
+    /// the blob. Of one that is as long, the digest decides, whatever it is called.
+    pub(super) fn is_something_else(&self, headers: &HeaderMap) -> bool {
+        self.method == Method::GET
+            && matches!(self.endpoint, Endpoint::Blob { .. })
+            && is_page(headers)
+            && (self.named.is_none() || self.named != content_length(headers))
     }
 
     /// The same number for every question about the same thing.
