@@ -77,7 +77,7 @@ keys! {
         ALLOWED_HOSTS: "allowed_hosts" = "[]",
             "Names besides localhost that clients may use for a loopback address, or [\"*\"]; see docs/operations.md.";
         ALLOWED_ORIGINS: "allowed_origins" = "[]",
-            "Web pages that may read what clients may, such as a registry UI: [\"https://ui.example.com\"]; see docs/operations.md.";
+            "Web pages that may read what clients may, such as a registry UI, by scheme and host; see docs/operations.md.";
         MAX_CONNECTIONS: "max_connections" = "16000", "Connections of clients at a time; more of them wait.";
         MAX_CONNECTIONS_PER_CLIENT: "max_connections_per_client",
             "Of one address (IPv6: /64), or \"none\". Default: three quarters of max_connections.";
