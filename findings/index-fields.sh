@@ -12,7 +12,7 @@
 #   - with --preserve-digests it refuses, since it cannot be converted, to the type that it has.
 # Why it matters: the list of referrers is such an index, and so is the tag sha256-... that stands for it at registries
 #   without that API. A copy of it made for a closed network or another registry has no artifact types, so that who asks
-#   for signatures or SBOMs by type finds none; and whoever pins or signs an index by digest has another one. Copy by
+#   for signatures or SBOMs by type finds none; and a pin or a signature of the index by digest is of another one. Copy by
 #   what moves bytes (a mirror, oras, regctl), or compare the digests.
 set -euo pipefail
 tmp=$(mktemp -d)

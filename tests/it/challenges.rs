@@ -30,7 +30,7 @@ pub fn shows(request: &Request, token: &str) -> bool {
     request.header("authorization") == Some(&format!("Bearer {token}"))
 }
 
-/// A registry that has the image for whoever shows this token, and names a realm.
+/// A registry that gives the image to clients that show this token, and names a realm to others.
 fn registry_of(name: &'static str, realm: &Scripted) -> Scripted {
     let challenge = format!("Bearer realm=\"{}/token\",service=\"{name}\"", realm.url());
     Scripted::start(move |_, request| match shows(request, name) {
@@ -169,7 +169,7 @@ fn scopes(registry: &Scripted) -> Vec<Vec<String>> {
 }
 
 /// A registry that asks for `stated` in its challenge, and takes tokens that have all of `needed`. Its realm refuses
-/// whoever asks for one of `refused`.
+/// a request for one of `refused`.
 fn asking_for(stated: &'static str, needed: &'static [&str], refused: &'static [&str]) -> Scripted {
     Scripted::start(move |url, request| {
         if request.path() == "/token" {

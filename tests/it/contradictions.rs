@@ -149,7 +149,7 @@ async fn what_a_manifest_names_as_a_blob_is_one() {
     assert_eq!(answer.body, inner.manifest);
 }
 
-/// What a HEAD of a tag says that names a manifest which nobody has.
+/// The answer to a HEAD of a tag whose manifest does not exist anywhere.
 fn naming(ghost: &str) -> Fault {
     let headers = [
         ("Content-Type", OCI_MANIFEST),

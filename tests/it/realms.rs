@@ -12,7 +12,7 @@ use crate::support::tls::{Certificate, Front};
 use crate::support::wire::{Delivery, Fate, Reply};
 use crate::support::{Mirror, MirrorConfig, REPO, Scripted, TAG, image};
 
-/// nvcr.io: who comes with a token that is refused is sent to a realm that gives nothing to anybody.
+/// nvcr.io: a client whose token is refused is sent to a realm that grants nothing.
 async fn another_realm_once_a_token_is_refused(
     broken_realm: impl Fn() -> Reply + Send + Sync + 'static,
     requests: usize,

@@ -3,7 +3,6 @@
 use http::StatusCode;
 
 use crate::support::client::{self, Response, download};
-use crate::support::ledger::Seen;
 use crate::support::registry::Builder;
 use crate::support::{
     FakeRegistry, Fault, Mirror, MirrorConfig, On, REPO, Redirect, TAG, image, scene,
@@ -161,18 +160,18 @@ async fn the_word_of_another_registry_is_the_answer() {
     assert_eq!(behind.struck(denied), 1, "a refusal is remembered");
 }
 
+/// The path of a URL that this registry has signed.
+fn signed_path(registry: &FakeRegistry) -> String {
+    let mut requests = registry.requests().into_iter();
+    let signed = requests.find(|seen| seen.target.starts_with("/signed/"));
+    signed.unwrap().target
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locations_as_registries_write_them() {
     let (registry, _mirror, url) = with_storage(Redirect::Absolute307);
     download(&url, &[]).await.unwrap();
-    let signed = |seen: &&Seen| seen.target.starts_with("/signed/");
-    let path = registry
-        .requests()
-        .iter()
-        .find(signed)
-        .unwrap()
-        .target
-        .clone();
+    let path = signed_path(&registry);
     let host = registry.blob_host_url().strip_prefix("http://").unwrap();
     for location in [
         format!("HTTP://{host}{path}"),
@@ -195,14 +194,7 @@ async fn locations_as_registries_write_them() {
 async fn a_location_below_or_beside_the_question() {
     let (registry, _mirror, url) = with_storage(Redirect::Relative);
     download(&url, &[]).await.unwrap();
-    let signed = |seen: &&Seen| seen.target.starts_with("/signed/");
-    let path = registry
-        .requests()
-        .iter()
-        .find(signed)
-        .unwrap()
-        .target
-        .clone();
+    let path = signed_path(&registry);
     // From /v2/a/b/blobs/.
     for up in ["../../../..", "./../../../../../.."] {
         let mirror = Mirror::start(MirrorConfig::for_upstream(&registry));
